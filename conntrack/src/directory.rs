@@ -1,0 +1,190 @@
+//! Who holds a port block? One array look-up.
+//!
+//! Every public address has a directory with one atomic word for each block of ports. A block is
+//! claimed and released by compare-and-swap, off the packet path; a packet from outside finds the
+//! worker that owns it with one load.
+
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::time::Timestamp;
+
+/// Workers that the directory has room for.
+pub const MAX_WORKERS: usize = 1 << 10;
+
+/// Number of a block: its first port divided by the block size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BlockNumber(pub u16);
+
+/// Who holds a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// The internal address.
+    pub subscriber: Ipv4Addr,
+    /// The worker where the subscriber lives.
+    pub worker: u16,
+}
+
+/// What a directory word says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockState {
+    /// Nobody's.
+    Free,
+    /// Given out.
+    Held(Holder),
+    /// Given back by this subscriber, and not for others until then (seconds).
+    Resting(Holder, u32),
+}
+
+const FREE: u64 = 0;
+const HELD: u64 = 1;
+const RESTING: u64 = 2;
+const SECONDS_BITS: u32 = 20;
+const SECONDS_MASK: u32 = (1 << SECONDS_BITS) - 1;
+
+/// Word layout: subscriber (32 bits) | worker (10) | second until which it rests, modulo 2^20 (20) | state (2).
+fn encode(state: BlockState) -> u64 {
+    let pack = |holder: Holder, seconds: u32, kind: u64| {
+        u64::from(u32::from(holder.subscriber)) << 32
+            | u64::from(holder.worker) << 22
+            | u64::from(seconds & SECONDS_MASK) << 2
+            | kind
+    };
+    match state {
+        BlockState::Free => FREE,
+        BlockState::Held(holder) => pack(holder, 0, HELD),
+        BlockState::Resting(holder, until) => pack(holder, until, RESTING),
+    }
+}
+
+fn decode(word: u64) -> BlockState {
+    let holder = Holder {
+        subscriber: Ipv4Addr::from((word >> 32) as u32),
+        worker: (word >> 22) as u16 & (MAX_WORKERS as u16 - 1),
+    };
+    match word & 3 {
+        HELD => BlockState::Held(holder),
+        RESTING => BlockState::Resting(holder, (word >> 2) as u32 & SECONDS_MASK),
+        _ => BlockState::Free,
+    }
+}
+
+/// Whether the second `until` (modulo 2^20) has come at `now`; rests are far shorter than half the range.
+fn is_over(until: u32, now: Timestamp) -> bool {
+    let now = now.as_secs() as u32 & SECONDS_MASK;
+    now.wrapping_sub(until) & SECONDS_MASK < 1 << (SECONDS_BITS - 1)
+}
+
+/// The port blocks of one public address.
+#[derive(Debug)]
+pub struct Directory {
+    first: u16,
+    shift: u32,
+    words: Box<[AtomicU64]>,
+    held: AtomicU32,
+}
+
+impl Directory {
+    /// A directory of all blocks of `block_size` ports (a power of two) that lie whole within `ports`;
+    /// all free.
+    pub fn new(ports: RangeInclusive<u16>, block_size: u16) -> Self {
+        let shift = block_size.trailing_zeros();
+        let first = u32::from(*ports.start()).div_ceil(u32::from(block_size));
+        let end = (u32::from(*ports.end()) + 1) >> shift;
+        let words = (first..end.max(first)).map(|_| AtomicU64::new(FREE)).collect();
+        Self { first: first as u16, shift, words, held: AtomicU32::new(0) }
+    }
+
+    /// How many blocks there are.
+    pub fn blocks(&self) -> u32 {
+        self.words.len() as u32
+    }
+
+    /// How many blocks are held now.
+    pub fn held(&self) -> u32 {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// How many blocks rest now. Walks the directory.
+    pub fn resting(&self, now: Timestamp) -> u32 {
+        let resting = |word: &&AtomicU64| match decode(word.load(Ordering::Relaxed)) {
+            BlockState::Resting(_, until) => !is_over(until, now),
+            BlockState::Free | BlockState::Held(_) => false,
+        };
+        self.words.iter().filter(resting).count() as u32
+    }
+
+    /// The ports of `block`.
+    pub fn ports(&self, block: BlockNumber) -> RangeInclusive<u16> {
+        let start = u32::from(block.0) << self.shift;
+        start as u16..=(start + (1 << self.shift) - 1) as u16
+    }
+
+    fn word(&self, block: BlockNumber) -> Option<&AtomicU64> {
+        self.words.get(usize::from(block.0.checked_sub(self.first)?))
+    }
+
+    /// The worker that owns `port`, if its block is held.
+    pub fn worker_of(&self, port: u16) -> Option<u16> {
+        match self.state(BlockNumber((u32::from(port) >> self.shift) as u16)) {
+            BlockState::Held(holder) => Some(holder.worker),
+            BlockState::Free | BlockState::Resting(..) => None,
+        }
+    }
+
+    /// What the directory says about `block`; [`BlockState::Free`] outside of its range.
+    pub fn state(&self, block: BlockNumber) -> BlockState {
+        self.word(block).map_or(BlockState::Free, |word| decode(word.load(Ordering::Acquire)))
+    }
+
+    /// Claims a block for `holder`, looking from the block at `start` (any number, taken modulo the
+    /// number of blocks) onwards. Blocks that rest are passed over, unless they rest for `holder`'s own
+    /// subscriber. `None` if no block can be had.
+    pub fn claim(&self, holder: Holder, start: u64, now: Timestamp) -> Option<BlockNumber> {
+        let count = self.words.len();
+        if self.held() as usize >= count {
+            return None;
+        }
+        let start = (start % count as u64) as usize;
+        (0..count).map(|i| (start + i) % count).find_map(|i| self.claim_at(i, holder, now))
+    }
+
+    fn claim_at(&self, index: usize, holder: Holder, now: Timestamp) -> Option<BlockNumber> {
+        let word = &self.words[index];
+        let seen = word.load(Ordering::Acquire);
+        let available = match decode(seen) {
+            BlockState::Free => true,
+            BlockState::Held(_) => false,
+            BlockState::Resting(last, until) => {
+                last.subscriber == holder.subscriber || is_over(until, now)
+            }
+        };
+        let held = encode(BlockState::Held(holder));
+        let won = available
+            && word.compare_exchange(seen, held, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        won.then(|| {
+            self.held.fetch_add(1, Ordering::Relaxed);
+            BlockNumber(self.first + index as u16)
+        })
+    }
+
+    /// Gives `block` back. It rests for `rest` before another subscriber gets it. Does nothing unless
+    /// `holder` holds it.
+    pub fn release(&self, block: BlockNumber, holder: Holder, rest: Duration, now: Timestamp) {
+        let next = if rest.is_zero() {
+            BlockState::Free
+        } else {
+            // Rounded up, so that a rest is never shorter than asked.
+            BlockState::Resting(holder, (now + rest).as_secs() as u32 + 1)
+        };
+        let held = encode(BlockState::Held(holder));
+        let done = self.word(block).is_some_and(|word| {
+            word.compare_exchange(held, encode(next), Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        });
+        if done {
+            self.held.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}

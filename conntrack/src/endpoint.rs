@@ -1,0 +1,107 @@
+//! Who talks to whom: protocol, endpoints, and the key of one direction of a session.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+/// A transport protocol that natgate translates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Protocol {
+    /// ICMP queries; the identifier stands in for the port (RFC 5508).
+    Icmp = 1,
+    /// TCP.
+    Tcp = 6,
+    /// UDP.
+    Udp = 17,
+}
+
+impl Protocol {
+    /// All protocols, in the order of [`Protocol::index`].
+    pub const ALL: [Self; 3] = [Self::Icmp, Self::Tcp, Self::Udp];
+
+    /// The protocol with this IP protocol number.
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Icmp),
+            6 => Some(Self::Tcp),
+            17 => Some(Self::Udp),
+            _ => None,
+        }
+    }
+
+    /// A dense index, 0 to 2.
+    pub const fn index(self) -> usize {
+        match self {
+            Self::Icmp => 0,
+            Self::Tcp => 1,
+            Self::Udp => 2,
+        }
+    }
+
+    /// The lower-case name, as used in metrics and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Icmp => "icmp",
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The side of the gateway from which a packet came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Realm {
+    /// The pods' side.
+    Internal = 0,
+    /// The outside.
+    External = 1,
+}
+
+/// An address and a port (TCP, UDP) or identifier (ICMP queries): RFC 6146's transport address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Endpoint {
+    /// The IPv4 address.
+    pub addr: Ipv4Addr,
+    /// The port, or the ICMP identifier; 0 for the remote side of an ICMP query.
+    pub port: u16,
+}
+
+impl Endpoint {
+    /// An endpoint of `addr` and `port`.
+    pub const fn new(addr: Ipv4Addr, port: u16) -> Self {
+        Self { addr, port }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.addr, self.port)
+    }
+}
+
+/// What identifies one direction of a session: the addresses as they stand in a packet that
+/// arrives from `realm`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// Source of the arriving packet.
+    pub src: Endpoint,
+    /// Destination of the arriving packet.
+    pub dst: Endpoint,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// The side it came from.
+    pub realm: Realm,
+}
+
+impl fmt::Display for FlowKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} > {}", self.protocol, self.src, self.dst)
+    }
+}

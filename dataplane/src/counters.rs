@@ -1,0 +1,114 @@
+//! What a worker counts: written by one worker, read by anyone, never with a read-modify-write.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam::utils::CachePadded;
+
+use crate::drop_reason::DropReason;
+use crate::interface::InterfaceId;
+
+/// A number that one thread raises and others read.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. Only the owning worker calls this.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// Replaces the value (gauges). Only the owning worker calls this.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// The value now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Interfaces that counters have room for.
+pub const MAX_INTERFACES: usize = 16;
+
+/// Traffic of one interface as one worker saw it.
+#[derive(Debug, Default)]
+pub struct InterfaceCounters {
+    /// Packets received.
+    pub received_packets: Counter,
+    /// Bytes received, Ethernet header included.
+    pub received_bytes: Counter,
+    /// Packets sent.
+    pub transmitted_packets: Counter,
+    /// Bytes sent, Ethernet header included.
+    pub transmitted_bytes: Counter,
+}
+
+/// All counters of one worker.
+///
+/// Balance, at any quiet moment: `received + received by hand-off = forwarded + answered + handed
+/// over + dropped + held`.
+#[derive(Debug, Default)]
+pub struct WorkerCounters {
+    /// By interface.
+    pub interfaces: [InterfaceCounters; MAX_INTERFACES],
+    /// By drop reason.
+    pub drops: [Counter; DropReason::COUNT],
+    /// Packets translated or exempt and sent on.
+    pub forwarded: Counter,
+    /// Packets answered by natgate itself (ARP, echo, reset, ICMP errors).
+    pub answered: Counter,
+    /// Packets given to their home worker.
+    pub handed_over: Counter,
+    /// Packets taken from other workers.
+    pub taken_over: Counter,
+    /// Packets that wait for a next hop now.
+    pub held: Counter,
+    /// Sessions now.
+    pub sessions: Counter,
+    /// Sessions ever created.
+    pub sessions_created: Counter,
+    /// Sessions ever ended.
+    pub sessions_ended: Counter,
+    /// Subscribers now.
+    pub subscribers: Counter,
+    /// Packets that went through the slow path.
+    pub slow_path: Counter,
+    /// Loops that found packets.
+    pub busy_loops: Counter,
+    /// Loops that found none.
+    pub idle_loops: Counter,
+    /// Times the worker slept.
+    pub sleeps: Counter,
+    /// Partial checksums computed whole.
+    pub checksums_repaired: Counter,
+    /// Frames in the worker's free list.
+    pub frames_free: Counter,
+    /// Frames with the kernel.
+    pub frames_in_kernel: Counter,
+    /// Packets that did not fit a transmit ring.
+    pub transmit_ring_full: Counter,
+    /// Packets that the kernel dropped because a receive ring was full.
+    pub receive_ring_full: Counter,
+    /// Times that the kernel found a fill ring empty.
+    pub fill_ring_empty: Counter,
+    /// Wake-up system calls.
+    pub wakeups: Counter,
+    /// Events lost because the control thread was slow.
+    pub events_lost: Counter,
+}
+
+impl WorkerCounters {
+    /// Counts one dropped packet.
+    pub fn drop_packet(&self, reason: DropReason) {
+        self.drops[reason.index()].add(1);
+    }
+
+    /// The counters of one interface.
+    pub fn interface(&self, id: InterfaceId) -> &InterfaceCounters {
+        &self.interfaces[id.index() % MAX_INTERFACES]
+    }
+}
+
+/// The counters of all workers, each on cache lines of its own.
+pub type AllCounters = Vec<CachePadded<WorkerCounters>>;

@@ -1,0 +1,104 @@
+//! Why was a packet not forwarded? One reason each, counted once, exported under the same name.
+
+macro_rules! drop_reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal, $remedy:literal;)+) => {
+        /// Why a packet was dropped.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum DropReason {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl DropReason {
+            /// All reasons, in the order of [`DropReason::index`].
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// The name in metrics, logs and the command line.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+
+            /// What an operator can do about it.
+            pub const fn remedy(self) -> &'static str {
+                match self { $(Self::$variant => $remedy,)+ }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// Shorter than its headers say, or bad version, header length or total length (RFC 1812 5.2.2).
+    Malformed = "malformed", "the sender or a device on the way damages packets";
+    /// The IPv4 header checksum is wrong (RFC 1812 5.2.2).
+    BadHeaderChecksum = "bad-header-checksum", "the sender or a device on the way damages packets";
+    /// Not IPv4 and not an ARP request for a pool address.
+    NotIpv4 = "not-ipv4", "nothing to do: natgate does not translate this protocol";
+    /// A source or destination address that no router may forward (RFC 1812 5.3.7).
+    BadAddress = "bad-address", "look for a spoofing or misconfigured sender";
+    /// Source routing, record route or timestamp option (decision D12).
+    IpOption = "ip-option", "the sender must not use source route, record route or timestamp options";
+    /// TCP, UDP and ICMP only.
+    UnsupportedProtocol = "unsupported-protocol", "exempt the destination if this traffic needs no translation";
+    /// A fragment.
+    Fragment = "fragment", "lower the sender's packet size; fragments are not translated yet";
+    /// An ICMP message that is not an echo request or reply.
+    IcmpType = "icmp-type", "nothing to do: natgate translates echo only";
+    /// Source or destination port 0.
+    PortZero = "port-zero", "look for a scanning or broken sender";
+    /// The time to live ran out here.
+    TtlExpired = "ttl-expired", "look for a routing loop, or a traceroute";
+    /// No rule translates or exempts this flow.
+    NoRule = "no-rule", "add a NatRule whose `from` and `to` hold this flow";
+    /// A TCP segment from inside without a session that is not a SYN.
+    TcpNotSyn = "tcp-not-syn", "nothing to do: the connection is older than this process, or ended";
+    /// All blocks or ports that the subscriber may use are taken.
+    QuotaBlocks = "quota-blocks", "raise quota.blocks of the pool, or look at what the pod does";
+    /// The subscriber has as many sessions as it may have.
+    QuotaSessions = "quota-sessions", "raise quota.sessions of the pool, or look at what the pod does";
+    /// No address of the pool has a free block.
+    PoolExhausted = "pool-exhausted", "add addresses to the pool";
+    /// The session table has reached its maximum.
+    TableFull = "table-full", "raise --sessions";
+    /// A packet from outside to a pool address for which there is no session.
+    NoSession = "no-session", "nothing to do: scans and late packets look like this";
+    /// From inside to a pool address: not supported yet.
+    Hairpin = "hairpin", "reach the other pod by its own address";
+    /// No route to the destination in the kernel's table.
+    NoRoute = "no-route", "add a route to the destination on this host";
+    /// The kernel routes the destination through an interface that is not the right side of natgate.
+    WrongInterface = "wrong-interface", "the route must leave by an external interface (pods' traffic) or an internal one (replies)";
+    /// The kernel could not resolve the next hop in time.
+    NeighbourUnresolved = "neighbour-unresolved", "see that the next hop answers ARP";
+    /// Too many packets already wait for that next hop.
+    NeighbourQueueFull = "neighbour-queue-full", "see that the next hop answers ARP";
+    /// Larger than the MTU of the interface it would leave by.
+    TooBig = "too-big", "make the MTU the same on the path, or lower it at the pods";
+    /// A merged packet (GRO, LRO, TSO) that is larger than a frame can be.
+    SuperPacket = "super-packet", "ethtool -K IF gro off lro off tso off gso off at the sender or on this host";
+    /// The ring towards the home worker was full.
+    HandOffFull = "hand-off-full", "steer the NIC's queues by source address, or add workers";
+    /// The transmit ring was full.
+    TransmitFull = "transmit-full", "the link or the kernel is slower than the traffic";
+    /// More pings to pool addresses than natgate answers.
+    EchoLimited = "echo-limited", "nothing to do: pings to pool addresses are rate-limited";
+    /// ARP for a pool address on a link where natgate does not answer, or an ARP reply.
+    ArpIgnored = "arp-ignored", "nothing to do";
+    /// From outside, with a source address inside `from`, or to a pool address from itself.
+    Spoofed = "spoofed", "look for a spoofing sender outside";
+}
+
+impl DropReason {
+    /// How many reasons there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// A dense index.
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl std::fmt::Display for DropReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}

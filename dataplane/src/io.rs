@@ -1,0 +1,89 @@
+//! The seam between the pipeline and packet I/O: AF_XDP ([`crate::xsk`]) or memory
+//! ([`crate::memory`]); DPDK later.
+//!
+//! A worker owns one [`PacketIo`]. It serves the worker's queues of every interface. Frames are tokens:
+//! not `Clone`, and whoever holds one holds its bytes. A frame may be handed to another worker and
+//! transmitted or released there; backends bring frames home by themselves.
+
+use std::time::Duration;
+
+use crate::interface::InterfaceId;
+
+/// Packets moved per call at most.
+pub const BURST: usize = 64;
+
+/// A packet that arrived, and the interface it came in by.
+#[must_use = "a frame that is dropped without release is lost to its pool"]
+#[derive(Debug)]
+pub struct Received<F> {
+    /// The token; its bytes start at the Ethernet header.
+    pub frame: F,
+    /// Where it arrived.
+    pub interface: InterfaceId,
+}
+
+/// What a backend counts about itself; all monotonic, except `frames_*`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IoStats {
+    /// Frames that could not be queued because the transmit ring was full (dropped, counted).
+    pub transmit_ring_full: u64,
+    /// Wake-up system calls for transmission.
+    pub transmit_wakeups: u64,
+    /// Wake-up system calls for reception.
+    pub receive_wakeups: u64,
+    /// Packets that the kernel dropped because a receive ring was full.
+    pub receive_ring_full: u64,
+    /// Times that the kernel found the fill ring empty.
+    pub fill_ring_empty: u64,
+    /// Packets that the kernel dropped for other reasons.
+    pub receive_dropped: u64,
+    /// Descriptors that the kernel refused.
+    pub invalid_descriptors: u64,
+    /// Frames now in this worker's free list.
+    pub frames_free: u64,
+    /// Frames now with the kernel (fill and transmit rings).
+    pub frames_in_kernel: u64,
+}
+
+/// A source and sink of Ethernet frames, owned by one worker.
+pub trait PacketIo {
+    /// The token of one frame. Not `Clone`: holding it is holding the bytes.
+    type Frame: Send + 'static;
+
+    /// Appends at most `room` arrived packets to `into`, taken from the worker's queues in turn, and
+    /// returns how many. Never blocks.
+    fn receive(&mut self, room: usize, into: &mut Vec<Received<Self::Frame>>) -> usize;
+
+    /// The packet of `frame`, from its Ethernet header on.
+    fn bytes<'a>(&'a self, frame: &'a Self::Frame) -> &'a [u8];
+
+    /// The packet of `frame`, to be changed in place.
+    fn bytes_mut<'a>(&'a mut self, frame: &'a mut Self::Frame) -> &'a mut [u8];
+
+    /// Sets the length of the packet in `frame` to `len` bytes (new bytes have any content). False, and
+    /// nothing changes, if the frame has no room for it.
+    #[must_use]
+    fn resize(&mut self, frame: &mut Self::Frame, len: usize) -> bool;
+
+    /// A free frame, of length 0, or `None` when the pool is empty.
+    fn allocate(&mut self) -> Option<Self::Frame>;
+
+    /// Gives a frame back.
+    fn release(&mut self, frame: Self::Frame);
+
+    /// Queues `frame` for transmission through `interface`. It leaves with the next
+    /// [`flush`](Self::flush). False if there is no room or the interface is down: the frame is then
+    /// released, and counted by the caller.
+    #[must_use]
+    fn transmit(&mut self, interface: InterfaceId, frame: Self::Frame) -> bool;
+
+    /// Ends a burst: hands what was queued to the kernel, collects completions, refills receive rings;
+    /// at most one wake-up for each ring.
+    fn flush(&mut self);
+
+    /// Sleeps until a packet arrives, another thread calls the worker's waker, or `timeout` is over.
+    fn wait(&mut self, timeout: Duration);
+
+    /// What the backend counts about itself.
+    fn stats(&self) -> IoStats;
+}

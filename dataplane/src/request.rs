@@ -1,0 +1,106 @@
+//! What others may ask of a worker, and what it answers, between bursts.
+
+use std::net::Ipv4Addr;
+
+use conntrack::{Endpoint, PoolId, Protocol};
+use crossbeam::channel::Sender;
+
+/// A question to one worker. The worker answers in slices between bursts and stops when the
+/// receiver is gone; the end of the answer is the end of the channel.
+#[derive(Debug)]
+pub enum Request {
+    /// List sessions.
+    Sessions(SessionFilter, Sender<Vec<SessionRow>>),
+    /// List subscribers.
+    Subscribers(SubscriberFilter, Sender<Vec<SubscriberRow>>),
+    /// Finish the burst and return.
+    Stop,
+}
+
+/// Which sessions to list; `None` means any.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SessionFilter {
+    /// Internal, public or remote address.
+    pub address: Option<Ipv4Addr>,
+    /// Pool.
+    pub pool: Option<PoolId>,
+    /// Protocol.
+    pub protocol: Option<Protocol>,
+    /// State, by name.
+    pub state: Option<String>,
+}
+
+/// Which subscribers to list; `None` means any.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SubscriberFilter {
+    /// Internal or public address.
+    pub address: Option<Ipv4Addr>,
+    /// Pool.
+    pub pool: Option<PoolId>,
+}
+
+/// One session, as people see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionRow {
+    /// Home worker.
+    pub worker: u16,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// The pod's endpoint.
+    pub internal: Endpoint,
+    /// The public endpoint.
+    pub public: Endpoint,
+    /// The peer outside.
+    pub remote: Endpoint,
+    /// State by name, such as `established`.
+    pub state: &'static str,
+    /// Pool.
+    pub pool: PoolId,
+    /// Index of the rule that admitted it, in the policy of that time.
+    pub rule: u16,
+    /// Milliseconds since the last packet.
+    pub idle_ms: u32,
+    /// Milliseconds until it ends, if nothing comes.
+    pub expires_in_ms: u32,
+    /// Packets from the pod.
+    pub packets_out: u64,
+    /// Bytes from the pod (IP length).
+    pub bytes_out: u64,
+    /// Packets to the pod.
+    pub packets_in: u64,
+    /// Bytes to the pod (IP length).
+    pub bytes_in: u64,
+}
+
+/// What one subscriber holds in one pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HoldingRow {
+    /// Pool.
+    pub pool: PoolId,
+    /// Public addresses and the number of port blocks held on each.
+    pub blocks: Vec<(Ipv4Addr, u32)>,
+}
+
+/// One subscriber, as people see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubscriberRow {
+    /// Home worker.
+    pub worker: u16,
+    /// The internal address.
+    pub address: Ipv4Addr,
+    /// Sessions now.
+    pub sessions: u32,
+    /// Sessions ever created.
+    pub created: u64,
+    /// New flows refused.
+    pub refused: u64,
+    /// What it holds.
+    pub holdings: Vec<HoldingRow>,
+}
+
+/// What a worker tells the control thread, unasked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// Packets wait for this neighbour, or its entry is in use: have the kernel resolve it.
+    Resolve(crate::interface::InterfaceId, Ipv4Addr),
+}

@@ -1,0 +1,85 @@
+//! The only way in which configuration reaches a worker.
+//!
+//! The control thread builds a [`Snapshot`] and publishes it; every worker looks once per burst
+//! whether there is a new one ([`Published`]), which costs one relaxed load when there is not.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ahash::RandomState;
+use conntrack::{Pool, PublicAddress};
+
+use crate::interface::Interface;
+use crate::roads::Roads;
+use crate::rule::RuleSet;
+
+/// Everything that workers know of the world.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// By [`InterfaceId`](crate::interface::InterfaceId).
+    pub interfaces: Vec<Interface>,
+    /// What the administrator wants.
+    pub policy: Arc<Policy>,
+    /// What the kernel knows.
+    pub roads: Arc<Roads>,
+}
+
+/// What the administrator wants: validated objects, ready for look-up.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    /// Raised by every change of configuration; sessions remember the one they were admitted under.
+    pub generation: u32,
+    /// By [`PoolId`](conntrack::PoolId).
+    pub pools: Vec<Arc<Pool>>,
+    /// Which flow goes where.
+    pub rules: RuleSet,
+    /// Finds a pool address.
+    pub addresses: HashMap<Ipv4Addr, Arc<PublicAddress>, RandomState>,
+    /// Answer pings to pool addresses.
+    pub answer_ping: bool,
+}
+
+impl Policy {
+    /// A policy of `pools` and `rules`; pools are indexed by their id.
+    pub fn new(generation: u32, pools: Vec<Arc<Pool>>, rules: RuleSet, answer_ping: bool) -> Self {
+        let addresses = pools
+            .iter()
+            .flat_map(|pool| &pool.addresses)
+            .map(|address| (address.addr, Arc::clone(address)))
+            .collect();
+        Self { generation, pools, rules, addresses, answer_ping }
+    }
+}
+
+/// A value that one thread replaces and many threads follow.
+#[derive(Debug)]
+pub struct Published<T> {
+    version: AtomicU64,
+    current: Mutex<Arc<T>>,
+}
+
+impl<T> Published<T> {
+    /// Publishes a first value.
+    pub fn new(value: T) -> Self {
+        Self { version: AtomicU64::new(1), current: Mutex::new(Arc::new(value)) }
+    }
+
+    /// Replaces the value; followers see it at their next look.
+    pub fn publish(&self, value: T) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::new(value);
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// The value now.
+    pub fn get(&self) -> Arc<T> {
+        Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How often a value was published: changes whenever [`get`](Self::get) would return another one.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,1 @@
+//! AF_XDP: the only place with unsafe code.
