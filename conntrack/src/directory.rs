@@ -151,6 +151,12 @@ impl Directory {
         (0..count).map(|i| (start + i) % count).find_map(|i| self.claim_at(i, holder, now))
     }
 
+    /// Claims exactly `block`, if it can be had.
+    pub fn claim_block(&self, block: BlockNumber, holder: Holder, now: Timestamp) -> bool {
+        let Some(index) = block.0.checked_sub(self.first).map(usize::from) else { return false };
+        index < self.words.len() && self.claim_at(index, holder, now).is_some()
+    }
+
     fn claim_at(&self, index: usize, holder: Holder, now: Timestamp) -> Option<BlockNumber> {
         let word = &self.words[index];
         let seen = word.load(Ordering::Acquire);

@@ -7,12 +7,33 @@
 
 #![forbid(unsafe_code)]
 
+mod block;
 mod directory;
 mod endpoint;
+mod index;
+mod key;
+mod lease;
+mod listing;
+mod nat;
 mod pool;
+mod rewrite;
+mod session;
+mod subscriber;
+mod table;
+mod tcp;
 mod time;
+mod wheel;
+
+#[cfg(test)]
+mod tests;
 
 pub use directory::{BlockNumber, BlockState, Directory, Holder, MAX_WORKERS};
 pub use endpoint::{Endpoint, FlowKey, Protocol, Realm};
+pub use key::Secret;
+pub use listing::{SessionView, SubscriberView};
+pub use nat::{Admission, Nat, NatStats, Refusal};
 pub use pool::{Pool, PoolId, PoolSettings, PublicAddress, Timers};
+pub use rewrite::{ChecksumDelta, Rewrite};
+pub use session::{CachedHop, Direction, Slot};
+pub use tcp::{State, TcpFlags};
 pub use time::Timestamp;

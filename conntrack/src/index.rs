@@ -1,0 +1,285 @@
+//! In which slot is the session with this hash? A cache line away.
+//!
+//! Buckets of one cache line hold eight tags of 16 bits and eight slots of 32 bits. A key may be in two
+//! buckets; the second one is read only if the first says that something overflowed. The table grows
+//! by linear hashing: each insertion splits a bucket or two while it is too full, so that no packet
+//! waits for a rebuild. Memory for the largest size is reserved at start and touched as it is needed.
+
+/// Tags and slots in a bucket.
+const WAYS: usize = 8;
+/// Split buckets while more than this many of eight ways are taken on average.
+const FULL_WAYS: usize = 6;
+/// Buckets split by one insertion.
+const SPLITS: usize = 2;
+const EMPTY: u16 = 0;
+const FIRST_BUCKETS: usize = 1 << 10;
+
+/// A cache line of the index.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    tags: [u16; WAYS],
+    slots: [u32; WAYS],
+    /// At least the number of keys whose first bucket this is and that live in their second one.
+    overflowed: u16,
+}
+
+impl Bucket {
+    const EMPTY: Self = Self { tags: [EMPTY; WAYS], slots: [0; WAYS], overflowed: 0 };
+
+    fn vacant_way(&self) -> Option<usize> {
+        self.tags.iter().position(|&tag| tag == EMPTY)
+    }
+
+    fn put(&mut self, tag: u16, slot: u32) -> bool {
+        let Some(way) = self.vacant_way() else { return false };
+        self.tags[way] = tag;
+        self.slots[way] = slot;
+        true
+    }
+
+    fn take(&mut self, tag: u16, slot: u32) -> bool {
+        let way = (0..WAYS).find(|&way| self.tags[way] == tag && self.slots[way] == slot);
+        way.is_some_and(|way| {
+            self.tags[way] = EMPTY;
+            true
+        })
+    }
+}
+
+/// The index is at its maximum and both buckets of the key are full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct IndexFull;
+
+/// A hash index from keys, which it does not store, to slots, which the caller knows.
+#[derive(Debug)]
+pub(crate) struct Index {
+    buckets: Vec<Bucket>,
+    /// Buckets at the start of this doubling, a power of two; `buckets.len() - base` are split already.
+    base: usize,
+    limit: usize,
+    entries: usize,
+}
+
+fn tag_of(hash: u64) -> u16 {
+    ((hash >> 48) as u16).max(1)
+}
+
+/// The two places where a hash may live, before the fold to the number of buckets.
+fn places(hash: u64) -> [usize; 2] {
+    let second = (hash ^ hash >> 29).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    [hash as u32 as usize, (second >> 32) as usize]
+}
+
+impl Index {
+    /// An index for at most `max_entries` keys.
+    pub(crate) fn new(max_entries: usize) -> Self {
+        let limit = (max_entries.div_ceil(FULL_WAYS)).next_power_of_two().max(FIRST_BUCKETS);
+        let mut buckets = Vec::with_capacity(limit);
+        buckets.resize(FIRST_BUCKETS, Bucket::EMPTY);
+        Self { buckets, base: FIRST_BUCKETS, limit, entries: 0 }
+    }
+
+    /// The bucket of a place: linear hashing, where the first buckets are split already.
+    fn bucket_of(&self, place: usize) -> usize {
+        let wide = place & (2 * self.base - 1);
+        if wide < self.buckets.len() { wide } else { wide & (self.base - 1) }
+    }
+
+    /// Calls `is_it` with the slots that may belong to `hash` until it says yes.
+    pub(crate) fn find(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
+        let tag = tag_of(hash);
+        let [first, second] = places(hash);
+        let bucket = &self.buckets[self.bucket_of(first)];
+        let mut search = |bucket: &Bucket| {
+            (0..WAYS)
+                .filter(|&way| bucket.tags[way] == tag)
+                .map(|way| bucket.slots[way])
+                .find(|&slot| is_it(slot))
+        };
+        if let Some(slot) = search(bucket) {
+            return Some(slot);
+        }
+        if bucket.overflowed == 0 {
+            return None;
+        }
+        search(&self.buckets[self.bucket_of(second)])
+    }
+
+    /// Adds `slot` under `hash`. `hash_of` gives the hash of a slot that is in the index already.
+    pub(crate) fn insert(
+        &mut self,
+        hash: u64,
+        slot: u32,
+        hash_of: impl Fn(u32) -> u64,
+    ) -> Result<(), IndexFull> {
+        for _ in 0..SPLITS {
+            if self.entries >= self.buckets.len() * FULL_WAYS || self.buckets.len() > self.base {
+                self.split(&hash_of);
+            }
+        }
+        // A split makes room where both buckets are full by bad luck.
+        for _ in 0..4 * WAYS {
+            if self.place(hash, slot) || self.displace(hash, slot, &hash_of) {
+                self.entries += 1;
+                return Ok(());
+            }
+            if !self.split(&hash_of) {
+                break;
+            }
+        }
+        Err(IndexFull)
+    }
+
+    fn place(&mut self, hash: u64, slot: u32) -> bool {
+        let [first, second] = places(hash).map(|place| self.bucket_of(place));
+        if self.buckets[first].put(tag_of(hash), slot) {
+            return true;
+        }
+        if self.buckets[second].put(tag_of(hash), slot) {
+            let overflowed = &mut self.buckets[first].overflowed;
+            *overflowed = overflowed.saturating_add(1);
+            return true;
+        }
+        false
+    }
+
+    /// Moves one key of the first bucket to its other bucket, and puts `slot` in its way.
+    fn displace(&mut self, hash: u64, slot: u32, hash_of: &impl Fn(u32) -> u64) -> bool {
+        let home = self.bucket_of(places(hash)[0]);
+        for way in 0..WAYS {
+            let other = self.buckets[home].slots[way];
+            let other_hash = hash_of(other);
+            let [first, second] = places(other_hash).map(|place| self.bucket_of(place));
+            if first != home || second == home || !self.buckets[second].put(tag_of(other_hash), other) {
+                continue;
+            }
+            let bucket = &mut self.buckets[home];
+            bucket.overflowed = bucket.overflowed.saturating_add(1);
+            bucket.tags[way] = tag_of(hash);
+            bucket.slots[way] = slot;
+            return true;
+        }
+        false
+    }
+
+    /// Removes `slot` from under `hash`.
+    pub(crate) fn remove(&mut self, hash: u64, slot: u32) {
+        let [first, second] = places(hash).map(|place| self.bucket_of(place));
+        if self.buckets[first].take(tag_of(hash), slot) {
+            self.entries -= 1;
+        } else if self.buckets[second].take(tag_of(hash), slot) {
+            self.entries -= 1;
+            // A counter that ever saturated stays: it only costs a second look.
+            let overflowed = &mut self.buckets[first].overflowed;
+            if *overflowed != u16::MAX {
+                *overflowed = overflowed.saturating_sub(1);
+            }
+        }
+    }
+
+    /// Splits the next bucket in two; false at the maximum.
+    fn split(&mut self, hash_of: &impl Fn(u32) -> u64) -> bool {
+        if self.buckets.len() >= self.limit {
+            return false;
+        }
+        let old = self.buckets.len() - self.base;
+        let new = self.buckets.len();
+        let bucket = self.buckets[old];
+        // Who overflowed from here may belong to either half now: both keep the whole count.
+        let empty = Bucket { overflowed: bucket.overflowed, ..Bucket::EMPTY };
+        let mut halves = [empty; 2];
+        for way in (0..WAYS).filter(|&way| bucket.tags[way] != EMPTY) {
+            let wide = |place: usize| place & (2 * self.base - 1);
+            let [first, second] = places(hash_of(bucket.slots[way])).map(wide);
+            // The key is here by its first place if that folds to this bucket, else by its second.
+            let place = if first & (self.base - 1) == old { first } else { second };
+            halves[usize::from(place == new)].put(bucket.tags[way], bucket.slots[way]);
+        }
+        self.buckets[old] = halves[0];
+        self.buckets.push(halves[1]);
+        if self.buckets.len() == 2 * self.base {
+            self.base *= 2;
+        }
+        true
+    }
+
+    /// Bytes of the buckets in use.
+    pub(crate) fn bytes(&self) -> usize {
+        self.buckets.len() * size_of::<Bucket>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    fn hash(slot: u32) -> u64 {
+        let mut x = u64::from(slot).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ x >> 31
+    }
+
+    #[test]
+    fn a_bucket_is_a_cache_line() {
+        assert_eq!(size_of::<Bucket>(), 64);
+    }
+
+    #[test]
+    fn grows_to_its_limit_and_finds_everything_on_the_way() {
+        let max = 200_000;
+        let mut index = Index::new(max);
+        for slot in 0..max as u32 {
+            index.insert(hash(slot), slot, hash).unwrap();
+            let probe = slot / 2;
+            assert_eq!(index.find(hash(probe), |s| s == probe), Some(probe));
+        }
+        for slot in 0..max as u32 {
+            assert_eq!(index.find(hash(slot), |s| s == slot), Some(slot));
+        }
+        assert!(index.buckets.capacity() == index.limit, "the buckets moved");
+    }
+
+    #[test]
+    fn a_full_index_refuses_and_changes_nothing() {
+        let mut index = Index::new(8);
+        // All in one pair of buckets.
+        let same = |_| 42u64;
+        let mut accepted = 0;
+        while index.insert(42, accepted, same).is_ok() {
+            accepted += 1;
+        }
+        assert!(accepted >= 8);
+        let found = (0..accepted).filter(|&s| index.find(42, |slot| slot == s).is_some()).count();
+        assert_eq!(found, accepted as usize);
+        assert_eq!(index.find(42, |slot| slot == accepted), None);
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_hash_map(steps in prop::collection::vec((any::<bool>(), 0u32..20_000), 1..4_000)) {
+            let mut index = Index::new(20_000);
+            let mut twin: HashMap<u32, ()> = HashMap::new();
+            // Half of the keys share their low hash bits, so that buckets overflow.
+            let hash = |slot: u32| if slot % 2 == 0 { hash(slot) & !0xfff } else { hash(slot) };
+            for (add, slot) in steps {
+                if add && !twin.contains_key(&slot) {
+                    if index.insert(hash(slot), slot, hash).is_ok() {
+                        twin.insert(slot, ());
+                    }
+                } else if !add && twin.remove(&slot).is_some() {
+                    index.remove(hash(slot), slot);
+                }
+            }
+            prop_assert_eq!(index.entries, twin.len());
+            for slot in 0..20_000 {
+                let found = index.find(hash(slot), |s| s == slot).is_some();
+                prop_assert_eq!(found, twin.contains_key(&slot));
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! How is a flow key stored, compared and hashed?
+
+use std::net::Ipv4Addr;
+
+use ahash::RandomState;
+
+use crate::endpoint::{Endpoint, FlowKey, Protocol};
+
+/// A [`FlowKey`] in 16 bytes: two words to compare.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub(crate) struct PackedKey {
+    addresses: u64,
+    rest: u64,
+}
+
+impl From<&FlowKey> for PackedKey {
+    fn from(key: &FlowKey) -> Self {
+        Self {
+            addresses: u64::from(u32::from(key.src.addr)) << 32 | u64::from(u32::from(key.dst.addr)),
+            rest: u64::from(key.src.port) << 48
+                | u64::from(key.dst.port) << 32
+                | u64::from(key.protocol as u8) << 8
+                | key.realm as u64,
+        }
+    }
+}
+
+impl PackedKey {
+    pub(crate) fn src(self) -> Endpoint {
+        Endpoint::new(Ipv4Addr::from((self.addresses >> 32) as u32), (self.rest >> 48) as u16)
+    }
+
+    pub(crate) fn dst(self) -> Endpoint {
+        Endpoint::new(Ipv4Addr::from(self.addresses as u32), (self.rest >> 32) as u16)
+    }
+
+    pub(crate) fn protocol(self) -> Protocol {
+        match (self.rest >> 8) as u8 {
+            6 => Protocol::Tcp,
+            17 => Protocol::Udp,
+            _ => Protocol::Icmp,
+        }
+    }
+}
+
+/// The secret of this start: whoever does not know it can't choose keys that collide, nor guess ports.
+#[derive(Clone, Debug)]
+pub struct Secret(RandomState);
+
+impl Secret {
+    /// A fresh random secret.
+    pub fn random() -> Self {
+        Self(RandomState::new())
+    }
+
+    /// A secret made from `seed`, for tests that must repeat.
+    pub fn from_seed(seed: u64) -> Self {
+        Self(RandomState::with_seeds(seed, !seed, seed.rotate_left(32), 0x9e37_79b9_7f4a_7c15))
+    }
+
+    pub(crate) fn hash(&self, key: PackedKey) -> u64 {
+        self.0.hash_one((key.addresses, key.rest))
+    }
+
+    /// A number that only the holder of the secret can foresee.
+    pub(crate) fn scramble(&self, value: impl std::hash::Hash) -> u64 {
+        self.0.hash_one(value)
+    }
+
+    /// The worker where the subscriber with this internal address lives.
+    pub fn home(&self, subscriber: Ipv4Addr, workers: u16) -> u16 {
+        // Multiply-shift maps the hash to 0..workers without a division.
+        let hash = self.0.hash_one(u32::from(subscriber)) >> 32;
+        ((hash * u64::from(workers)) >> 32) as u16
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::endpoint::Realm;
+
+    #[test]
+    fn packing_keeps_everything() {
+        let key = FlowKey {
+            src: Endpoint::new(Ipv4Addr::new(10, 1, 2, 3), 65_535),
+            dst: Endpoint::new(Ipv4Addr::new(192, 0, 2, 1), 443),
+            protocol: Protocol::Tcp,
+            realm: Realm::External,
+        };
+        let packed = PackedKey::from(&key);
+        assert_eq!(packed.src(), key.src);
+        assert_eq!(packed.dst(), key.dst);
+        assert_eq!(packed.protocol(), key.protocol);
+        let mirrored = FlowKey { realm: Realm::Internal, ..key };
+        assert_ne!(packed, PackedKey::from(&mirrored));
+    }
+
+    #[test]
+    fn homes_are_spread_evenly() {
+        let secret = Secret::from_seed(7);
+        let mut counts = [0u32; 6];
+        for i in 0..60_000u32 {
+            counts[secret.home(Ipv4Addr::from(0x0af4_0000 + i), 6) as usize] += 1;
+        }
+        assert!(counts.iter().all(|&n| (9_500..10_500).contains(&n)), "{counts:?}");
+    }
+}

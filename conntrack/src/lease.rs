@@ -1,0 +1,104 @@
+//! Which public endpoint does a new flow get?
+//!
+//! In the `high-density` profile a port may serve several sessions of its subscriber as long as their
+//! remotes differ (RFC 7857 section 3; decision D1). So a port is looked for, in this order:
+//! 1. one that no session of the protocol uses, at a place that only the holder of the secret can
+//!    foresee (RFC 6056 section 3.3);
+//! 2. one of a few that are used, but not towards this remote;
+//! 3. one of a further block, within the quota;
+//! 4. any that is not used towards this remote;
+//! 5. one whose connection to this remote is over, the longest over first (decision D3).
+
+use crate::directory::Holder;
+use crate::endpoint::{Endpoint, FlowKey, Protocol};
+use crate::pool::Pool;
+use crate::session::{Slot, reply_key};
+use crate::subscriber::{Holding, NoBlock};
+use crate::table::SessionTable;
+use crate::time::Timestamp;
+
+/// Ports tried for reuse before a further block is claimed.
+const REUSE_PROBES: usize = 64;
+/// Closed connections compared before the one that is over for longest is taken.
+const CLOSED_COMPARED: usize = 32;
+
+/// A public endpoint for a new session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lease {
+    pub(crate) public: Endpoint,
+    /// A session to the same remote that is over and must end first.
+    pub(crate) replaces: Option<Slot>,
+}
+
+/// Everything that the choice depends on, beside what the subscriber holds.
+pub(crate) struct Search<'a> {
+    pub(crate) table: &'a SessionTable,
+    pub(crate) pool: &'a Pool,
+    pub(crate) key: &'a FlowKey,
+    pub(crate) holder: Holder,
+    pub(crate) random: u64,
+    pub(crate) now: Timestamp,
+}
+
+impl Search<'_> {
+    pub(crate) fn lease(&self, holding: &mut Holding) -> Result<Lease, NoBlock> {
+        if let Some(public) = self.unused(holding).or_else(|| self.reusable(holding, REUSE_PROBES)) {
+            return Ok(Lease { public, replaces: None });
+        }
+        match holding.claim(self.pool, self.holder, self.random, self.now) {
+            Ok(()) => {
+                // The new block is the last one, and all of it is unused.
+                let public = self.unused(holding).ok_or(NoBlock::Exhausted)?;
+                Ok(Lease { public, replaces: None })
+            }
+            Err(no_block) => self
+                .reusable(holding, usize::MAX)
+                .map(|public| Lease { public, replaces: None })
+                .or_else(|| self.closed(holding))
+                .ok_or(no_block),
+        }
+    }
+
+    fn endpoint(&self, address: u16, port: u16) -> Endpoint {
+        Endpoint::new(self.pool.addresses[usize::from(address)].addr, port)
+    }
+
+    fn unused(&self, holding: &Holding) -> Option<Endpoint> {
+        holding.blocks.iter().rev().find_map(|block| {
+            let port = block.unused_port(self.key.protocol, self.random)?;
+            Some(self.endpoint(block.address, port))
+        })
+    }
+
+    /// The public endpoints that the subscriber holds, from a place that the secret chooses.
+    fn endpoints<'h>(&'h self, holding: &'h Holding) -> impl Iterator<Item = Endpoint> + 'h {
+        let count = holding.blocks.len();
+        let first = (self.random >> 32) as usize % count.max(1);
+        (0..count).flat_map(move |i| {
+            let block = &holding.blocks[(first + i) % count];
+            block.ports(self.random).map(|port| self.endpoint(block.address, port))
+        })
+    }
+
+    fn session_at(&self, public: Endpoint) -> Option<Slot> {
+        self.table.find(&reply_key(self.key, public))
+    }
+
+    fn reusable(&self, holding: &Holding, probes: usize) -> Option<Endpoint> {
+        self.endpoints(holding).take(probes).find(|&public| self.session_at(public).is_none())
+    }
+
+    fn closed(&self, holding: &Holding) -> Option<Lease> {
+        if self.key.protocol != Protocol::Tcp {
+            return None;
+        }
+        let over = |public: Endpoint| {
+            let slot = self.session_at(public)?;
+            let session = self.table.get(slot);
+            session.state().is_over().then(|| (session.idle(self.now), slot, public))
+        };
+        let candidates = self.endpoints(holding).filter_map(over).take(CLOSED_COMPARED);
+        let (_, slot, public) = candidates.max_by_key(|&(idle, ..)| idle)?;
+        Some(Lease { public, replaces: Some(slot) })
+    }
+}

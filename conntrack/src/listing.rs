@@ -1,0 +1,124 @@
+//! What can be seen of a NAT from outside: its sessions and subscribers, in slices.
+
+use std::net::Ipv4Addr;
+
+use crate::endpoint::{Endpoint, Protocol};
+use crate::nat::Nat;
+use crate::pool::PoolId;
+use crate::tcp::State;
+use crate::time::Timestamp;
+
+/// One session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionView {
+    /// Protocol.
+    pub protocol: Protocol,
+    /// The pod's endpoint.
+    pub internal: Endpoint,
+    /// The public endpoint.
+    pub public: Endpoint,
+    /// The peer.
+    pub remote: Endpoint,
+    /// State.
+    pub state: State,
+    /// Pool.
+    pub pool: PoolId,
+    /// Rule, as given at admission.
+    pub rule: u16,
+    /// Milliseconds since the last packet.
+    pub idle_ms: u32,
+    /// Milliseconds until it ends if nothing comes; 0: due.
+    pub expires_in_ms: u32,
+    /// Packets and bytes (IP length) from the pod.
+    pub outbound: (u64, u64),
+    /// Packets and bytes (IP length) to the pod.
+    pub inbound: (u64, u64),
+}
+
+/// One subscriber.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubscriberView {
+    /// The internal address.
+    pub addr: Ipv4Addr,
+    /// Sessions now.
+    pub sessions: u32,
+    /// Sessions ever created.
+    pub created: u64,
+    /// New flows refused.
+    pub refused: u64,
+    /// By pool: public addresses and the number of blocks held on each.
+    pub holdings: Vec<(PoolId, Vec<(Ipv4Addr, u32)>)>,
+}
+
+impl Nat {
+    /// The live sessions among the next `count` places from `*cursor` on, which moves; `None` at the end.
+    pub fn sessions(
+        &self,
+        cursor: &mut usize,
+        count: usize,
+        now: Timestamp,
+    ) -> Option<impl Iterator<Item = SessionView>> {
+        let start = *cursor;
+        let end = (start + count).min(self.table.end());
+        *cursor = end;
+        (start < end).then(|| (start..end).filter_map(move |number| self.session_view(number, now)))
+    }
+
+    fn session_view(&self, number: usize, now: Timestamp) -> Option<SessionView> {
+        let (session, owner) = self.table.live(number)?;
+        let idle_ms = session.idle(now);
+        let timeout = self
+            .pool(owner.pool)
+            .map_or(0, |pool| session.timeout(&pool.settings.timers).as_millis() as u32);
+        Some(SessionView {
+            protocol: session.protocol(),
+            internal: session.internal(),
+            public: session.public(),
+            remote: session.remote(),
+            state: session.state(),
+            pool: owner.pool,
+            rule: owner.rule,
+            idle_ms,
+            expires_in_ms: timeout.saturating_sub(idle_ms),
+            outbound: (session.outbound.packets(), session.outbound.bytes()),
+            inbound: (session.inbound.packets(), session.inbound.bytes()),
+        })
+    }
+
+    /// The subscribers among the next `count` places from `*cursor` on, which moves; `None` at the end.
+    pub fn subscribers(
+        &self,
+        cursor: &mut usize,
+        count: usize,
+    ) -> Option<impl Iterator<Item = SubscriberView>> {
+        let start = *cursor;
+        let end = (start + count).min(self.subscribers.end());
+        *cursor = end;
+        (start < end).then(|| (start..end).filter_map(|number| self.subscriber_view(number)))
+    }
+
+    fn subscriber_view(&self, number: usize) -> Option<SubscriberView> {
+        let subscriber = self.subscribers.live(number)?;
+        let holdings = subscriber.holdings.iter().map(|holding| {
+            let mut blocks: Vec<(Ipv4Addr, u32)> = Vec::new();
+            for block in &holding.blocks {
+                let address = self.pool(holding.pool).and_then(|pool| {
+                    pool.addresses.get(usize::from(block.address)).map(|a| a.addr)
+                });
+                let Some(address) = address else { continue };
+                match blocks.iter_mut().find(|(addr, _)| *addr == address) {
+                    Some((_, count)) => *count += 1,
+                    None => blocks.push((address, 1)),
+                }
+            }
+            (holding.pool, blocks)
+        });
+        Some(SubscriberView {
+            addr: subscriber.addr,
+            sessions: subscriber.sessions,
+            created: subscriber.created,
+            refused: subscriber.refused,
+            holdings: holdings.collect(),
+        })
+    }
+}

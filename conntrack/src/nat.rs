@@ -1,0 +1,305 @@
+//! The translator of one worker: everything about the subscribers whose home it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::directory::Holder;
+use crate::endpoint::{FlowKey, Protocol};
+use crate::key::Secret;
+use crate::lease::Search;
+use crate::pool::{Pool, PoolId};
+use crate::rewrite::Rewrite;
+use crate::session::{CachedHop, Direction, Owner, Slot};
+use crate::subscriber::{NoBlock, Subscribers};
+use crate::table::SessionTable;
+use crate::tcp::{State, TcpFlags};
+use crate::time::Timestamp;
+use crate::wheel::Wheel;
+
+/// A subscriber without sessions gives its last block back after this time.
+const KEEP_LAST_BLOCK: Duration = Duration::from_secs(60);
+/// A subscriber without sessions keeps its public address for this long (`pooling.linger`).
+const KEEP_ANCHOR: Duration = Duration::from_secs(600);
+
+/// Why a new flow was refused. Nothing has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// A TCP segment that does not open a connection.
+    #[error("no session and no SYN")]
+    NotSyn,
+    /// The subscriber holds as many blocks as it may, and all their ports serve this remote.
+    #[error("the subscriber's quota of port blocks is used up")]
+    QuotaBlocks,
+    /// The subscriber has as many sessions as it may have.
+    #[error("the subscriber's quota of sessions is used up")]
+    QuotaSessions,
+    /// No address of the pool has a block to give.
+    #[error("the pool has no port block left")]
+    PoolExhausted,
+    /// The session table is as large as it may be.
+    #[error("the session table is full")]
+    TableFull,
+}
+
+/// A flow that a rule sends to a pool.
+#[derive(Clone, Copy, Debug)]
+pub struct Admission {
+    /// The pool.
+    pub pool: PoolId,
+    /// The rule, remembered with the session.
+    pub rule: u16,
+}
+
+/// What a NAT has done since it started, and what it holds now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NatStats {
+    /// Sessions now.
+    pub sessions: u64,
+    /// Sessions ever created.
+    pub created: u64,
+    /// Sessions ever ended.
+    pub ended: u64,
+    /// Subscribers now.
+    pub subscribers: u64,
+    /// Bytes of the session table in use.
+    pub table_bytes: u64,
+}
+
+/// The NAT of one worker. Single writer; nothing here is shared but the pools' directories.
+#[derive(Debug)]
+pub struct Nat {
+    worker: u16,
+    secret: Secret,
+    pools: Vec<Arc<Pool>>,
+    pub(crate) table: SessionTable,
+    wheel: Wheel,
+    pub(crate) subscribers: Subscribers,
+    /// Subscribers without sessions: to give their last block back, then to be forgotten.
+    idle: Wheel,
+    created: u64,
+    ended: u64,
+}
+
+impl Nat {
+    /// A NAT for the subscribers of `worker`, with room for `max_sessions`. All workers share `secret`.
+    pub fn new(worker: u16, max_sessions: usize, secret: Secret, now: Timestamp) -> Self {
+        Self {
+            worker,
+            pools: Vec::new(),
+            table: SessionTable::new(max_sessions, secret.clone()),
+            wheel: Wheel::new(now.as_secs() as u32, max_sessions),
+            secret,
+            subscribers: Subscribers::new(),
+            idle: Wheel::new(now.as_secs() as u32, 0),
+            created: 0,
+            ended: 0,
+        }
+    }
+
+    /// Takes over the pools of a new configuration; indexed by [`PoolId`], which never changes its meaning.
+    pub fn adopt(&mut self, pools: &[Arc<Pool>]) {
+        self.pools = pools.to_vec();
+    }
+
+    /// The session that a packet belongs to, and its direction.
+    pub fn find(&self, key: &FlowKey) -> Option<Slot> {
+        self.table.find(key)
+    }
+
+    /// How packets of `slot` are rewritten.
+    pub fn rewrite(&self, slot: Slot) -> Rewrite {
+        self.table.get(slot).half(slot.direction()).rewrite
+    }
+
+    /// The next hop kept for packets of `slot`.
+    pub fn hop(&self, slot: Slot) -> CachedHop {
+        self.table.get(slot).half(slot.direction()).hop
+    }
+
+    /// Keeps a next hop for packets of `slot`.
+    pub fn set_hop(&mut self, slot: Slot, hop: CachedHop) {
+        self.table.get_mut(slot).half_mut(slot.direction()).hop = hop;
+    }
+
+    /// Counts a packet of `bytes` (IP length) that is forwarded, renews the timer and follows the TCP
+    /// state.
+    pub fn commit(&mut self, slot: Slot, now: Timestamp, bytes: u64, tcp: Option<TcpFlags>) {
+        let session = self.table.get_mut(slot);
+        let half = session.half_mut(slot.direction());
+        half.last_seen = now.stored();
+        half.count(bytes);
+        let Some(flags) = tcp else { return };
+        let state = half.state.after(flags, slot.direction() == Direction::Outbound);
+        if state != half.state {
+            session.set_state(state);
+            self.arm(slot, now);
+        }
+    }
+
+    fn arm(&mut self, slot: Slot, now: Timestamp) {
+        let Some(pool) = self.pools.get(self.table.owner(slot).pool.index()) else { return };
+        let session = self.table.get(slot);
+        let idle = Duration::from_millis(session.idle(now).into());
+        let left = session.timeout(&pool.settings.timers).saturating_sub(idle);
+        let tick = (now + left).as_millis().div_ceil(1000);
+        self.wheel.arm(slot.number(), tick as u32);
+    }
+
+    /// Opens a session for a flow from inside that has none. `tcp`: the flags of its first segment.
+    pub fn open(
+        &mut self,
+        key: &FlowKey,
+        admission: Admission,
+        tcp: Option<TcpFlags>,
+        now: Timestamp,
+    ) -> Result<Slot, Refusal> {
+        let state = match tcp {
+            Some(flags) if flags.opens() => State::SynSent,
+            Some(_) => return Err(Refusal::NotSyn),
+            None => State::Open,
+        };
+        let number = self.subscribers.get_or_insert(key.src.addr, now);
+        let opened = self.open_for(number, key, admission, state, now);
+        let subscriber = self.subscribers.get_mut(number);
+        match opened {
+            Ok(slot) => {
+                subscriber.sessions += 1;
+                subscriber.created += 1;
+                self.created += 1;
+                self.arm(slot, now);
+            }
+            Err(_) => {
+                subscriber.refused += 1;
+                self.rest_if_idle(number, now);
+            }
+        }
+        opened
+    }
+
+    fn open_for(
+        &mut self,
+        number: u32,
+        key: &FlowKey,
+        admission: Admission,
+        state: State,
+        now: Timestamp,
+    ) -> Result<Slot, Refusal> {
+        let pool = self.pools.get(admission.pool.index()).cloned().ok_or(Refusal::PoolExhausted)?;
+        let holder = Holder { subscriber: key.src.addr, worker: self.worker };
+        let random = self.secret.scramble((key, now.as_millis()));
+        let holding = self.subscribers.get_mut(number).holding_mut(admission.pool);
+        if holding.sessions >= pool.settings.quota_sessions {
+            return Err(Refusal::QuotaSessions);
+        }
+        let search = Search { table: &self.table, pool: &pool, key, holder, random, now };
+        let lease = search.lease(holding).map_err(|no_block| match no_block {
+            NoBlock::Quota => Refusal::QuotaBlocks,
+            NoBlock::Exhausted => Refusal::PoolExhausted,
+        })?;
+        if let Some(slot) = lease.replaces {
+            // Its block can't be released by this: had another block been empty, a port of that one
+            // would have been taken.
+            self.end(slot, now);
+        }
+        let owner = Owner { subscriber: number, pool: admission.pool, rule: admission.rule };
+        let slot = self
+            .table
+            .insert(key, lease.public, state, owner, now)
+            .map_err(|_| Refusal::TableFull)?;
+        let holding = self.subscribers.get_mut(number).holding_mut(admission.pool);
+        holding.sessions += 1;
+        if let Some(block) = holding.block_of(&pool, lease.public) {
+            holding.blocks[block].use_port(key.protocol, lease.public.port);
+        }
+        Ok(slot)
+    }
+
+    /// Ends a session: its port returns, its keys are free.
+    fn end(&mut self, slot: Slot, now: Timestamp) {
+        let (session, owner) = (self.table.get(slot), self.table.owner(slot));
+        let (protocol, public) = (session.protocol(), session.public());
+        self.wheel.disarm(slot.number());
+        self.table.remove(slot);
+        self.ended += 1;
+        let subscriber = self.subscribers.get_mut(owner.subscriber);
+        subscriber.sessions = subscriber.sessions.saturating_sub(1);
+        let holder = Holder { subscriber: subscriber.addr, worker: self.worker };
+        if let Some(pool) = self.pools.get(owner.pool.index()) {
+            subscriber.holding_mut(owner.pool).end_session(pool, protocol, public, holder, now);
+        }
+        self.rest_if_idle(owner.subscriber, now);
+    }
+
+    /// Starts the time after which a subscriber without sessions gives its last block back.
+    fn rest_if_idle(&mut self, number: u32, now: Timestamp) {
+        let subscriber = self.subscribers.get_mut(number);
+        if subscriber.sessions == 0 {
+            subscriber.idle_since = now;
+            self.idle.arm(number, (now + KEEP_LAST_BLOCK).as_secs() as u32 + 1);
+        }
+    }
+
+    /// Ends what is due, looking at `budget` sessions at most. Costs nothing when nothing is due.
+    pub fn expire(&mut self, now: Timestamp, mut budget: u32) {
+        while let Some(number) = self.wheel.pop(now.as_secs() as u32, &mut budget) {
+            let slot = Slot::new(number, Direction::Outbound);
+            let Some((session, owner)) = self.table.live(number as usize) else { continue };
+            let Some(pool) = self.pools.get(owner.pool.index()) else { continue };
+            let timeout = session.timeout(&pool.settings.timers).as_millis() as u32;
+            if session.idle(now) >= timeout {
+                self.end(slot, now);
+            } else {
+                self.arm(slot, now);
+            }
+        }
+        while let Some(number) = self.idle.pop(now.as_secs() as u32, &mut budget) {
+            self.settle_idle(number, now);
+        }
+    }
+
+    /// Takes back what a subscriber that has been idle for long does not need.
+    fn settle_idle(&mut self, number: u32, now: Timestamp) {
+        let subscriber = self.subscribers.get_mut(number);
+        if subscriber.sessions > 0 {
+            return;
+        }
+        let holder = Holder { subscriber: subscriber.addr, worker: self.worker };
+        for holding in &mut subscriber.holdings {
+            if let Some(pool) = self.pools.get(holding.pool.index()) {
+                holding.release_empty(pool, holder, now);
+            }
+        }
+        if now.since(subscriber.idle_since) >= KEEP_ANCHOR {
+            self.subscribers.forget(number);
+        } else {
+            let until = subscriber.idle_since + KEEP_ANCHOR;
+            self.idle.arm(number, until.as_secs() as u32 + 1);
+        }
+    }
+
+    /// The pool with this number.
+    pub(crate) fn pool(&self, id: PoolId) -> Option<&Arc<Pool>> {
+        self.pools.get(id.index())
+    }
+
+    /// The secret of this start.
+    pub fn secret(&self) -> &Secret {
+        &self.secret
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> NatStats {
+        NatStats {
+            sessions: self.table.len() as u64,
+            created: self.created,
+            ended: self.ended,
+            subscribers: self.subscribers.len() as u64,
+            table_bytes: self.table.bytes() as u64,
+        }
+    }
+
+    /// The protocol of the packets of `slot`.
+    pub fn protocol(&self, slot: Slot) -> Protocol {
+        self.table.get(slot).protocol()
+    }
+}

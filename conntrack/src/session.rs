@@ -1,0 +1,204 @@
+//! What is remembered of a session: both directions in one object.
+
+use std::time::Duration;
+
+use crate::endpoint::{Endpoint, FlowKey, Protocol};
+use crate::key::PackedKey;
+use crate::pool::{PoolId, Timers};
+use crate::rewrite::Rewrite;
+use crate::tcp::State;
+use crate::time::Timestamp;
+
+/// Which way a packet of a session goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the pod.
+    Outbound,
+    /// To the pod.
+    Inbound,
+}
+
+/// A session and a direction, found in the table; valid until the session ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot(pub(crate) u32);
+
+impl Slot {
+    pub(crate) const fn new(session: u32, direction: Direction) -> Self {
+        Self(session << 1 | direction as u32)
+    }
+
+    pub(crate) const fn session(self) -> usize {
+        (self.0 >> 1) as usize
+    }
+
+    pub(crate) const fn number(self) -> u32 {
+        self.0 >> 1
+    }
+
+    /// Which way packets of this slot go.
+    pub const fn direction(self) -> Direction {
+        if self.0 & 1 == 0 { Direction::Outbound } else { Direction::Inbound }
+    }
+}
+
+/// A next hop that a session keeps, and the generation of the mirror it is from. Opaque numbers here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CachedHop {
+    /// Adjacency number.
+    pub adjacency: u32,
+    /// Generation of the mirror.
+    pub generation: u32,
+}
+
+impl CachedHop {
+    /// Nothing kept.
+    pub const NONE: Self = Self { adjacency: u32::MAX, generation: u32::MAX };
+}
+
+/// One direction: all that a hit reads and writes, in one cache line.
+#[repr(C, align(64))]
+#[derive(Clone, Debug)]
+pub(crate) struct Half {
+    pub(crate) key: PackedKey,
+    pub(crate) rewrite: Rewrite,
+    pub(crate) hop: CachedHop,
+    /// [`Timestamp::stored`] of the last packet.
+    pub(crate) last_seen: u32,
+    /// Both halves carry the state, so that a packet that changes nothing reads only its own.
+    pub(crate) state: State,
+    /// Packets and bytes, 48 bits each.
+    counts: [u16; 6],
+}
+
+const _: () = assert!(size_of::<Half>() == 64, "a half is a cache line");
+
+impl Half {
+    fn new(key: &FlowKey, to: (Endpoint, Endpoint), state: State, now: Timestamp) -> Self {
+        Self {
+            key: PackedKey::from(key),
+            rewrite: Rewrite::new(key.protocol, (key.src, key.dst), to),
+            hop: CachedHop::NONE,
+            last_seen: now.stored(),
+            state,
+            counts: [0; 6],
+        }
+    }
+
+    pub(crate) fn packets(&self) -> u64 {
+        join(self.counts[0], self.counts[1], self.counts[2])
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        join(self.counts[3], self.counts[4], self.counts[5])
+    }
+
+    pub(crate) fn count(&mut self, bytes: u64) {
+        let (packets, bytes) = (self.packets() + 1, self.bytes() + bytes);
+        let split = |n: u64| [n as u16, (n >> 16) as u16, (n >> 32) as u16];
+        let ([a, b, c], [d, e, f]) = (split(packets), split(bytes));
+        self.counts = [a, b, c, d, e, f];
+    }
+}
+
+fn join(low: u16, middle: u16, high: u16) -> u64 {
+    u64::from(low) | u64::from(middle) << 16 | u64::from(high) << 32
+}
+
+/// A mapping and a remote, both directions: one allocation, two keys, one free.
+#[derive(Clone, Debug)]
+pub(crate) struct Session {
+    pub(crate) outbound: Half,
+    pub(crate) inbound: Half,
+}
+
+/// What the slow path knows of a session, apart from the lines that packets touch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Owner {
+    pub(crate) subscriber: u32,
+    pub(crate) pool: PoolId,
+    pub(crate) rule: u16,
+}
+
+impl Session {
+    /// A session of the flow `key` from inside, seen outside as `public`.
+    pub(crate) fn new(key: &FlowKey, public: Endpoint, state: State, now: Timestamp) -> Self {
+        let reply = reply_key(key, public);
+        Self {
+            outbound: Half::new(key, (public, key.dst), state, now),
+            inbound: Half::new(&reply, (key.dst, key.src), state, now),
+        }
+    }
+
+    pub(crate) fn half(&self, direction: Direction) -> &Half {
+        match direction {
+            Direction::Outbound => &self.outbound,
+            Direction::Inbound => &self.inbound,
+        }
+    }
+
+    pub(crate) fn half_mut(&mut self, direction: Direction) -> &mut Half {
+        match direction {
+            Direction::Outbound => &mut self.outbound,
+            Direction::Inbound => &mut self.inbound,
+        }
+    }
+
+    pub(crate) fn set_state(&mut self, state: State) {
+        self.outbound.state = state;
+        self.inbound.state = state;
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.outbound.state
+    }
+
+    pub(crate) fn internal(&self) -> Endpoint {
+        self.outbound.key.src()
+    }
+
+    pub(crate) fn public(&self) -> Endpoint {
+        self.inbound.key.dst()
+    }
+
+    pub(crate) fn remote(&self) -> Endpoint {
+        self.outbound.key.dst()
+    }
+
+    pub(crate) fn protocol(&self) -> Protocol {
+        self.outbound.key.protocol()
+    }
+
+    /// Milliseconds since the last packet of either direction.
+    pub(crate) fn idle(&self, now: Timestamp) -> u32 {
+        now.since_stored(self.outbound.last_seen).min(now.since_stored(self.inbound.last_seen))
+    }
+
+    /// How long the session may be idle in its state.
+    pub(crate) fn timeout(&self, timers: &Timers) -> Duration {
+        match self.state() {
+            State::Open => match self.protocol() {
+                Protocol::Icmp => timers.icmp_query,
+                Protocol::Tcp | Protocol::Udp => {
+                    let port = self.remote().port;
+                    let special = timers.udp_by_port.iter().find(|&&(p, _)| p == port);
+                    special.map_or(timers.udp, |&(_, timeout)| timeout)
+                }
+            },
+            State::SynSent | State::SynReceived => timers.tcp_opening,
+            State::Established | State::FinInternal | State::FinExternal => timers.tcp_established,
+            State::ClosingInternal | State::ClosingExternal => timers.tcp_closing,
+            State::TimeWait => timers.tcp_time_wait,
+            State::Reset => timers.tcp_reset,
+        }
+    }
+}
+
+/// The key of the packets that answer the flow `key` when it is seen outside as `public`.
+pub(crate) fn reply_key(key: &FlowKey, public: Endpoint) -> FlowKey {
+    FlowKey {
+        src: key.dst,
+        dst: public,
+        protocol: key.protocol,
+        realm: crate::endpoint::Realm::External,
+    }
+}

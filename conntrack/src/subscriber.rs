@@ -1,0 +1,220 @@
+//! What does a pod hold? Its blocks, its sessions, its quota.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::Ipv4Addr;
+
+use ahash::RandomState;
+
+use crate::block::PortBlock;
+use crate::directory::{BlockNumber, Holder};
+use crate::endpoint::{Endpoint, Protocol};
+use crate::pool::{Pool, PoolId};
+use crate::time::Timestamp;
+
+/// Blocks given back lately that a subscriber asks for first, so that a flow count that swings about a
+/// block boundary doesn't spread rests over the pool.
+const RECENT_BLOCKS: usize = 4;
+
+/// Why a subscriber gets no further block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoBlock {
+    Quota,
+    Exhausted,
+}
+
+/// What one subscriber holds in one pool.
+#[derive(Debug)]
+pub(crate) struct Holding {
+    pub(crate) pool: PoolId,
+    /// Index of the address that the subscriber is paired with (RFC 4787 REQ-2).
+    anchor: Option<u16>,
+    pub(crate) blocks: Vec<PortBlock>,
+    pub(crate) sessions: u32,
+    recent: VecDeque<(u16, BlockNumber)>,
+}
+
+impl Holding {
+    fn new(pool: PoolId) -> Self {
+        Self { pool, anchor: None, blocks: Vec::new(), sessions: 0, recent: VecDeque::new() }
+    }
+
+    /// Takes one more block; the new block is the last of `blocks`.
+    pub(crate) fn claim(
+        &mut self,
+        pool: &Pool,
+        holder: Holder,
+        random: u64,
+        now: Timestamp,
+    ) -> Result<(), NoBlock> {
+        if self.blocks.len() >= pool.settings.quota_blocks as usize {
+            return Err(NoBlock::Quota);
+        }
+        let (address, number) = self
+            .reclaim(pool, holder, now)
+            .or_else(|| self.claim_fresh(pool, holder, random, now))
+            .ok_or(NoBlock::Exhausted)?;
+        self.anchor.get_or_insert(address);
+        let directory = &pool.addresses[usize::from(address)].directory;
+        let first = *directory.ports(number).start();
+        self.blocks.push(PortBlock::new(address, number, first, pool.settings.block_size));
+        Ok(())
+    }
+
+    fn reclaim(&mut self, pool: &Pool, holder: Holder, now: Timestamp) -> Option<(u16, BlockNumber)> {
+        while let Some((address, number)) = self.recent.pop_back() {
+            let directory = &pool.addresses.get(usize::from(address))?.directory;
+            if directory.claim_block(number, holder, now) {
+                return Some((address, number));
+            }
+        }
+        None
+    }
+
+    fn claim_fresh(
+        &self,
+        pool: &Pool,
+        holder: Holder,
+        random: u64,
+        now: Timestamp,
+    ) -> Option<(u16, BlockNumber)> {
+        let count = pool.addresses.len();
+        let start = self.anchor.map_or((random >> 32) as usize % count.max(1), usize::from);
+        // Paired pooling: other addresses only for who has none yet, or where the pool spills.
+        let reach = if self.anchor.is_some() && !pool.settings.spill { 1 } else { count };
+        (0..reach).map(|i| (start + i) % count).find_map(|address| {
+            let directory = &pool.addresses[address].directory;
+            directory.claim(holder, random, now).map(|number| (address as u16, number))
+        })
+    }
+
+    pub(crate) fn block_of(&mut self, pool: &Pool, public: Endpoint) -> Option<usize> {
+        self.blocks.iter().position(|block| {
+            block.holds(public.port)
+                && pool.addresses.get(usize::from(block.address)).map(|a| a.addr) == Some(public.addr)
+        })
+    }
+
+    /// Counts one session less on `public`, and gives a block back when two are empty.
+    pub(crate) fn end_session(
+        &mut self,
+        pool: &Pool,
+        protocol: Protocol,
+        public: Endpoint,
+        holder: Holder,
+        now: Timestamp,
+    ) {
+        self.sessions = self.sessions.saturating_sub(1);
+        let Some(index) = self.block_of(pool, public) else { return };
+        self.blocks[index].return_port(protocol, public.port);
+        if self.blocks[index].is_empty() && self.blocks.iter().filter(|b| b.is_empty()).count() > 1 {
+            self.release(pool, index, holder, now);
+        }
+    }
+
+    fn release(&mut self, pool: &Pool, index: usize, holder: Holder, now: Timestamp) {
+        let block = self.blocks.swap_remove(index);
+        let directory = &pool.addresses[usize::from(block.address)].directory;
+        directory.release(block.number, holder, pool.settings.block_rest, now);
+        if self.recent.len() == RECENT_BLOCKS {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((block.address, block.number));
+    }
+
+    /// Gives every empty block back.
+    pub(crate) fn release_empty(&mut self, pool: &Pool, holder: Holder, now: Timestamp) {
+        for index in (0..self.blocks.len()).rev() {
+            if self.blocks[index].is_empty() {
+                self.release(pool, index, holder, now);
+            }
+        }
+    }
+}
+
+/// One internal address.
+#[derive(Debug)]
+pub(crate) struct Subscriber {
+    pub(crate) addr: Ipv4Addr,
+    pub(crate) holdings: Vec<Holding>,
+    pub(crate) sessions: u32,
+    pub(crate) created: u64,
+    pub(crate) refused: u64,
+    /// When the last session ended; meaningful while there is none.
+    pub(crate) idle_since: Timestamp,
+    live: bool,
+}
+
+impl Subscriber {
+    /// What it holds in `pool`; starts empty.
+    pub(crate) fn holding_mut(&mut self, pool: PoolId) -> &mut Holding {
+        let index = self.holdings.iter().position(|h| h.pool == pool).unwrap_or_else(|| {
+            self.holdings.push(Holding::new(pool));
+            self.holdings.len() - 1
+        });
+        &mut self.holdings[index]
+    }
+}
+
+/// All subscribers of one worker.
+#[derive(Debug)]
+pub(crate) struct Subscribers {
+    by_addr: HashMap<Ipv4Addr, u32, RandomState>,
+    all: Vec<Subscriber>,
+    free: Vec<u32>,
+}
+
+impl Subscribers {
+    pub(crate) fn new() -> Self {
+        Self { by_addr: HashMap::with_hasher(RandomState::new()), all: Vec::new(), free: Vec::new() }
+    }
+
+    /// The number of the subscriber at `addr`, who is made known if new.
+    pub(crate) fn get_or_insert(&mut self, addr: Ipv4Addr, now: Timestamp) -> u32 {
+        if let Some(&number) = self.by_addr.get(&addr) {
+            return number;
+        }
+        let subscriber = Subscriber {
+            addr,
+            holdings: Vec::new(),
+            sessions: 0,
+            created: 0,
+            refused: 0,
+            idle_since: now,
+            live: true,
+        };
+        let number = if let Some(number) = self.free.pop() {
+            self.all[number as usize] = subscriber;
+            number
+        } else {
+            self.all.push(subscriber);
+            self.all.len() as u32 - 1
+        };
+        self.by_addr.insert(addr, number);
+        number
+    }
+
+    pub(crate) fn get_mut(&mut self, number: u32) -> &mut Subscriber {
+        &mut self.all[number as usize]
+    }
+
+    pub(crate) fn forget(&mut self, number: u32) {
+        let subscriber = &mut self.all[number as usize];
+        subscriber.live = false;
+        subscriber.holdings = Vec::new();
+        self.by_addr.remove(&subscriber.addr);
+        self.free.push(number);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.by_addr.len()
+    }
+
+    /// Numbers in use are below this.
+    pub(crate) fn end(&self) -> usize {
+        self.all.len()
+    }
+
+    pub(crate) fn live(&self, number: usize) -> Option<&Subscriber> {
+        self.all.get(number).filter(|s| s.live)
+    }
+}

@@ -1,0 +1,143 @@
+//! Which session does a packet belong to?
+
+use crate::endpoint::{Endpoint, FlowKey};
+use crate::index::Index;
+use crate::key::{PackedKey, Secret};
+use crate::session::{Direction, Owner, Session, Slot, reply_key};
+use crate::tcp::State;
+use crate::time::Timestamp;
+
+/// The table is as large as it may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TableFull;
+
+/// All sessions of one worker. Memory for `max` is reserved at start and touched as it is needed;
+/// sessions never move.
+#[derive(Debug)]
+pub(crate) struct SessionTable {
+    index: Index,
+    sessions: Vec<Session>,
+    owners: Vec<Owner>,
+    free: Vec<u32>,
+    max: usize,
+    secret: Secret,
+}
+
+fn find_slot(index: &Index, sessions: &[Session], hash: u64, key: PackedKey) -> Option<Slot> {
+    let is_it = |slot: u32| {
+        let slot = Slot(slot);
+        sessions.get(slot.session()).is_some_and(|s| s.half(slot.direction()).key == key)
+    };
+    index.find(hash, is_it).map(Slot)
+}
+
+impl SessionTable {
+    pub(crate) fn new(max: usize, secret: Secret) -> Self {
+        Self {
+            index: Index::new(2 * max),
+            sessions: Vec::with_capacity(max),
+            owners: Vec::with_capacity(max),
+            free: Vec::new(),
+            max,
+            secret,
+        }
+    }
+
+    pub(crate) fn find(&self, key: &FlowKey) -> Option<Slot> {
+        let key = PackedKey::from(key);
+        find_slot(&self.index, &self.sessions, self.secret.hash(key), key)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.sessions.len() - self.free.len()
+    }
+
+    pub(crate) fn get(&self, slot: Slot) -> &Session {
+        &self.sessions[slot.session()]
+    }
+
+    pub(crate) fn get_mut(&mut self, slot: Slot) -> &mut Session {
+        &mut self.sessions[slot.session()]
+    }
+
+    pub(crate) fn owner(&self, slot: Slot) -> Owner {
+        self.owners[slot.session()]
+    }
+
+    /// Adds a session under both keys, or changes nothing.
+    pub(crate) fn insert(
+        &mut self,
+        key: &FlowKey,
+        public: Endpoint,
+        state: State,
+        owner: Owner,
+        now: Timestamp,
+    ) -> Result<Slot, TableFull> {
+        let session = Session::new(key, public, state, now);
+        let number = match self.free.pop() {
+            Some(number) => {
+                self.sessions[number as usize] = session;
+                self.owners[number as usize] = owner;
+                number
+            }
+            None if self.sessions.len() < self.max => {
+                self.sessions.push(session);
+                self.owners.push(owner);
+                self.sessions.len() as u32 - 1
+            }
+            None => return Err(TableFull),
+        };
+        let slots = [Direction::Outbound, Direction::Inbound].map(|d| Slot::new(number, d));
+        let keys = [PackedKey::from(key), PackedKey::from(&reply_key(key, public))];
+        for (i, slot) in slots.into_iter().enumerate() {
+            let hash = self.secret.hash(keys[i]);
+            if self.index_insert(hash, slot).is_err() {
+                if i == 1 {
+                    self.index.remove(self.secret.hash(keys[0]), slots[0].0);
+                }
+                self.free.push(number);
+                return Err(TableFull);
+            }
+        }
+        Ok(slots[0])
+    }
+
+    fn index_insert(&mut self, hash: u64, slot: Slot) -> Result<(), crate::index::IndexFull> {
+        let (sessions, secret) = (&self.sessions, &self.secret);
+        let hash_of = |slot: u32| {
+            let slot = Slot(slot);
+            secret.hash(sessions[slot.session()].half(slot.direction()).key)
+        };
+        self.index.insert(hash, slot.0, hash_of)
+    }
+
+    /// Removes a session from under both keys.
+    pub(crate) fn remove(&mut self, slot: Slot) {
+        for direction in [Direction::Outbound, Direction::Inbound] {
+            let key = self.sessions[slot.session()].half(direction).key;
+            let slot = Slot::new(slot.number(), direction);
+            self.index.remove(self.secret.hash(key), slot.0);
+        }
+        // The empty key belongs to nobody: iteration passes over it.
+        let session = &mut self.sessions[slot.session()];
+        session.outbound.key = PackedKey::default();
+        session.inbound.key = PackedKey::default();
+        self.free.push(slot.number());
+    }
+
+    /// Session numbers in use are below this.
+    pub(crate) fn end(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// The session with this number, if it is live.
+    pub(crate) fn live(&self, number: usize) -> Option<(&Session, Owner)> {
+        let session = self.sessions.get(number)?;
+        (session.outbound.key != PackedKey::default()).then(|| (session, self.owners[number]))
+    }
+
+    /// Bytes that the table uses now.
+    pub(crate) fn bytes(&self) -> usize {
+        self.index.bytes() + self.sessions.len() * (size_of::<Session>() + size_of::<Owner>())
+    }
+}

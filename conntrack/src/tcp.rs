@@ -1,0 +1,187 @@
+//! In which state is a TCP connection? What both directions' flags say.
+//!
+//! The states of RFC 7857 section 2, plus TIME_WAIT split off once both FINs are acknowledged.
+
+/// The flags of a TCP segment that matter here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpFlags(pub u8);
+
+impl TcpFlags {
+    /// FIN.
+    pub const FIN: u8 = 0x01;
+    /// SYN.
+    pub const SYN: u8 = 0x02;
+    /// RST.
+    pub const RST: u8 = 0x04;
+    /// ACK.
+    pub const ACK: u8 = 0x10;
+
+    /// Whether any flag of `mask` is set.
+    pub const fn has(self, mask: u8) -> bool {
+        self.0 & mask != 0
+    }
+
+    /// A SYN that opens a connection: no ACK, RST or FIN beside it.
+    pub const fn opens(self) -> bool {
+        self.0 & (Self::SYN | Self::ACK | Self::RST | Self::FIN) == Self::SYN
+    }
+}
+
+/// The state of a session. TCP has states of its own; other protocols are [`State::Open`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum State {
+    /// UDP and ICMP queries.
+    Open,
+    /// TCP: a SYN from inside.
+    SynSent,
+    /// TCP: SYNs from both sides, the last acknowledgement is missing.
+    SynReceived,
+    /// TCP: established.
+    Established,
+    /// TCP: a FIN from inside.
+    FinInternal,
+    /// TCP: a FIN from outside.
+    FinExternal,
+    /// TCP: FINs from both sides; the last one came from inside.
+    ClosingInternal,
+    /// TCP: FINs from both sides; the last one came from outside.
+    ClosingExternal,
+    /// TCP: both FINs acknowledged.
+    TimeWait,
+    /// TCP: reset.
+    Reset,
+}
+
+impl State {
+    /// All states.
+    pub const ALL: [Self; 10] = [
+        Self::Open,
+        Self::SynSent,
+        Self::SynReceived,
+        Self::Established,
+        Self::FinInternal,
+        Self::FinExternal,
+        Self::ClosingInternal,
+        Self::ClosingExternal,
+        Self::TimeWait,
+        Self::Reset,
+    ];
+
+    /// The name that people see.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::SynSent => "syn-sent",
+            Self::SynReceived => "syn-received",
+            Self::Established => "established",
+            Self::FinInternal => "fin-internal",
+            Self::FinExternal => "fin-external",
+            Self::ClosingInternal | Self::ClosingExternal => "closing",
+            Self::TimeWait => "time-wait",
+            Self::Reset => "reset",
+        }
+    }
+
+    /// Whether the connection is over: its ports may serve the same remote again when no other is left.
+    pub(crate) const fn is_over(self) -> bool {
+        matches!(self, Self::TimeWait | Self::Reset)
+    }
+
+    /// The state after a segment with `flags` from inside (`outbound`) or outside.
+    #[must_use]
+    pub(crate) fn after(self, flags: TcpFlags, outbound: bool) -> Self {
+        if flags.has(TcpFlags::RST) {
+            return if self == Self::TimeWait { self } else { Self::Reset };
+        }
+        if flags.has(TcpFlags::SYN) {
+            return self.after_syn(flags, outbound);
+        }
+        let next = self.after_ack(flags, outbound);
+        if flags.has(TcpFlags::FIN) { next.after_fin(outbound) } else { next }
+    }
+
+    fn after_syn(self, flags: TcpFlags, outbound: bool) -> Self {
+        match (self, outbound) {
+            // A new connection on the same tuple (`requirements.md`: SYN on TIME_WAIT or reset reopens).
+            (Self::TimeWait | Self::Reset, true) if flags.opens() => Self::SynSent,
+            // SYN-ACK, or the other half of a simultaneous open.
+            (Self::SynSent, false) => Self::SynReceived,
+            _ => self,
+        }
+    }
+
+    fn after_ack(self, flags: TcpFlags, outbound: bool) -> Self {
+        if !flags.has(TcpFlags::ACK) {
+            return self;
+        }
+        match (self, outbound) {
+            // Both have sent their SYN: any segment that acknowledges completes the handshake.
+            (Self::SynReceived, true) => Self::Established,
+            // RFC 7857 section 2.2: a later segment revives a session after a reset.
+            (Self::Reset, _) => Self::Established,
+            // The FIN that came last is acknowledged by the other side.
+            (Self::ClosingInternal, false) | (Self::ClosingExternal, true) => Self::TimeWait,
+            _ => self,
+        }
+    }
+
+    fn after_fin(self, outbound: bool) -> Self {
+        match (self, outbound) {
+            (Self::SynReceived | Self::Established | Self::SynSent, true) => Self::FinInternal,
+            (Self::SynReceived | Self::Established, false) => Self::FinExternal,
+            (Self::FinInternal, false) => Self::ClosingExternal,
+            (Self::FinExternal, true) => Self::ClosingInternal,
+            _ => self,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: u8 = TcpFlags::SYN;
+    const A: u8 = TcpFlags::ACK;
+    const F: u8 = TcpFlags::FIN;
+    const R: u8 = TcpFlags::RST;
+
+    fn run(steps: &[(bool, u8)]) -> State {
+        steps.iter().fold(State::SynSent, |state, &(out, flags)| state.after(TcpFlags(flags), out))
+    }
+
+    #[test]
+    fn opens_transfers_and_closes() {
+        let open = [(false, S | A), (true, A)];
+        assert_eq!(run(&open[..1]), State::SynReceived);
+        assert_eq!(run(&open), State::Established);
+        let close = [(false, S | A), (true, A), (false, F | A), (true, A), (true, F | A), (false, A)];
+        assert_eq!(run(&close[..3]), State::FinExternal);
+        assert_eq!(run(&close[..4]), State::FinExternal, "half-closed");
+        assert_eq!(run(&close[..5]), State::ClosingInternal);
+        assert_eq!(run(&close), State::TimeWait);
+        let other = [(false, S | A), (true, A), (true, F | A), (false, F | A), (true, A)];
+        assert_eq!(run(&other), State::TimeWait);
+    }
+
+    #[test]
+    fn simultaneous_open_and_close() {
+        assert_eq!(run(&[(false, S), (true, S | A), (false, S | A), (true, A)]), State::Established);
+        let both = [(false, S | A), (true, A), (true, F | A), (false, F | A)];
+        assert_eq!(run(&both), State::ClosingExternal);
+    }
+
+    #[test]
+    fn reset_and_revival() {
+        let reset = [(false, S | A), (true, A), (false, R)];
+        assert_eq!(run(&reset), State::Reset);
+        assert_eq!(run(&[&reset[..], &[(true, A)]].concat()), State::Established);
+        assert_eq!(run(&[&reset[..], &[(true, S)]].concat()), State::SynSent);
+        assert_eq!(run(&[(false, R | A)]), State::Reset, "refused");
+    }
+
+    #[test]
+    fn a_stranger_can_not_open() {
+        assert_eq!(State::TimeWait.after(TcpFlags(S), false), State::TimeWait);
+    }
+}
