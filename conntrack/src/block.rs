@@ -176,7 +176,11 @@ mod tests {
             let port = 1024 + len / 2;
             block.use_port(Protocol::Tcp, port);
             block.return_port(Protocol::Tcp, port);
-            assert_eq!(block.unused_port(Protocol::Tcp, 0), None, "one of two sessions still uses it");
+            assert_eq!(
+                block.unused_port(Protocol::Tcp, 0),
+                None,
+                "one of two sessions still uses it"
+            );
             block.return_port(Protocol::Tcp, port);
             assert_eq!(block.unused_port(Protocol::Tcp, 0), Some(port));
             block.use_port(Protocol::Tcp, port);

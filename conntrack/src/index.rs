@@ -151,7 +151,10 @@ impl Index {
             let other = self.buckets[home].slots[way];
             let other_hash = hash_of(other);
             let [first, second] = places(other_hash).map(|place| self.bucket_of(place));
-            if first != home || second == home || !self.buckets[second].put(tag_of(other_hash), other) {
+            if first != home
+                || second == home
+                || !self.buckets[second].put(tag_of(other_hash), other)
+            {
                 continue;
             }
             let bucket = &mut self.buckets[home];
@@ -213,7 +216,7 @@ impl Index {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashMap;
+    use std::collections::HashSet;
 
     use proptest::prelude::*;
 
@@ -263,22 +266,22 @@ mod tests {
         #[test]
         fn agrees_with_a_hash_map(steps in prop::collection::vec((any::<bool>(), 0u32..20_000), 1..4_000)) {
             let mut index = Index::new(20_000);
-            let mut twin: HashMap<u32, ()> = HashMap::new();
+            let mut twin: HashSet<u32> = HashSet::new();
             // Half of the keys share their low hash bits, so that buckets overflow.
-            let hash = |slot: u32| if slot % 2 == 0 { hash(slot) & !0xfff } else { hash(slot) };
+            let hash = |slot: u32| if slot.is_multiple_of(2) { hash(slot) & !0xfff } else { hash(slot) };
             for (add, slot) in steps {
-                if add && !twin.contains_key(&slot) {
+                if add && !twin.contains(&slot) {
                     if index.insert(hash(slot), slot, hash).is_ok() {
-                        twin.insert(slot, ());
+                        twin.insert(slot);
                     }
-                } else if !add && twin.remove(&slot).is_some() {
+                } else if !add && twin.remove(&slot) {
                     index.remove(hash(slot), slot);
                 }
             }
             prop_assert_eq!(index.entries, twin.len());
             for slot in 0..20_000 {
                 let found = index.find(hash(slot), |s| s == slot).is_some();
-                prop_assert_eq!(found, twin.contains_key(&slot));
+                prop_assert_eq!(found, twin.contains(&slot));
             }
         }
     }

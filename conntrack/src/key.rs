@@ -17,7 +17,8 @@ pub(crate) struct PackedKey {
 impl From<&FlowKey> for PackedKey {
     fn from(key: &FlowKey) -> Self {
         Self {
-            addresses: u64::from(u32::from(key.src.addr)) << 32 | u64::from(u32::from(key.dst.addr)),
+            addresses: u64::from(u32::from(key.src.addr)) << 32
+                | u64::from(u32::from(key.dst.addr)),
             rest: u64::from(key.src.port) << 48
                 | u64::from(key.dst.port) << 32
                 | u64::from(key.protocol as u8) << 8

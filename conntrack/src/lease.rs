@@ -42,7 +42,8 @@ pub(crate) struct Search<'a> {
 
 impl Search<'_> {
     pub(crate) fn lease(&self, holding: &mut Holding) -> Result<Lease, NoBlock> {
-        if let Some(public) = self.unused(holding).or_else(|| self.reusable(holding, REUSE_PROBES)) {
+        if let Some(public) = self.unused(holding).or_else(|| self.reusable(holding, REUSE_PROBES))
+        {
             return Ok(Lease { public, replaces: None });
         }
         match holding.claim(self.pool, self.holder, self.random, self.now) {

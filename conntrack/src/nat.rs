@@ -161,17 +161,14 @@ impl Nat {
         let number = self.subscribers.get_or_insert(key.src.addr, now);
         let opened = self.open_for(number, key, admission, state, now);
         let subscriber = self.subscribers.get_mut(number);
-        match opened {
-            Ok(slot) => {
-                subscriber.sessions += 1;
-                subscriber.created += 1;
-                self.created += 1;
-                self.arm(slot, now);
-            }
-            Err(_) => {
-                subscriber.refused += 1;
-                self.rest_if_idle(number, now);
-            }
+        if let Ok(slot) = opened {
+            subscriber.sessions += 1;
+            subscriber.created += 1;
+            self.created += 1;
+            self.arm(slot, now);
+        } else {
+            subscriber.refused += 1;
+            self.rest_if_idle(number, now);
         }
         opened
     }

@@ -10,10 +10,7 @@ pub struct ChecksumDelta(pub u16);
 impl ChecksumDelta {
     /// The change from replacing the 16-bit words `old` by `new`: the sum of `!old + new`.
     fn of(words: impl IntoIterator<Item = (u16, u16)>) -> Self {
-        let sum: u32 = words
-            .into_iter()
-            .map(|(old, new)| u32::from(!old) + u32::from(new))
-            .sum();
+        let sum: u32 = words.into_iter().map(|(old, new)| u32::from(!old) + u32::from(new)).sum();
         let folded = (sum & 0xffff) + (sum >> 16);
         Self(((folded & 0xffff) + (folded >> 16)) as u16)
     }

@@ -60,7 +60,12 @@ impl Holding {
         Ok(())
     }
 
-    fn reclaim(&mut self, pool: &Pool, holder: Holder, now: Timestamp) -> Option<(u16, BlockNumber)> {
+    fn reclaim(
+        &mut self,
+        pool: &Pool,
+        holder: Holder,
+        now: Timestamp,
+    ) -> Option<(u16, BlockNumber)> {
         while let Some((address, number)) = self.recent.pop_back() {
             let directory = &pool.addresses.get(usize::from(address))?.directory;
             if directory.claim_block(number, holder, now) {
@@ -90,7 +95,8 @@ impl Holding {
     pub(crate) fn block_of(&mut self, pool: &Pool, public: Endpoint) -> Option<usize> {
         self.blocks.iter().position(|block| {
             block.holds(public.port)
-                && pool.addresses.get(usize::from(block.address)).map(|a| a.addr) == Some(public.addr)
+                && pool.addresses.get(usize::from(block.address)).map(|a| a.addr)
+                    == Some(public.addr)
         })
     }
 
@@ -106,7 +112,8 @@ impl Holding {
         self.sessions = self.sessions.saturating_sub(1);
         let Some(index) = self.block_of(pool, public) else { return };
         self.blocks[index].return_port(protocol, public.port);
-        if self.blocks[index].is_empty() && self.blocks.iter().filter(|b| b.is_empty()).count() > 1 {
+        if self.blocks[index].is_empty() && self.blocks.iter().filter(|b| b.is_empty()).count() > 1
+        {
             self.release(pool, index, holder, now);
         }
     }
@@ -165,7 +172,11 @@ pub(crate) struct Subscribers {
 
 impl Subscribers {
     pub(crate) fn new() -> Self {
-        Self { by_addr: HashMap::with_hasher(RandomState::new()), all: Vec::new(), free: Vec::new() }
+        Self {
+            by_addr: HashMap::with_hasher(RandomState::new()),
+            all: Vec::new(),
+            free: Vec::new(),
+        }
     }
 
     /// The number of the subscriber at `addr`, who is made known if new.

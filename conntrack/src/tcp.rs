@@ -116,10 +116,9 @@ impl State {
             return self;
         }
         match (self, outbound) {
-            // Both have sent their SYN: any segment that acknowledges completes the handshake.
-            (Self::SynReceived, true) => Self::Established,
-            // RFC 7857 section 2.2: a later segment revives a session after a reset.
-            (Self::Reset, _) => Self::Established,
+            // Both have sent their SYN: any segment that acknowledges completes the handshake. And a later
+            // segment revives a session after a reset (RFC 7857 section 2.2).
+            (Self::SynReceived, true) | (Self::Reset, _) => Self::Established,
             // The FIN that came last is acknowledged by the other side.
             (Self::ClosingInternal, false) | (Self::ClosingExternal, true) => Self::TimeWait,
             _ => self,
@@ -155,7 +154,8 @@ mod tests {
         let open = [(false, S | A), (true, A)];
         assert_eq!(run(&open[..1]), State::SynReceived);
         assert_eq!(run(&open), State::Established);
-        let close = [(false, S | A), (true, A), (false, F | A), (true, A), (true, F | A), (false, A)];
+        let close =
+            [(false, S | A), (true, A), (false, F | A), (true, A), (true, F | A), (false, A)];
         assert_eq!(run(&close[..3]), State::FinExternal);
         assert_eq!(run(&close[..4]), State::FinExternal, "half-closed");
         assert_eq!(run(&close[..5]), State::ClosingInternal);
@@ -166,7 +166,10 @@ mod tests {
 
     #[test]
     fn simultaneous_open_and_close() {
-        assert_eq!(run(&[(false, S), (true, S | A), (false, S | A), (true, A)]), State::Established);
+        assert_eq!(
+            run(&[(false, S), (true, S | A), (false, S | A), (true, A)]),
+            State::Established
+        );
         let both = [(false, S | A), (true, A), (true, F | A), (false, F | A)];
         assert_eq!(run(&both), State::ClosingExternal);
     }

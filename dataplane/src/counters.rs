@@ -58,6 +58,8 @@ pub struct WorkerCounters {
     pub forwarded: Counter,
     /// Packets answered by natgate itself (ARP, echo, reset, ICMP errors).
     pub answered: Counter,
+    /// Gratuitous ARPs sent; not part of the balance, since nothing was received for them.
+    pub announced: Counter,
     /// Packets given to their home worker.
     pub handed_over: Counter,
     /// Packets taken from other workers.

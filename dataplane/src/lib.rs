@@ -6,16 +6,30 @@
 
 #![deny(unsafe_code)]
 
+mod answer;
 pub mod counters;
 pub mod drop_reason;
+pub mod hand_off;
+mod hold;
 pub mod interface;
 pub mod io;
+mod listing;
 pub mod lpm;
+pub mod memory;
+pub mod packet;
+mod pipeline;
 pub mod request;
 pub mod roads;
 pub mod rule;
+mod slow_path;
 pub mod snapshot;
+pub mod wire;
+pub mod worker;
 pub mod xsk;
+
+#[cfg(test)]
+mod tests;
 
 pub use drop_reason::DropReason;
 pub use io::PacketIo;
+pub use worker::Worker;

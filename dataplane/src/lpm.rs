@@ -143,7 +143,7 @@ mod tests {
             let items: Vec<_> = seen.into_iter().collect();
             let lpm: Lpm<u32> = items.iter().copied().collect();
             for low in addrs {
-                let addr = Ipv4Addr::from(0x0a64_0000 | low << 4 | low % 16);
+                let addr = Ipv4Addr::from(0x0a64_0000 | (low << 4) | (low % 16));
                 prop_assert_eq!(lpm.get(addr).copied(), naive(&items, addr));
             }
         }

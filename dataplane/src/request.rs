@@ -13,6 +13,8 @@ pub enum Request {
     Sessions(SessionFilter, Sender<Vec<SessionRow>>),
     /// List subscribers.
     Subscribers(SubscriberFilter, Sender<Vec<SubscriberRow>>),
+    /// Announce the pool addresses that are on-link by gratuitous ARP.
+    Announce,
     /// Finish the burst and return.
     Stop,
 }

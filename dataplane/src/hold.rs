@@ -1,0 +1,134 @@
+//! Packets that wait until the kernel has resolved their next hop.
+//!
+//! They are translated already; only the Ethernet addresses are missing. Few wait, and not for long.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use ahash::RandomState;
+use conntrack::Timestamp;
+
+use crate::interface::InterfaceId;
+
+/// Packets that may wait for one neighbour.
+const PER_NEIGHBOUR: usize = 64;
+/// Packets that may wait in all.
+const TOTAL: usize = 512;
+/// How long a packet waits: the kernel asks three times, a second apart.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How often the kernel is asked for one neighbour at most.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+/// A neighbour on one of the gateway's links.
+pub(crate) type Neighbour = (InterfaceId, Ipv4Addr);
+
+#[derive(Debug)]
+struct Waiting<F> {
+    frames: Vec<(Timestamp, F)>,
+    asked: Timestamp,
+}
+
+/// The packets of one worker that wait.
+#[derive(Debug)]
+pub(crate) struct Hold<F> {
+    neighbours: HashMap<Neighbour, Waiting<F>, RandomState>,
+    len: usize,
+}
+
+impl<F> Hold<F> {
+    pub(crate) fn new() -> Self {
+        Self { neighbours: HashMap::with_hasher(RandomState::new()), len: 0 }
+    }
+
+    /// How many packets wait.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Lets a packet wait; gives it back if too many wait already. The flag says whether the kernel should
+    /// be asked (again).
+    pub(crate) fn push(
+        &mut self,
+        neighbour: Neighbour,
+        frame: F,
+        now: Timestamp,
+    ) -> (bool, Option<F>) {
+        let waiting = self
+            .neighbours
+            .entry(neighbour)
+            .or_insert_with(|| Waiting { frames: Vec::new(), asked: Timestamp::default() });
+        let ask = waiting.frames.is_empty() || now.since(waiting.asked) >= ASK_AGAIN;
+        if ask {
+            waiting.asked = now;
+        }
+        if waiting.frames.len() >= PER_NEIGHBOUR || self.len >= TOTAL {
+            return (ask, Some(frame));
+        }
+        waiting.frames.push((now, frame));
+        self.len += 1;
+        (ask, None)
+    }
+
+    /// Takes out the packets of the first neighbour for which `ready` says yes.
+    pub(crate) fn take_ready(
+        &mut self,
+        mut ready: impl FnMut(Neighbour) -> bool,
+    ) -> Option<(Neighbour, Vec<F>)> {
+        let neighbour = self.neighbours.keys().copied().find(|&n| ready(n))?;
+        let waiting = self.neighbours.remove(&neighbour)?;
+        self.len -= waiting.frames.len();
+        Some((neighbour, waiting.frames.into_iter().map(|(_, frame)| frame).collect()))
+    }
+
+    /// Takes out the packets that have waited too long.
+    pub(crate) fn take_overdue(&mut self, now: Timestamp) -> Vec<F> {
+        let mut overdue = Vec::new();
+        self.neighbours.retain(|_, waiting| {
+            let count = waiting
+                .frames
+                .iter()
+                .take_while(|(since, _)| now.since(*since) >= PATIENCE)
+                .count();
+            overdue.extend(waiting.frames.drain(..count).map(|(_, frame)| frame));
+            !waiting.frames.is_empty()
+        });
+        self.len -= overdue.len();
+        overdue
+    }
+
+    /// Takes out everything.
+    pub(crate) fn take_all(&mut self) -> Vec<F> {
+        self.len = 0;
+        let all = std::mem::take(&mut self.neighbours).into_values();
+        all.flat_map(|waiting| waiting.frames.into_iter().map(|(_, frame)| frame)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const N: Neighbour = (InterfaceId(0), Ipv4Addr::LOCALHOST);
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    #[test]
+    fn bounded_and_impatient() {
+        let mut hold = Hold::new();
+        for i in 0..PER_NEIGHBOUR {
+            assert_eq!(hold.push(N, i, at(10)), (i == 0, None));
+        }
+        assert_eq!(hold.push(N, 99, at(11)), (false, Some(99)));
+        assert_eq!(hold.push(N, 99, at(600)), (true, Some(99)), "asks again");
+        assert!(hold.take_overdue(at(3_009)).is_empty());
+        assert_eq!(hold.take_overdue(at(3_010)).len(), PER_NEIGHBOUR);
+        assert_eq!(hold.len(), 0);
+        assert_eq!(hold.push(N, 1, at(4_000)), (true, None));
+        assert!(hold.take_ready(|_| false).is_none());
+        assert_eq!(hold.take_ready(|n| n == N), Some((N, vec![1])));
+        assert_eq!(hold.len(), 0);
+    }
+}

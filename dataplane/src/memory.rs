@@ -1,0 +1,131 @@
+//! Packet I/O in memory: for tests, replay and benchmarks.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::interface::InterfaceId;
+use crate::io::{IoStats, PacketIo, Received, Waker};
+
+/// Room in a frame, in bytes.
+pub const FRAME_SIZE: usize = 2048;
+
+/// A frame: owns its bytes.
+#[must_use = "a frame that is dropped without release is lost to its pool"]
+#[derive(Debug)]
+pub struct Frame {
+    bytes: Box<[u8; FRAME_SIZE]>,
+    len: usize,
+}
+
+/// A backend whose packets come from [`MemoryIo::inject`] and go to [`MemoryIo::take_sent`].
+#[derive(Debug)]
+pub struct MemoryIo {
+    arriving: VecDeque<Received<Frame>>,
+    sent: VecDeque<(InterfaceId, Frame)>,
+    free: Vec<Frame>,
+    /// Frames that this backend made; frames of other workers may come and go.
+    made: usize,
+    transmit_room: usize,
+    waker: Waker,
+}
+
+impl MemoryIo {
+    /// A backend with `frames` frames.
+    pub fn new(frames: usize) -> std::io::Result<Self> {
+        let frame = |_| Frame { bytes: Box::new([0; FRAME_SIZE]), len: 0 };
+        Ok(Self {
+            arriving: VecDeque::new(),
+            sent: VecDeque::new(),
+            free: (0..frames).map(frame).collect(),
+            made: frames,
+            transmit_room: usize::MAX,
+            waker: Waker::new()?,
+        })
+    }
+
+    /// Lets at most `room` frames wait in the transmit ring.
+    pub fn limit_transmit(&mut self, room: usize) {
+        self.transmit_room = room;
+    }
+
+    /// Makes a packet arrive by `interface`; false if no frame is free or it is too long.
+    pub fn inject(&mut self, interface: InterfaceId, packet: &[u8]) -> bool {
+        if packet.len() > FRAME_SIZE {
+            return false;
+        }
+        let Some(mut frame) = self.free.pop() else { return false };
+        frame.bytes[..packet.len()].copy_from_slice(packet);
+        frame.len = packet.len();
+        self.arriving.push_back(Received { frame, interface });
+        true
+    }
+
+    /// The next packet that was sent, and by which interface.
+    pub fn take_sent(&mut self) -> Option<(InterfaceId, Vec<u8>)> {
+        let (interface, frame) = self.sent.pop_front()?;
+        let packet = frame.bytes[..frame.len].to_vec();
+        self.free.push(frame);
+        Some((interface, packet))
+    }
+
+    /// Frames here now, and frames made here: equal sums over all workers when none is in flight or lost.
+    pub fn frames(&self) -> (usize, usize) {
+        (self.arriving.len() + self.sent.len() + self.free.len(), self.made)
+    }
+}
+
+impl PacketIo for MemoryIo {
+    type Frame = Frame;
+
+    fn receive(&mut self, room: usize, into: &mut Vec<Received<Frame>>) -> usize {
+        let count = room.min(self.arriving.len());
+        into.extend(self.arriving.drain(..count));
+        count
+    }
+
+    fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
+        &frame.bytes[..frame.len]
+    }
+
+    fn bytes_mut<'a>(&'a mut self, frame: &'a mut Frame) -> &'a mut [u8] {
+        &mut frame.bytes[..frame.len]
+    }
+
+    fn resize(&mut self, frame: &mut Frame, len: usize) -> bool {
+        if len <= FRAME_SIZE {
+            frame.len = len;
+        }
+        len <= FRAME_SIZE
+    }
+
+    fn allocate(&mut self) -> Option<Frame> {
+        let mut frame = self.free.pop()?;
+        frame.len = 0;
+        Some(frame)
+    }
+
+    fn release(&mut self, frame: Frame) {
+        self.free.push(frame);
+    }
+
+    fn transmit(&mut self, interface: InterfaceId, frame: Frame) -> bool {
+        if self.sent.len() >= self.transmit_room {
+            self.free.push(frame);
+            return false;
+        }
+        self.sent.push_back((interface, frame));
+        true
+    }
+
+    fn flush(&mut self) {}
+
+    fn wait(&mut self, _timeout: Duration) {}
+
+    fn waker(&self) -> &Waker {
+        &self.waker
+    }
+
+    fn stats(&self) -> IoStats {
+        IoStats { frames_free: self.free.len() as u64, ..IoStats::default() }
+    }
+}

@@ -1,0 +1,188 @@
+//! The packet's way, from top to bottom.
+//!
+//! ```text
+//! parse ─► answer? ─► whose? ──not mine──► hand-off ring ─► home worker
+//!                       │ mine
+//!                 look up session ──miss──► slow path: rule, subscriber, port, session
+//!                       │ hit
+//!                 next hop ─► rewrite ─► count ─► transmit
+//! ```
+
+use conntrack::{CachedHop, Realm, Slot, Timestamp};
+
+use crate::drop_reason::DropReason;
+use crate::hand_off::HandedOver;
+use crate::interface::InterfaceId;
+use crate::io::{PacketIo, Received};
+use crate::packet::{Content, Echo, Packet, Transport};
+use crate::roads::{AdjacencyId, NextHop};
+use crate::rule::Action;
+use crate::slow_path::Admitted;
+use crate::worker::Worker;
+
+/// What becomes of a packet that is not dropped.
+#[derive(Clone, Copy)]
+pub(crate) enum Fate {
+    /// It leaves towards this next hop.
+    Forward(NextHop),
+    /// It was turned into an answer and goes back.
+    Answer,
+    /// It belongs to this worker.
+    HandOver(u16, Packet, Realm),
+}
+
+impl<I: PacketIo> Worker<I> {
+    /// A packet that has arrived.
+    pub(crate) fn arrive(&mut self, mut received: Received<I::Frame>, now: Timestamp) {
+        let fate = self.receive(&mut received, now);
+        self.finish(received, fate, now);
+    }
+
+    /// A packet that another worker has given us.
+    pub(crate) fn take_over(&mut self, mut given: HandedOver<I::Frame>, now: Timestamp) {
+        let fate = self.translate(&mut given.received, &given.packet, given.realm, now);
+        self.finish(given.received, fate, now);
+    }
+
+    fn receive(
+        &mut self,
+        received: &mut Received<I::Frame>,
+        now: Timestamp,
+    ) -> Result<Fate, DropReason> {
+        let packet = match Content::parse(self.io.bytes(&received.frame))? {
+            Content::Arp => return self.answer_arp(received),
+            Content::Packet(packet) => packet,
+        };
+        let realm = self.realm_of(&packet, received.interface);
+        if packet.transport == Transport::Icmp(Echo::Request) && self.is_public(packet.dst.addr) {
+            return self.answer_echo(received, &packet, now);
+        }
+        match self.home_of(&packet, realm)? {
+            home if home == self.id => self.translate(received, &packet, realm, now),
+            home => Ok(Fate::HandOver(home, packet, realm)),
+        }
+    }
+
+    fn translate(
+        &mut self,
+        received: &mut Received<I::Frame>,
+        packet: &Packet,
+        realm: Realm,
+        now: Timestamp,
+    ) -> Result<Fate, DropReason> {
+        if packet.ttl <= 1 {
+            return Err(DropReason::TtlExpired);
+        }
+        let found = packet.flow_key(realm).ok().and_then(|key| self.nat.find(&key));
+        let slot = match found {
+            Some(slot) => slot,
+            None => match self.admit(received, packet, realm, now)? {
+                Admitted::Session(slot) => slot,
+                Admitted::Exempt => return self.forward_exempt(received, packet, realm),
+                Admitted::Answered => return Ok(Fate::Answer),
+            },
+        };
+        let rewrite = self.nat.rewrite(slot);
+        let hop = self.next_hop(slot, rewrite.dst.addr);
+        self.may_leave(hop, realm, packet)?;
+        let repairs = self.interface(received.interface).is_some_and(|i| i.repair_checksums);
+        let frame = self.io.bytes_mut(&mut received.frame);
+        if repairs && packet.repair_partial_checksum(frame) {
+            self.counters().checksums_repaired.add(1);
+        }
+        let frame = self.io.bytes_mut(&mut received.frame);
+        packet.translate(frame, &rewrite)?;
+        self.nat.commit(slot, now, packet.len.into(), packet.tcp_flags());
+        Ok(Fate::Forward(hop))
+    }
+
+    /// Which side the packet came from; on a one-armed interface the source address tells.
+    fn realm_of(&self, packet: &Packet, interface: InterfaceId) -> Realm {
+        let internal = self.interface(interface).is_some_and(|interface| {
+            let roles = interface.roles;
+            roles.internal
+                && (!roles.external || self.snapshot.policy.rules.knows_source(packet.src.addr))
+        });
+        if internal { Realm::Internal } else { Realm::External }
+    }
+
+    /// The worker that owns the packet's subscriber: a hash from inside, one array look-up from outside.
+    fn home_of(&self, packet: &Packet, realm: Realm) -> Result<u16, DropReason> {
+        if realm == Realm::Internal {
+            return Ok(self.nat.secret().home(packet.src.addr, self.hand_off.workers()));
+        }
+        if self.is_public(packet.src.addr) {
+            return Err(DropReason::Spoofed);
+        }
+        match self.snapshot.policy.addresses.get(&packet.dst.addr) {
+            Some(address) => {
+                packet.flow_key(realm)?;
+                address.directory.worker_of(packet.dst.port).ok_or(DropReason::NoSession)
+            }
+            // A reply to exempt traffic: no state, so any worker will do.
+            None => Ok(self.id),
+        }
+    }
+
+    /// The next hop of a session's packets: kept until the mirror's routes change.
+    fn next_hop(&mut self, slot: Slot, destination: std::net::Ipv4Addr) -> NextHop {
+        let roads = &self.snapshot.roads;
+        let kept = self.nat.hop(slot);
+        if kept.generation == roads.generation && kept != CachedHop::NONE {
+            return NextHop::Adjacency(AdjacencyId(kept.adjacency));
+        }
+        let hop = roads.next_hop(destination);
+        if let NextHop::Adjacency(id) = hop {
+            self.nat.set_hop(slot, CachedHop { adjacency: id.0, generation: roads.generation });
+        }
+        hop
+    }
+
+    /// Whether the packet may leave that way: by the right side, and not too big for it.
+    fn may_leave(&self, hop: NextHop, realm: Realm, packet: &Packet) -> Result<(), DropReason> {
+        let id = match hop {
+            NextHop::Adjacency(id) => self.snapshot.roads.adjacency(id).map(|a| a.interface),
+            NextHop::Unknown(interface, _) => Some(interface),
+            NextHop::Unreachable => return Err(DropReason::NoRoute),
+            NextHop::NotOurs => return Err(DropReason::WrongInterface),
+        };
+        let interface = id.and_then(|id| self.interface(id)).ok_or(DropReason::WrongInterface)?;
+        let right_side = match realm {
+            Realm::Internal => interface.roles.external,
+            Realm::External => interface.roles.internal,
+        };
+        if !right_side {
+            return Err(DropReason::WrongInterface);
+        }
+        if packet.len > interface.mtu { Err(DropReason::TooBig) } else { Ok(()) }
+    }
+
+    /// Forwards a packet of an exempt flow: no state, TTL − 1 (RFC 6888 REQ-6).
+    fn forward_exempt(
+        &mut self,
+        received: &mut Received<I::Frame>,
+        packet: &Packet,
+        realm: Realm,
+    ) -> Result<Fate, DropReason> {
+        let hop = self.snapshot.roads.next_hop(packet.dst.addr);
+        self.may_leave(hop, realm, packet)?;
+        let repairs = self.interface(received.interface).is_some_and(|i| i.repair_checksums);
+        let frame = self.io.bytes_mut(&mut received.frame);
+        if repairs {
+            packet.repair_partial_checksum(frame);
+        }
+        packet.forward_untranslated(frame)?;
+        Ok(Fate::Forward(hop))
+    }
+
+    /// The action of the rule that decides about a flow between these two ends, seen from the pod.
+    pub(crate) fn rule_for(&self, packet: &Packet, realm: Realm) -> Option<(u16, Action)> {
+        let (pod, remote) = match realm {
+            Realm::Internal => (packet.src, packet.dst),
+            Realm::External => (packet.dst, packet.src),
+        };
+        let rules = &self.snapshot.policy.rules;
+        let (id, rule) = rules.decide(pod.addr, remote.addr, packet.protocol(), remote.port)?;
+        Some((id.0, rule.action))
+    }
+}

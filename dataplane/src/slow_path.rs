@@ -1,0 +1,127 @@
+//! The first packet of a flow, and what natgate answers by itself.
+
+use std::net::Ipv4Addr;
+
+use conntrack::{Admission, Realm, Refusal, Slot, Timestamp};
+
+use crate::answer;
+use crate::drop_reason::DropReason;
+use crate::io::{PacketIo, Received};
+use crate::packet::Packet;
+use crate::pipeline::Fate;
+use crate::rule::Action;
+use crate::worker::Worker;
+
+/// What the slow path decides about a packet without session.
+pub(crate) enum Admitted {
+    /// A session was opened for it.
+    Session(Slot),
+    /// It is forwarded untranslated, without state.
+    Exempt,
+    /// It was turned into an answer.
+    Answered,
+}
+
+impl From<Refusal> for DropReason {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NotSyn => Self::TcpNotSyn,
+            Refusal::QuotaBlocks => Self::QuotaBlocks,
+            Refusal::QuotaSessions => Self::QuotaSessions,
+            Refusal::PoolExhausted => Self::PoolExhausted,
+            Refusal::TableFull => Self::TableFull,
+        }
+    }
+}
+
+impl<I: PacketIo> Worker<I> {
+    /// Whether `addr` is a pool address.
+    pub(crate) fn is_public(&self, addr: Ipv4Addr) -> bool {
+        self.snapshot.policy.addresses.contains_key(&addr)
+    }
+
+    /// Decides about a packet that has no session.
+    pub(crate) fn admit(
+        &mut self,
+        received: &mut Received<I::Frame>,
+        packet: &Packet,
+        realm: Realm,
+        now: Timestamp,
+    ) -> Result<Admitted, DropReason> {
+        self.counters().slow_path.add(1);
+        if self.is_public(packet.dst.addr) {
+            return Err(match realm {
+                Realm::Internal => DropReason::Hairpin,
+                Realm::External => packet.flow_key(realm).err().unwrap_or(DropReason::NoSession),
+            });
+        }
+        let (rule, action) = self.rule_for(packet, realm).ok_or(DropReason::NoRule)?;
+        let pool = match (action, realm) {
+            (Action::Exempt, _) => return Ok(Admitted::Exempt),
+            (Action::Pool(_), Realm::External) => return Err(DropReason::Spoofed),
+            (Action::Pool(pool), Realm::Internal) => pool,
+        };
+        let key = packet.flow_key(realm)?;
+        match self.nat.open(&key, Admission { pool, rule }, packet.tcp_flags(), now) {
+            Ok(slot) => Ok(Admitted::Session(slot)),
+            Err(Refusal::NotSyn) => self.answer_reset(received, packet, now),
+            Err(refusal) => Err(refusal.into()),
+        }
+    }
+
+    /// A segment from inside whose connection nobody knows: end it, so that the pod does not wait.
+    fn answer_reset(
+        &mut self,
+        received: &mut Received<I::Frame>,
+        packet: &Packet,
+        now: Timestamp,
+    ) -> Result<Admitted, DropReason> {
+        let is_reset = packet.tcp_flags().is_some_and(|f| f.has(conntrack::TcpFlags::RST));
+        if is_reset || now.since(self.started) < answer::GRACE || !self.reset_limit.allow(now) {
+            return Err(DropReason::TcpNotSyn);
+        }
+        let snapshot = std::sync::Arc::clone(&self.snapshot);
+        let interface = snapshot
+            .interfaces
+            .get(received.interface.index())
+            .ok_or(DropReason::WrongInterface)?;
+        answer::reset(&mut self.io, &mut received.frame, packet, interface)?;
+        Ok(Admitted::Answered)
+    }
+
+    /// ARP: natgate has the pool addresses, on every external link on which somebody asks for them.
+    pub(crate) fn answer_arp(
+        &mut self,
+        received: &mut Received<I::Frame>,
+    ) -> Result<Fate, DropReason> {
+        let policy = &self.snapshot.policy;
+        let interface = self
+            .snapshot
+            .interfaces
+            .get(received.interface.index())
+            .ok_or(DropReason::WrongInterface)?;
+        let frame = self.io.bytes_mut(&mut received.frame);
+        answer::arp_reply(frame, interface, |addr| policy.addresses.contains_key(&addr))?;
+        Ok(Fate::Answer)
+    }
+
+    /// A ping to a pool address, from either side.
+    pub(crate) fn answer_echo(
+        &mut self,
+        received: &mut Received<I::Frame>,
+        packet: &Packet,
+        now: Timestamp,
+    ) -> Result<Fate, DropReason> {
+        if !self.snapshot.policy.answer_ping || !self.echo_limit.allow(now) {
+            return Err(DropReason::EchoLimited);
+        }
+        let interface = self
+            .snapshot
+            .interfaces
+            .get(received.interface.index())
+            .ok_or(DropReason::WrongInterface)?;
+        let frame = self.io.bytes_mut(&mut received.frame);
+        answer::echo_reply(frame, packet, interface)?;
+        Ok(Fate::Answer)
+    }
+}

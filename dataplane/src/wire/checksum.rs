@@ -1,0 +1,77 @@
+//! The Internet checksum (RFC 1071) and its incremental update (RFC 1624).
+
+use std::net::Ipv4Addr;
+
+use conntrack::ChecksumDelta;
+
+/// Folds a sum of 16-bit words to 16 bits.
+pub fn fold(sum: u64) -> u16 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
+}
+
+/// The one's-complement sum of `bytes`, an odd last byte padded with zero; not complemented.
+pub fn sum(bytes: &[u8]) -> u64 {
+    // Sums are independent of byte order up to a swap of the result (RFC 1071, 2B): add native words.
+    let mut chunks = bytes.chunks_exact(4);
+    let mut native: u64 =
+        chunks.by_ref().map(|c| u64::from(u32::from_ne_bytes([c[0], c[1], c[2], c[3]]))).sum();
+    let mut rest = [0; 4];
+    let tail = chunks.remainder();
+    rest[..tail.len()].copy_from_slice(tail);
+    native += u64::from(u32::from_ne_bytes(rest));
+    u64::from(u16::from_be(fold(native)))
+}
+
+/// The sum of the pseudo-header of TCP and UDP over IPv4; `len` in bytes.
+pub fn pseudo_header(src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, len: u16) -> u64 {
+    let (src, dst) = (u32::from(src), u32::from(dst));
+    u64::from(src >> 16)
+        + u64::from(src & 0xffff)
+        + u64::from(dst >> 16)
+        + u64::from(dst & 0xffff)
+        + u64::from(protocol)
+        + u64::from(len)
+}
+
+/// `checksum` after the words it covers have changed by `delta` (RFC 1624 equation 3).
+pub fn update(checksum: u16, delta: ChecksumDelta) -> u16 {
+    !fold(u64::from(!checksum) + u64::from(delta.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn naive(bytes: &[u8]) -> u16 {
+        let words = bytes.chunks(2).map(|c| u16::from_be_bytes([c[0], *c.get(1).unwrap_or(&0)]));
+        words.fold(0u16, |sum, word| {
+            let (sum, carry) = sum.overflowing_add(word);
+            sum + u16::from(carry)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_word_by_word(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            // Zero has two forms; both stand for the same sum.
+            let (got, want) = (fold(sum(&bytes)), naive(&bytes));
+            prop_assert!(got == want || got ^ want == 0xffff, "{got:04x} {want:04x}");
+        }
+    }
+
+    #[test]
+    fn example_of_rfc_1071() {
+        assert_eq!(fold(sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7])), 0xddf2);
+    }
+
+    #[test]
+    fn example_of_rfc_1624() {
+        // Section 4: 0xdd2f, a field changes from 0x5555 to 0x3285; the result is 0x0000, not 0xffff.
+        let delta = fold(u64::from(!0x5555u16) + 0x3285);
+        assert_eq!(update(0xdd2f, ChecksumDelta(delta)), 0x0000);
+    }
+}

@@ -1,0 +1,187 @@
+//! IPv4 (RFC 791).
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use conntrack::ChecksumDelta;
+
+use super::{Malformed, checksum, read_u16, read_u32, write_u16, write_u32};
+
+/// Length of a header without options.
+pub const HEADER: usize = 20;
+
+/// Time to live of packets that natgate sends itself.
+const OWN_TTL: u8 = 64;
+
+mod field {
+    pub(super) const VERSION_IHL: usize = 0;
+    pub(super) const TOS: usize = 1;
+    pub(super) const TOTAL_LEN: usize = 2;
+    pub(super) const ID: usize = 4;
+    pub(super) const FRAGMENT: usize = 6;
+    pub(super) const TTL: usize = 8;
+    pub(super) const PROTOCOL: usize = 9;
+    pub(super) const CHECKSUM: usize = 10;
+    pub(super) const SRC: usize = 12;
+    pub(super) const DST: usize = 16;
+}
+
+/// An IPv4 packet; bytes behind its total length (Ethernet padding) are not part of it.
+#[derive(Debug)]
+pub struct Ipv4<B>(B);
+
+impl<B: AsRef<[u8]>> Ipv4<B> {
+    /// A view of `bytes`: version, header length and total length fit them (RFC 1812 5.2.2). The
+    /// checksum is not looked at, see [`checksum_is_right`](Self::checksum_is_right).
+    pub fn new_checked(bytes: B) -> Result<Self, Malformed> {
+        let b = bytes.as_ref();
+        if b.len() < HEADER || b[field::VERSION_IHL] >> 4 != 4 {
+            return Err(Malformed);
+        }
+        let (header, total) =
+            (usize::from(b[0] & 0xf) * 4, usize::from(read_u16(b, field::TOTAL_LEN)));
+        if header < HEADER || total < header || b.len() < total {
+            Err(Malformed)
+        } else {
+            Ok(Self(bytes))
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.0.as_ref()
+    }
+
+    /// Length of the header in bytes, options included.
+    pub fn header_len(&self) -> usize {
+        usize::from(self.bytes()[field::VERSION_IHL] & 0xf) * 4
+    }
+
+    /// Length of header and payload in bytes.
+    pub fn total_len(&self) -> u16 {
+        read_u16(self.bytes(), field::TOTAL_LEN)
+    }
+
+    /// Identification.
+    pub fn id(&self) -> u16 {
+        read_u16(self.bytes(), field::ID)
+    }
+
+    /// Whether this is a part of a datagram: more fragments follow, or an offset is set.
+    pub fn is_fragment(&self) -> bool {
+        read_u16(self.bytes(), field::FRAGMENT) & 0x3fff != 0
+    }
+
+    /// Time to live.
+    pub fn ttl(&self) -> u8 {
+        self.bytes()[field::TTL]
+    }
+
+    /// Protocol number of the payload.
+    pub fn protocol(&self) -> u8 {
+        self.bytes()[field::PROTOCOL]
+    }
+
+    /// Source address.
+    pub fn src(&self) -> Ipv4Addr {
+        read_u32(self.bytes(), field::SRC).into()
+    }
+
+    /// Destination address.
+    pub fn dst(&self) -> Ipv4Addr {
+        read_u32(self.bytes(), field::DST).into()
+    }
+
+    /// Whether the header checksum is right.
+    pub fn checksum_is_right(&self) -> bool {
+        checksum::fold(checksum::sum(&self.bytes()[..self.header_len()])) == 0xffff
+    }
+
+    /// The kinds of the options, up to the end of the list; stops at one that does not fit.
+    pub fn options(&self) -> impl Iterator<Item = u8> + '_ {
+        let mut rest = &self.bytes()[HEADER..self.header_len()];
+        std::iter::from_fn(move || {
+            let (&kind, tail) = rest.split_first()?;
+            rest = match kind {
+                0 => &[],
+                1 => tail,
+                _ => {
+                    let len = usize::from(*tail.first()?);
+                    rest.get(len.max(2)..).unwrap_or(&[])
+                }
+            };
+            (kind != 0).then_some(kind)
+        })
+    }
+}
+
+impl<B: AsRef<[u8]> + AsMut<[u8]>> Ipv4<B> {
+    fn update_checksum(&mut self, delta: ChecksumDelta) {
+        let old = read_u16(self.0.as_ref(), field::CHECKSUM);
+        write_u16(self.0.as_mut(), field::CHECKSUM, checksum::update(old, delta));
+    }
+
+    /// Lowers the time to live by one; it must not be zero (RFC 1812 5.3.1).
+    pub fn decrement_ttl(&mut self) {
+        let ttl = self.ttl();
+        self.0.as_mut()[field::TTL] = ttl.saturating_sub(1);
+        // The word of TTL and protocol falls by 0x0100: !old + new is !0x0100.
+        self.update_checksum(ChecksumDelta(!0x0100));
+    }
+
+    /// Replaces both addresses; `delta` is the change of the header checksum that this makes.
+    pub fn set_addresses(&mut self, src: Ipv4Addr, dst: Ipv4Addr, delta: ChecksumDelta) {
+        write_u32(self.0.as_mut(), field::SRC, src.into());
+        write_u32(self.0.as_mut(), field::DST, dst.into());
+        self.update_checksum(delta);
+    }
+
+    /// Makes this packet an answer: source and destination change places, the time to live is our own
+    /// (RFC 1812 4.3.2.2).
+    pub fn answer_with_addresses_swapped(&mut self) {
+        let (src, dst, header) = (self.src(), self.dst(), self.header_len());
+        let b = self.0.as_mut();
+        write_u32(b, field::SRC, dst.into());
+        write_u32(b, field::DST, src.into());
+        b[field::TTL] = OWN_TTL;
+        write_u16(b, field::CHECKSUM, 0);
+        let sum = checksum::fold(checksum::sum(&b[..header]));
+        write_u16(b, field::CHECKSUM, !sum);
+    }
+}
+
+/// Writes a header without options to the first [`HEADER`] bytes of `bytes`: TTL 64, DF set (such packets are
+/// atomic, RFC 6864), identification 0.
+pub fn emit(
+    bytes: &mut [u8],
+    src: Ipv4Addr,
+    dst: Ipv4Addr,
+    protocol: u8,
+    payload_len: u16,
+) -> Result<(), Malformed> {
+    let b = bytes.get_mut(..HEADER).ok_or(Malformed)?;
+    b.fill(0);
+    b[field::VERSION_IHL] = 0x45;
+    b[field::TOS] = 0;
+    write_u16(b, field::TOTAL_LEN, HEADER as u16 + payload_len);
+    write_u16(b, field::FRAGMENT, 0x4000);
+    b[field::TTL] = OWN_TTL;
+    b[field::PROTOCOL] = protocol;
+    write_u32(b, field::SRC, src.into());
+    write_u32(b, field::DST, dst.into());
+    let sum = checksum::fold(checksum::sum(b));
+    write_u16(b, field::CHECKSUM, !sum);
+    Ok(())
+}
+
+impl<B: AsRef<[u8]>> fmt::Display for Ipv4<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (src, dst) = (self.src(), self.dst());
+        write!(
+            f,
+            "IP {src} > {dst}: proto {} ttl {} length {}",
+            self.protocol(),
+            self.ttl(),
+            self.total_len()
+        )
+    }
+}

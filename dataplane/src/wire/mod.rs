@@ -1,0 +1,40 @@
+//! What do the bytes mean? Typed views over headers.
+//!
+//! After `new_checked` no accessor panics. Mutators that a checksum covers keep that checksum right
+//! (RFC 1624), so that a stale one can't be written.
+
+pub mod arp;
+pub mod checksum;
+pub mod ethernet;
+pub mod icmp;
+pub mod ipv4;
+pub mod tcp;
+pub mod udp;
+
+pub use arp::Arp;
+pub use ethernet::{EtherType, Ethernet};
+pub use icmp::Icmp;
+pub use ipv4::Ipv4;
+pub use tcp::Tcp;
+pub use udp::Udp;
+
+/// The bytes are too few, or contradict each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Malformed;
+
+/// Two bytes in network order at `at`; callers have checked the length.
+fn read_u16(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+fn read_u32(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+fn write_u16(bytes: &mut [u8], at: usize, value: u16) {
+    bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
+}
+
+fn write_u32(bytes: &mut [u8], at: usize, value: u32) {
+    bytes[at..at + 4].copy_from_slice(&value.to_be_bytes());
+}

@@ -1,0 +1,388 @@
+//! The loop of a worker: receive a burst, process each packet to its end, transmit.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use conntrack::{Nat, Secret, Timestamp};
+use crossbeam::channel::{Receiver, Sender};
+
+use crate::answer::{self, RateLimit};
+use crate::counters::{AllCounters, WorkerCounters};
+use crate::drop_reason::DropReason;
+use crate::hand_off::{HandOff, HandedOver};
+use crate::hold::{Hold, Neighbour};
+use crate::interface::{Interface, InterfaceId};
+use crate::io::{BURST, PacketIo, Received};
+use crate::listing::Listing;
+use crate::pipeline::Fate;
+use crate::request::{Notice, Request};
+use crate::roads::{Adjacency, NextHop};
+use crate::snapshot::{Published, Snapshot};
+use crate::wire::Ethernet;
+
+/// Timer-wheel items looked at in a busy burst, and in an idle one.
+const EXPIRE_BUDGET: (u32, u32) = (32, 1024);
+/// Empty loops before a worker sleeps.
+const SPINS: u32 = 64;
+/// Announcements sent in one loop at most.
+const ANNOUNCE_BURST: usize = 16;
+
+/// What all workers share.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// Configuration and mirror.
+    pub snapshot: Arc<Published<Snapshot>>,
+    /// Counters of all workers.
+    pub counters: Arc<AllCounters>,
+    /// The secret of this start.
+    pub secret: Secret,
+    /// What workers tell the control thread.
+    pub notices: Sender<Notice>,
+    /// The clock's epoch.
+    pub clock: Clock,
+    /// Sessions that each worker has room for.
+    pub sessions_per_worker: usize,
+}
+
+/// The one place where time is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock(Instant);
+
+impl Clock {
+    /// A clock whose epoch is now.
+    #[allow(clippy::disallowed_methods)] // this is where `now` is read
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Milliseconds since the epoch.
+    #[allow(clippy::disallowed_methods)] // this is where `now` is read
+    pub fn now(self) -> Timestamp {
+        Timestamp::from_millis(Instant::now().duration_since(self.0).as_millis() as u64)
+    }
+}
+
+/// A worker: everything that one thread owns.
+#[derive(Debug)]
+pub struct Worker<I: PacketIo> {
+    pub(crate) id: u16,
+    pub(crate) io: I,
+    pub(crate) nat: Nat,
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) hand_off: HandOff<I::Frame>,
+    pub(crate) reset_limit: RateLimit,
+    pub(crate) echo_limit: RateLimit,
+    pub(crate) started: Timestamp,
+    shared: Shared,
+    snapshot_version: u64,
+    hold: Hold<I::Frame>,
+    requests: Receiver<Request>,
+    listings: Vec<Listing>,
+    announcements: Vec<(InterfaceId, std::net::Ipv4Addr)>,
+    burst: Vec<Received<I::Frame>>,
+    next_housekeeping: Timestamp,
+    stopping: bool,
+}
+
+impl<I: PacketIo> Worker<I> {
+    /// A worker with the number `id` whose packets come and go by `io`.
+    pub fn new(
+        id: u16,
+        io: I,
+        hand_off: HandOff<I::Frame>,
+        requests: Receiver<Request>,
+        shared: Shared,
+        now: Timestamp,
+    ) -> Self {
+        let snapshot = shared.snapshot.get();
+        let mut nat = Nat::new(id, shared.sessions_per_worker, shared.secret.clone(), now);
+        nat.adopt(&snapshot.policy.pools);
+        let share = u64::from(hand_off.workers().max(1));
+        Self {
+            id,
+            io,
+            nat,
+            snapshot,
+            reset_limit: RateLimit::new(answer::RESET_RATE.div_ceil(share)),
+            echo_limit: RateLimit::new(answer::ECHO_RATE.div_ceil(share)),
+            hand_off,
+            started: now,
+            snapshot_version: 0,
+            hold: Hold::new(),
+            requests,
+            listings: Vec::new(),
+            announcements: Vec::new(),
+            burst: Vec::with_capacity(BURST),
+            next_housekeeping: now,
+            stopping: false,
+            shared,
+        }
+    }
+
+    /// Runs until [`Request::Stop`].
+    pub fn run(&mut self) {
+        let mut idle_turns = 0;
+        while !self.stopping {
+            if self.turn(self.shared.clock.now()) > 0 {
+                idle_turns = 0;
+                continue;
+            }
+            idle_turns += 1;
+            if idle_turns > SPINS {
+                self.sleep();
+            } else {
+                std::hint::spin_loop();
+            }
+        }
+        self.release_all();
+    }
+
+    /// One turn of the loop at the time `now`: a burst from the interfaces, one from each other worker,
+    /// and a slice of everything else. Returns the packets processed.
+    pub fn turn(&mut self, now: Timestamp) -> usize {
+        self.follow_snapshot(now);
+        let mut burst = std::mem::take(&mut self.burst);
+        let mut packets = self.io.receive(BURST, &mut burst);
+        for received in burst.drain(..) {
+            let len = self.io.bytes(&received.frame).len() as u64;
+            let counters = self.counters().interface(received.interface);
+            counters.received_packets.add(1);
+            counters.received_bytes.add(len);
+            self.arrive(received, now);
+        }
+        self.burst = burst;
+        for other in 0..self.hand_off.workers() {
+            for _ in 0..BURST {
+                let Some(given) = self.hand_off.take(other) else { break };
+                packets += 1;
+                self.counters().taken_over.add(1);
+                self.take_over(given, now);
+            }
+        }
+        self.hand_off.wake();
+        self.serve_requests(now);
+        self.nat.expire(now, if packets > 0 { EXPIRE_BUDGET.0 } else { EXPIRE_BUDGET.1 });
+        if now >= self.next_housekeeping {
+            self.keep_house(now);
+        }
+        self.announce();
+        self.io.flush();
+        let counters = self.counters();
+        let loops = if packets > 0 { &counters.busy_loops } else { &counters.idle_loops };
+        loops.add(1);
+        packets
+    }
+
+    /// This worker's counters.
+    pub(crate) fn counters(&self) -> &WorkerCounters {
+        &self.shared.counters[usize::from(self.id)]
+    }
+
+    pub(crate) fn interface(&self, id: InterfaceId) -> Option<&Interface> {
+        self.snapshot.interfaces.get(id.index())
+    }
+
+    /// The last step of every packet: exactly one counter.
+    pub(crate) fn finish(
+        &mut self,
+        received: Received<I::Frame>,
+        fate: Result<Fate, DropReason>,
+        now: Timestamp,
+    ) {
+        match fate {
+            Ok(Fate::Forward(hop)) => self.forward(received.frame, hop, now),
+            Ok(Fate::Answer) => {
+                if self.transmit(received.interface, received.frame) {
+                    self.counters().answered.add(1);
+                }
+            }
+            Ok(Fate::HandOver(worker, packet, realm)) => {
+                match self.hand_off.give(worker, HandedOver { received, packet, realm }) {
+                    Ok(()) => self.counters().handed_over.add(1),
+                    Err(back) => self.drop_frame(back.received.frame, DropReason::HandOffFull),
+                }
+            }
+            Err(reason) => self.drop_frame(received.frame, reason),
+        }
+    }
+
+    fn drop_frame(&mut self, frame: I::Frame, reason: DropReason) {
+        self.io.release(frame);
+        self.counters().drop_packet(reason);
+    }
+
+    fn forward(&mut self, frame: I::Frame, hop: NextHop, now: Timestamp) {
+        let neighbour = match hop {
+            NextHop::Adjacency(id) => match self.snapshot.roads.adjacency(id).copied() {
+                Some(adjacency) if adjacency.mac.is_some() => return self.send(frame, adjacency),
+                Some(adjacency) => (adjacency.interface, adjacency.address),
+                None => return self.drop_frame(frame, DropReason::NoRoute),
+            },
+            NextHop::Unknown(interface, address) => (interface, address),
+            NextHop::Unreachable | NextHop::NotOurs => {
+                return self.drop_frame(frame, DropReason::NoRoute);
+            }
+        };
+        let (ask, refused) = self.hold.push(neighbour, frame, now);
+        if ask && self.shared.notices.try_send(Notice::Resolve(neighbour.0, neighbour.1)).is_err() {
+            self.counters().events_lost.add(1);
+        }
+        if let Some(frame) = refused {
+            self.drop_frame(frame, DropReason::NeighbourQueueFull);
+        }
+        self.counters().held.set(self.hold.len() as u64);
+    }
+
+    fn send(&mut self, mut frame: I::Frame, adjacency: Adjacency) {
+        let source = self.interface(adjacency.interface).map(|interface| interface.mac);
+        let (Some(source), Some(destination)) = (source, adjacency.mac) else {
+            return self.drop_frame(frame, DropReason::WrongInterface);
+        };
+        match Ethernet::new_checked(self.io.bytes_mut(&mut frame)) {
+            Ok(mut ethernet) => ethernet.set_addresses(destination, source),
+            Err(malformed) => return self.drop_frame(frame, malformed.into()),
+        }
+        if self.transmit(adjacency.interface, frame) {
+            self.counters().forwarded.add(1);
+        }
+    }
+
+    /// Hands a frame to the interface; counts it there, or as dropped.
+    fn transmit(&mut self, interface: InterfaceId, frame: I::Frame) -> bool {
+        let len = self.io.bytes(&frame).len() as u64;
+        let sent = self.io.transmit(interface, frame);
+        if sent {
+            let counters = self.counters().interface(interface);
+            counters.transmitted_packets.add(1);
+            counters.transmitted_bytes.add(len);
+        } else {
+            self.counters().drop_packet(DropReason::TransmitFull);
+        }
+        sent
+    }
+
+    fn follow_snapshot(&mut self, now: Timestamp) {
+        let version = self.shared.snapshot.version();
+        if version == self.snapshot_version {
+            return;
+        }
+        self.snapshot_version = version;
+        self.snapshot = self.shared.snapshot.get();
+        self.nat.adopt(&self.snapshot.policy.pools);
+        self.send_ready(now);
+    }
+
+    /// Sends the packets whose next hop has been resolved.
+    fn send_ready(&mut self, now: Timestamp) {
+        let snapshot = Arc::clone(&self.snapshot);
+        let roads = &snapshot.roads;
+        let resolved = |neighbour: Neighbour| {
+            let id = roads.neighbours.get(&neighbour)?;
+            roads.adjacency(*id).filter(|adjacency| adjacency.mac.is_some()).copied()
+        };
+        while let Some((neighbour, frames)) = self.hold.take_ready(|n| resolved(n).is_some()) {
+            let Some(adjacency) = resolved(neighbour) else { break };
+            for frame in frames {
+                self.send(frame, adjacency);
+            }
+        }
+        self.drop_overdue(now);
+    }
+
+    fn drop_overdue(&mut self, now: Timestamp) {
+        for frame in self.hold.take_overdue(now) {
+            self.drop_frame(frame, DropReason::NeighbourUnresolved);
+        }
+        self.counters().held.set(self.hold.len() as u64);
+    }
+
+    /// What need not be done in every turn: ten times a second.
+    fn keep_house(&mut self, now: Timestamp) {
+        self.next_housekeeping = now + Duration::from_millis(100);
+        self.drop_overdue(now);
+        let (nat, io) = (self.nat.stats(), self.io.stats());
+        let counters = self.counters();
+        counters.sessions.set(nat.sessions);
+        counters.sessions_created.set(nat.created);
+        counters.sessions_ended.set(nat.ended);
+        counters.subscribers.set(nat.subscribers);
+        counters.frames_free.set(io.frames_free);
+        counters.frames_in_kernel.set(io.frames_in_kernel);
+        counters.transmit_ring_full.set(io.transmit_ring_full);
+        counters.receive_ring_full.set(io.receive_ring_full);
+        counters.fill_ring_empty.set(io.fill_ring_empty);
+        counters.wakeups.set(io.transmit_wakeups + io.receive_wakeups);
+    }
+
+    fn serve_requests(&mut self, now: Timestamp) {
+        while let Ok(request) = self.requests.try_recv() {
+            match request {
+                Request::Stop => self.stopping = true,
+                Request::Announce => self.announcements = self.announcements_due(),
+                other => self.listings.extend(Listing::new(other)),
+            }
+        }
+        let (id, nat) = (self.id, &self.nat);
+        self.listings.retain_mut(|listing| listing.advance(id, nat, now));
+    }
+
+    /// The pool addresses that lie on the link of an external interface: nobody else answers for them.
+    fn announcements_due(&self) -> Vec<(InterfaceId, std::net::Ipv4Addr)> {
+        let snapshot = &self.snapshot;
+        let ids = (0..snapshot.interfaces.len()).map(|i| InterfaceId(i as u8));
+        let external = ids.filter(|id| snapshot.interfaces[id.index()].roles.external);
+        let on_link = |id: InterfaceId| {
+            let addresses = snapshot.policy.addresses.keys();
+            addresses.filter(move |a| snapshot.roads.is_on_link(id, **a)).map(move |a| (id, *a))
+        };
+        external.flat_map(on_link).collect()
+    }
+
+    fn announce(&mut self) {
+        for _ in 0..ANNOUNCE_BURST.min(self.announcements.len()) {
+            let Some((id, address)) = self.announcements.pop() else { return };
+            let Some(interface) = self.interface(id).cloned() else { continue };
+            let Some(mut frame) = self.io.allocate() else { return };
+            let written = self.io.resize(&mut frame, answer::ANNOUNCEMENT)
+                && answer::announcement(self.io.bytes_mut(&mut frame), &interface, address).is_ok();
+            if !written {
+                self.io.release(frame);
+            } else if self.transmit(id, frame) {
+                self.counters().announced.add(1);
+            }
+        }
+    }
+
+    fn sleep(&mut self) {
+        self.io.waker().before_sleep();
+        let has_work = !self.hand_off.is_empty()
+            || !self.requests.is_empty()
+            || !self.announcements.is_empty();
+        if !has_work {
+            self.counters().sleeps.add(1);
+            // A listing whose reader is slow is looked at again soon.
+            let busy = !self.listings.is_empty() || self.hold.len() > 0;
+            self.io.wait(Duration::from_millis(if busy { 5 } else { 500 }));
+        }
+        self.io.waker().after_sleep();
+    }
+
+    /// Gives every frame back.
+    fn release_all(&mut self) {
+        for frame in self.hold.take_all() {
+            self.drop_frame(frame, DropReason::NeighbourUnresolved);
+        }
+        for other in 0..self.hand_off.workers() {
+            while let Some(given) = self.hand_off.take(other) {
+                self.drop_frame(given.received.frame, DropReason::HandOffFull);
+            }
+        }
+        self.keep_house(self.shared.clock.now());
+        self.io.flush();
+    }
+
+    /// The packet I/O backend.
+    pub fn io_mut(&mut self) -> &mut I {
+        &mut self.io
+    }
+}
