@@ -1,0 +1,206 @@
+//! Three network namespaces: where do the tests' frames come from and go to?
+//!
+//! ```text
+//!   in: in0 10.1.0.2 ---- int0 10.1.0.1 [gw, the test itself] ext0 192.0.2.1 ---- out0 192.0.2.2 :out
+//! ```
+//!
+//! A test calls [`in_gateway`], which makes the namespaces and runs the same test again in `gw`.
+//! Helper processes are the test binary too, with a [role](role).
+
+#![allow(clippy::unwrap_used)] // of tests, though not in functions marked as such
+
+use std::env;
+use std::io::{BufRead, BufReader, Read};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use dataplane::interface::{InterfaceId, Mac, Roles};
+use dataplane::xsk::{
+    AttachMode, InterfaceEntry, InterfaceLock, OpenConfig, OpenInterface, Opened, Steering,
+    SteeringTables, open,
+};
+
+pub const INTERNAL: InterfaceId = InterfaceId(0);
+pub const EXTERNAL: InterfaceId = InterfaceId(1);
+pub const GATEWAY_MAC: Mac = Mac([2, 0, 0, 0, 1, 1]);
+pub const OUT_MAC: Mac = Mac([2, 0, 0, 0, 1, 2]);
+pub const OUT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 2), 9000);
+
+const PREFIX: &str = "NGX_PREFIX";
+const ROLE: &str = "NGX_ROLE";
+
+/// The namespaces of one test; removed when dropped.
+struct Rig(String);
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        for side in ["in", "gw", "out"] {
+            let _ =
+                Command::new("ip").args(["netns", "del", &format!("{}{side}", self.0)]).output();
+        }
+    }
+}
+
+fn sh(script: &str) {
+    let result = Command::new("sh").args(["-euc", script]).output().unwrap();
+    assert!(result.status.success(), "{script}\n{}", String::from_utf8_lossy(&result.stderr));
+}
+
+impl Rig {
+    fn new(internal_queues: u32, external_queues: u32) -> Self {
+        let rig = Self(format!("ngx-{}-", std::process::id()));
+        let (p, i, e) = (&rig.0, internal_queues, external_queues);
+        sh(&format!(
+            "for n in in gw out; do ip netns add {p}$n; ip -n {p}$n link set lo up; done
+             ip -n {p}gw link add int0 numrxqueues {i} numtxqueues {i} type veth \
+                 peer name in0 netns {p}in numrxqueues {i} numtxqueues {i}
+             ip -n {p}gw link add ext0 address {GATEWAY_MAC} numrxqueues {e} numtxqueues {e} type veth \
+                 peer name out0 address {OUT_MAC} netns {p}out numrxqueues {e} numtxqueues {e}
+             ip -n {p}in addr add 10.1.0.2/24 dev in0
+             ip -n {p}gw addr add 10.1.0.1/24 dev int0
+             ip -n {p}gw addr add 192.0.2.1/24 dev ext0
+             ip -n {p}out addr add 192.0.2.2/24 dev out0
+             ip -n {p}in link set in0 up; ip -n {p}gw link set int0 up
+             ip -n {p}gw link set ext0 up; ip -n {p}out link set out0 up
+             ip -n {p}in route add default via 10.1.0.1
+             ip -n {p}out route add 10.1.0.0/24 via 192.0.2.1
+             ip netns exec {p}in ethtool -K in0 tx off >/dev/null
+             ip netns exec {p}gw sysctl -qw net.ipv4.ip_forward=1"
+        ));
+        rig
+    }
+}
+
+/// Runs `body` in the gateway's namespace, in a process of its own. `test` is the test's name.
+pub fn in_gateway(test: &str, internal_queues: u32, external_queues: u32, body: impl FnOnce()) {
+    if env::var(PREFIX).is_ok() {
+        return body();
+    }
+    let rig = Rig::new(internal_queues, external_queues);
+    let status = again(&rig.0, "gw", test, "").status().unwrap();
+    assert!(status.success(), "{test} failed in the gateway's namespace");
+}
+
+/// This binary, running `test` in the namespace `side` as `role`.
+fn again(prefix: &str, side: &str, test: &str, role: &str) -> Command {
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", &format!("{prefix}{side}")]);
+    command.arg(env::current_exe().unwrap()).args(["--exact", test, "--nocapture"]);
+    command.env(PREFIX, prefix).env(ROLE, role);
+    command
+}
+
+/// Starts `test` as a helper in the namespace `side`.
+pub fn helper(side: &str, test: &str, role: &str) -> Child {
+    let prefix = env::var(PREFIX).unwrap();
+    let mut command = again(&prefix, side, test, role);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
+}
+
+/// What this process is to do; empty for the test itself.
+pub fn role() -> String {
+    env::var(ROLE).unwrap_or_default()
+}
+
+/// Waits until a helper prints a line that contains `text`.
+pub fn await_line(child: &mut Child, text: &str) -> String {
+    let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
+    lines.find_map(|line| Some(line.unwrap()).filter(|line| line.contains(text))).unwrap()
+}
+
+/// Blocks until the parent closes our input or dies.
+pub fn await_parent() {
+    let _ = std::io::stdin().read(&mut [0]);
+}
+
+/// Sends `count` datagrams from a pod to `to`, resting after each burst.
+pub fn send(to: SocketAddrV4, count: u32, burst: u32) {
+    let socket = UdpSocket::bind("10.1.0.2:5000").unwrap();
+    for sequence in 0..count {
+        let mut data = [0; 64];
+        data[..4].copy_from_slice(&sequence.to_be_bytes());
+        socket.send_to(&data, to).unwrap();
+        if sequence % burst == burst - 1 {
+            std::thread::sleep(Duration::from_millis(1)); // the pace of the load
+        }
+    }
+}
+
+pub fn ping(side: &str, address: &str) -> bool {
+    let name = format!("{}{side}", env::var(PREFIX).unwrap());
+    let args = ["netns", "exec", &name, "ping", "-c", "2", "-i", "0.2", "-W", "2", address];
+    Command::new("ip").args(args).output().unwrap().status.success()
+}
+
+pub fn ifindex(name: &str) -> u32 {
+    let text = std::fs::read_to_string(format!("/sys/class/net/{name}/ifindex")).unwrap();
+    text.trim().parse().unwrap()
+}
+
+pub fn tables() -> SteeringTables {
+    let nets = |list: &[&str]| list.iter().map(|net| net.parse().unwrap()).collect();
+    SteeringTables {
+        internal: nets(&["10.1.0.0/24"]),
+        kernel_destinations: nets(&["10.1.0.0/24", "192.0.2.1/32"]),
+        pools: nets(&["192.0.2.100/32"]),
+        exempt: nets(&["198.51.100.0/24"]),
+    }
+}
+
+const INSIDE: Roles = Roles { internal: true, external: false };
+const OUTSIDE: Roles = Roles { internal: false, external: true };
+
+pub fn config(workers: usize) -> OpenConfig {
+    let interface = |id, name: &str, roles| OpenInterface {
+        id,
+        name: name.into(),
+        ifindex: ifindex(name),
+        roles,
+        queues: None,
+        mtu: 1500,
+    };
+    OpenConfig::new(
+        vec![interface(INTERNAL, "int0", INSIDE), interface(EXTERNAL, "ext0", OUTSIDE)],
+        workers,
+    )
+}
+
+/// A whole start, as natgate does it.
+pub struct Gateway {
+    pub opened: Opened,
+    pub steering: Steering,
+    pub took_over: bool,
+    _locks: Vec<InterfaceLock>,
+}
+
+pub fn start(config: &OpenConfig) -> Gateway {
+    let interfaces = &config.interfaces;
+    let lock = |i: &OpenInterface| InterfaceLock::acquire(i.ifindex, &i.name).unwrap();
+    let locks = interfaces.iter().map(lock).collect();
+    let opened = open(config).unwrap();
+    let mut steering = Steering::load().unwrap();
+    opened.register(&mut steering).unwrap();
+    steering.apply(&tables()).unwrap();
+    let mut took_over = false;
+    for (interface, report) in interfaces.iter().zip(&opened.reports) {
+        took_over |= steering.attach(interface.ifindex, &interface.name, report.attach).unwrap();
+    }
+    Gateway { opened, steering, took_over, _locks: locks }
+}
+
+/// The program on `int0`, without sockets.
+pub fn steering_only() -> Steering {
+    let mut steering = Steering::load().unwrap();
+    let ifindex = ifindex("int0");
+    let entry = InterfaceEntry { ifindex, roles: INSIDE, base: 0, queues: 1, room: 1792 };
+    steering.set_interface(entry).unwrap();
+    steering.apply(&tables()).unwrap();
+    steering.attach(ifindex, "int0", AttachMode::Native).unwrap();
+    steering
+}
+
+pub fn drops(steering: &Steering, cause: &str) -> u64 {
+    let all = steering.drops().unwrap();
+    all.into_iter().find(|(name, _)| *name == cause).unwrap().1
+}
