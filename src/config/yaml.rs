@@ -94,7 +94,6 @@ impl Builder<'_> {
         }
         let value = if plain { Value::from_plain(text) } else { Value::Text(text.to_owned()) };
         self.place(Node { origin, value });
-        Ok(())
     }
 
     fn begin(&mut self, value: Value, tagged: bool, span: Span) -> Result<(), Refusal> {
