@@ -11,7 +11,7 @@ pub(crate) const DEFAULT_SOCKET: &str = "/run/natgate.sock";
 
 /// Userspace egress NAT gateway on `AF_XDP`.
 #[derive(Debug, Parser)]
-#[command(name = "natgate", version, about, arg_required_else_help = true)]
+#[command(name = "natgate", bin_name = "natgate", version, about, arg_required_else_help = true)]
 #[command(after_help = "\
 Example:
   natgate run --internal eth0 --external eth1 --pool 192.0.2.10-192.0.2.13 --from 10.244.0.0/16

@@ -77,6 +77,11 @@ impl<'a> Field<'a> {
         }
     }
 
+    /// Whether it is text.
+    pub(super) fn is_text(&self) -> bool {
+        matches!(self.node.value, Value::Text(_))
+    }
+
     /// Text or a whole number, as text: where people write either, such as ports.
     pub(super) fn text_or_number(&self, problems: &mut Problems) -> Option<String> {
         match &self.node.value {
@@ -127,9 +132,13 @@ impl<'a> Field<'a> {
         let found = choices.iter().find(|(name, _)| *name == text).map(|&(_, value)| value);
         if found.is_none() {
             let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-            let why = format!("{text:?} is not one of {}", names.join(", "));
-            let remedy = format!("write {}", names.join(" or "));
-            problems.error(&self.place(), "unknown value", why, remedy);
+            let why = format!("there is no such value as {text:?}");
+            problems.error(
+                &self.place(),
+                "unknown value",
+                why,
+                format!("write {}", any_of(&names)),
+            );
         }
         found
     }
@@ -220,6 +229,15 @@ impl<'a> Group<'a> {
             problems.error(&place, "missing field", why, remedy);
         }
         field
+    }
+}
+
+/// `a, b or c`.
+pub(super) fn any_of(names: &[&str]) -> String {
+    match names {
+        [] => String::new(),
+        [only] => (*only).to_owned(),
+        [most @ .., last] => format!("{} or {last}", most.join(", ")),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which objects are there: kind, name and `spec` of each document.
 
-use super::field::{Field, Placed, Schema, nearest};
+use super::field::{Field, Placed, Schema, any_of, nearest};
 use super::problem::{Place, Problems};
 use super::tree::{Node, Value};
 
@@ -112,7 +112,7 @@ fn kind(field: &Field<'_>, problems: &mut Problems) -> Option<Kind> {
     if found.is_none() {
         let names = KINDS.map(|(name, _)| name);
         let remedy = nearest(text, &names).map_or_else(
-            || format!("write {}", names.join(" or ")),
+            || format!("write {}", any_of(&names)),
             |name| format!("did you mean {name:?}?"),
         );
         let why = format!("natgate knows no {text:?}");

@@ -99,15 +99,12 @@ pub(super) fn read(spec: &Field<'_>, problems: &mut Problems) -> Option<PoolSpec
 
 fn read_profile(group: &Group<'_>, problems: &mut Problems) {
     let Some(field) = group.get("profile") else { return };
-    let profiles = [("high-density", true), ("rfc4787", false)];
-    if field.choice(&profiles, problems) == Some(false) {
+    if field.text(problems) == Some("rfc4787") {
         let why = "the profile \"rfc4787\" is not in this version of natgate";
-        problems.error(
-            &field.place(),
-            "unsupported profile",
-            why,
-            "write high-density, or remove the field",
-        );
+        let remedy = "write high-density, or remove the field";
+        problems.error(&field.place(), "unsupported profile", why, remedy);
+    } else if field.is_text() {
+        field.choice(&[("high-density", ())], problems);
     }
 }
 

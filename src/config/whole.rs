@@ -33,7 +33,6 @@ pub(super) fn check(
     refuse_overlaps(pools, problems);
     refuse_host_addresses(pools, host, problems);
     refuse_internal_pools(pools, rules, problems);
-    refuse_unknown_pools(pools, rules, problems);
     refuse_ties(rules, problems);
     warn_unused(pools, rules, problems);
 }
@@ -189,7 +188,7 @@ fn warn_unused(pools: &[NamedPool], rules: &[NamedRule], problems: &mut Problems
     }
 }
 
-/// Refuses a configuration that could not translate anything.
+/// Refuses a configuration that lacks something, when all of it could be read as objects.
 pub(super) fn refuse_missing(
     pools: &[NamedPool],
     rules: &[NamedRule],
@@ -202,6 +201,7 @@ pub(super) fn refuse_missing(
     if rules.is_empty() {
         problems.error(place, "no rule", "there is no NatRule", "add a NatRule");
     }
+    refuse_unknown_pools(pools, rules, problems);
 }
 
 /// The rules as the data plane wants them.
