@@ -1,1 +1,41 @@
-fn main() {}
+//! natgate: userspace egress NAT gateway on `AF_XDP`.
+
+#![forbid(unsafe_code)]
+
+mod check;
+mod cli;
+mod config;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+use config::Config;
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Check(args) => check::check(&args),
+        Command::Run(args) => run(&args),
+        other => Err(anyhow::anyhow!("{other:?} is not wired yet")),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report(&error),
+    }
+}
+
+/// Prints what failed; exit status 2 for an invalid configuration, 1 for everything else.
+fn report(error: &anyhow::Error) -> ExitCode {
+    if let Some(errors) = error.downcast_ref::<config::ConfigErrors>() {
+        eprintln!("{errors}");
+        return ExitCode::from(2);
+    }
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
+}
+
+fn run(args: &cli::GatewayArgs) -> anyhow::Result<()> {
+    let config = Config::load(args, &config::host_addresses()?)?;
+    anyhow::bail!("{} pools: running is not wired yet", config.pools.len())
+}

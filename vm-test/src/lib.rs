@@ -1,1 +1,3 @@
-//! Placeholder while the crate is written.
+//! Rigs in network namespaces, and what the black-box suites share.
+
+pub mod binary;

@@ -1,0 +1,215 @@
+//! What can be typed?
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use conntrack::Protocol;
+
+/// The stats socket, unless another one is named.
+pub(crate) const DEFAULT_SOCKET: &str = "/run/natgate.sock";
+
+/// Userspace egress NAT gateway on `AF_XDP`.
+#[derive(Debug, Parser)]
+#[command(name = "natgate", bin_name = "natgate", version, about, arg_required_else_help = true)]
+#[command(after_help = "\
+Example:
+  natgate run --internal eth0 --external eth1 --pool 192.0.2.10-192.0.2.13 --from 10.244.0.0/16
+
+Exit status: 0 done, 1 failed, 2 wrong usage or invalid configuration.")]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Translate: take the pods' traffic and carry it out and back
+    #[command(after_long_help = "\
+Example:
+  natgate run --internal eth0 --external eth1 --pool 192.0.2.10-192.0.2.13 --from 10.244.0.0/16
+  natgate run --config /etc/natgate
+
+Stays in the foreground and logs to standard error; prints a line with `ready` when traffic flows.
+SIGTERM ends it in order; pod traffic stays blocked then, unless --on-exit pass.")]
+    Run(GatewayArgs),
+    /// Validate a configuration and show what it would do, changing nothing
+    #[command(after_long_help = "\
+Example:
+  natgate check --config /etc/natgate
+  natgate check --config gateway.yaml --workers 4 --json
+
+Needs no privileges. Every mistake is shown at once; exit status 2 if there is one.")]
+    Check(CheckArgs),
+    /// Show the state of the running gateway
+    #[command(after_long_help = "Example:\n  natgate status\n  natgate status --json")]
+    Status(ClientArgs),
+    /// Show address pools and how full they are
+    #[command(after_long_help = "Example:\n  natgate pools\n  natgate pools --json")]
+    Pools(ClientArgs),
+    /// Show subscribers: internal addresses with what they hold
+    #[command(after_long_help = "\
+Example:
+  natgate subscribers --pool default --limit 20
+  natgate subscribers --address 10.244.1.7 --json")]
+    Subscribers(SubscribersArgs),
+    /// Show sessions
+    #[command(after_long_help = "\
+Example:
+  natgate sessions --address 10.244.1.7 --protocol tcp
+  natgate sessions --state established --json | jq .public")]
+    Sessions(SessionsArgs),
+    /// Show why packets were dropped, and what to do about it
+    #[command(after_long_help = "Example:\n  natgate drops\n  natgate drops --json")]
+    Drops(ClientArgs),
+    /// Show the workers and their load
+    #[command(after_long_help = "Example:\n  natgate workers\n  natgate workers --json")]
+    Workers(ClientArgs),
+    /// Show the interfaces of the gateway
+    #[command(after_long_help = "Example:\n  natgate interfaces\n  natgate interfaces --json")]
+    Interfaces(ClientArgs),
+    /// Remove steering programs that a stopped or crashed natgate left on interfaces
+    #[command(after_long_help = "\
+Example:
+  natgate detach eth0 eth1
+  natgate detach --all
+
+From then on the kernel gets the pods' traffic again. Interfaces of a running natgate are refused.")]
+    Detach(DetachArgs),
+}
+
+/// What makes up a gateway: flags of `run` and `check`. Values are text here; configuration
+/// validates them together with the objects, so that all mistakes show at once.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct GatewayArgs {
+    /// File or directory of objects (YAML or JSON), instead of --pool, --from and --exempt
+    #[arg(long, value_name = "PATH")]
+    pub(crate) config: Option<String>,
+    /// Interface on which pod traffic arrives; repeatable. The same as --external: one-armed
+    #[arg(long, value_name = "IF")]
+    pub(crate) internal: Vec<String>,
+    /// Interface through which the outside is reached; repeatable
+    #[arg(long, value_name = "IF")]
+    pub(crate) external: Vec<String>,
+    /// Public addresses: A.B.C.D, A.B.C.D-A.B.C.E or A.B.C.D/N; repeatable
+    #[arg(long, value_name = "SPEC", value_delimiter = ',')]
+    pub(crate) pool: Vec<String>,
+    /// Prefix of pods whose traffic is translated; repeatable
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub(crate) from: Vec<String>,
+    /// Destinations towards which traffic stays untranslated; repeatable
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub(crate) exempt: Vec<String>,
+    /// Workers, 1 to 64 [default: as many as there are cores and queues]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub(crate) workers: Option<String>,
+    /// Queues to use of every interface, 1 to 64 [default: all]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub(crate) queues: Option<String>,
+    /// How to exchange packets with the driver: auto, zerocopy, copy or generic [default: auto]
+    #[arg(long, value_name = "MODE")]
+    pub(crate) mode: Option<String>,
+    /// Poll the driver from the workers instead of waiting for interrupts
+    #[arg(long)]
+    pub(crate) busy_poll: bool,
+    /// Stats socket [default: /run/natgate.sock]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<String>,
+    /// Serve /metrics, /healthz and /readyz over TCP here [default: nowhere]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) metrics: Option<String>,
+    /// What to log, such as info or natgate=debug,warn [default: info]
+    #[arg(long, value_name = "FILTER")]
+    pub(crate) log: Option<String>,
+    /// Form of the log: text or json [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) log_format: Option<String>,
+    /// What becomes of pod traffic after a clean stop: block or pass [default: block]
+    #[arg(long, value_name = "WHAT")]
+    pub(crate) on_exit: Option<String>,
+    /// Most sessions, all workers together [default: 1048576]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub(crate) sessions: Option<String>,
+}
+
+/// Flags of `check`.
+#[derive(Args, Debug)]
+pub(crate) struct CheckArgs {
+    /// The gateway.
+    #[command(flatten)]
+    pub(crate) gateway: GatewayArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Flags of every command that asks a running natgate.
+#[derive(Args, Debug)]
+pub(crate) struct ClientArgs {
+    /// Stats socket of the running natgate
+    #[arg(long, value_name = "PATH", env = "NATGATE_SOCKET", default_value = DEFAULT_SOCKET)]
+    pub(crate) socket: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Flags of `subscribers`.
+#[derive(Args, Debug)]
+pub(crate) struct SubscribersArgs {
+    /// How to ask.
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    /// Only this internal address
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) address: Option<Ipv4Addr>,
+    /// Only holders of blocks of this pool
+    #[arg(long, value_name = "NAME")]
+    pub(crate) pool: Option<String>,
+    /// At most this many
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u64>,
+}
+
+/// Flags of `sessions`.
+#[derive(Args, Debug)]
+pub(crate) struct SessionsArgs {
+    /// How to ask.
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    /// Only sessions in which this address takes part: internal, public or remote
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) address: Option<Ipv4Addr>,
+    /// Only sessions of this pool
+    #[arg(long, value_name = "NAME")]
+    pub(crate) pool: Option<String>,
+    /// Only tcp, udp or icmp
+    #[arg(long, value_name = "NAME", value_parser = protocol)]
+    pub(crate) protocol: Option<Protocol>,
+    /// Only sessions in this state, such as established
+    #[arg(long, value_name = "STATE")]
+    pub(crate) state: Option<String>,
+    /// At most this many
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u64>,
+}
+
+/// Flags of `detach`.
+#[derive(Args, Debug)]
+pub(crate) struct DetachArgs {
+    /// Interfaces
+    #[arg(value_name = "IF", required_unless_present = "all")]
+    pub(crate) interfaces: Vec<String>,
+    /// Every interface that carries a program of natgate
+    #[arg(long, conflicts_with = "interfaces")]
+    pub(crate) all: bool,
+}
+
+fn protocol(text: &str) -> Result<Protocol, String> {
+    Protocol::ALL
+        .into_iter()
+        .find(|protocol| protocol.name() == text)
+        .ok_or_else(|| "expected tcp, udp or icmp".to_owned())
+}

@@ -1,0 +1,270 @@
+//! What may a `Gateway` say?
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use tracing_subscriber::EnvFilter;
+
+use super::field::{Field, Group, Schema};
+use super::problem::Problems;
+
+/// How packets are exchanged with the driver.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// The best that works, except generic.
+    #[default]
+    Auto,
+    /// The driver's own buffers, or nothing.
+    ZeroCopy,
+    /// In the driver, with a copy.
+    Copy,
+    /// Behind the driver: slow, for drivers without XDP.
+    Generic,
+}
+
+/// What becomes of pod traffic after a clean stop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum OnExit {
+    /// Stays blocked.
+    #[default]
+    Block,
+    /// Goes to the kernel.
+    Pass,
+}
+
+/// The form of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Names of the values of [`Mode`].
+const MODES: [(&str, Mode); 4] = [
+    ("auto", Mode::Auto),
+    ("zerocopy", Mode::ZeroCopy),
+    ("copy", Mode::Copy),
+    ("generic", Mode::Generic),
+];
+const ON_EXITS: [(&str, OnExit); 2] = [("block", OnExit::Block), ("pass", OnExit::Pass)];
+const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+
+/// Settings of the gateway as a whole, validated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Gateway {
+    /// Interfaces on which pod traffic arrives; at least one. One that is in both lists: one-armed.
+    pub(crate) internal: Vec<String>,
+    /// Interfaces through which the outside is reached; at least one.
+    pub(crate) external: Vec<String>,
+    /// Workers, 1 to 64; `None`: as many as fit.
+    pub(crate) workers: Option<u16>,
+    /// Queues to use of every interface, 1 to 64; `None`: as many as it has.
+    pub(crate) queues: Option<u16>,
+    /// How packets are exchanged with the driver.
+    pub(crate) mode: Mode,
+    /// Poll the driver from the worker instead of by interrupts.
+    pub(crate) busy_poll: bool,
+    /// The stats socket.
+    pub(crate) socket: PathBuf,
+    /// Where to serve metrics over TCP.
+    pub(crate) metrics: Option<SocketAddr>,
+    /// What to log, in the syntax of `tracing`.
+    pub(crate) log: String,
+    /// How to log.
+    pub(crate) log_format: LogFormat,
+    /// What becomes of pod traffic after a clean stop.
+    pub(crate) on_exit: OnExit,
+    /// Most sessions, all workers together.
+    pub(crate) sessions: u32,
+    /// Answer pings to pool addresses.
+    pub(crate) answer_ping: bool,
+}
+
+impl Default for Gateway {
+    fn default() -> Self {
+        Self {
+            internal: Vec::new(),
+            external: Vec::new(),
+            workers: None,
+            queues: None,
+            mode: Mode::default(),
+            busy_poll: false,
+            socket: PathBuf::from(crate::cli::DEFAULT_SOCKET),
+            metrics: None,
+            log: "info".to_owned(),
+            log_format: LogFormat::default(),
+            on_exit: OnExit::default(),
+            sessions: 1 << 20,
+            answer_ping: true,
+        }
+    }
+}
+
+const SPEC: Schema = Schema {
+    of: "Gateway",
+    known: &[
+        "interfaces",
+        "workers",
+        "queues",
+        "mode",
+        "busyPoll",
+        "socket",
+        "metrics",
+        "log",
+        "logFormat",
+        "onExit",
+        "sessions",
+        "answerPing",
+    ],
+    later: &["defaults", "drain", "grace", "icmpErrors", "ipId", "trafficClass"],
+};
+const INTERFACES: Schema =
+    Schema { of: "interfaces", known: &["internal", "external"], later: &[] };
+
+/// Reads the `spec` of a `Gateway`; if it is `complete`, it must name the interfaces.
+pub(super) fn read(spec: &Field<'_>, complete: bool, problems: &mut Problems) -> Gateway {
+    let mut gateway = Gateway::default();
+    let Some(group) = spec.group(&SPEC, problems) else { return gateway };
+    if complete || group.get("interfaces").is_some() {
+        read_interfaces(&group, complete, &mut gateway, problems);
+    }
+    read_packet_path(&group, &mut gateway, problems);
+    read_service(&group, &mut gateway, problems);
+    gateway
+}
+
+fn read_interfaces(
+    group: &Group<'_>,
+    complete: bool,
+    gateway: &mut Gateway,
+    problems: &mut Problems,
+) {
+    let remedy = "name them with --internal IF and --external IF, or in spec.interfaces";
+    let Some(field) = group.required("interfaces", remedy, problems) else { return };
+    let Some(interfaces) = field.group(&INTERFACES, problems) else { return };
+    let sides = [
+        ("internal", &mut gateway.internal, "name one with --internal IF, or in spec.interfaces"),
+        ("external", &mut gateway.external, "name one with --external IF, or in spec.interfaces"),
+    ];
+    for (side, names, remedy) in sides {
+        if complete || interfaces.get(side).is_some() {
+            let field = interfaces.required(side, remedy, problems);
+            *names = field.map_or_else(Vec::new, |field| interface_names(field, problems));
+        }
+    }
+}
+
+fn interface_names(field: &Field<'_>, problems: &mut Problems) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for item in field.list(problems) {
+        let Some(name) = item.text(problems) else { continue };
+        let is_name = (1..=15).contains(&name.len())
+            && !name
+                .contains(|c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control())
+            && name != "."
+            && name != "..";
+        if !is_name {
+            let why = format!("{name:?} can't be the name of an interface");
+            let remedy =
+                "write 1 to 15 characters without blank, colon or slash, as `ip link` shows them";
+            problems.error(&item.place(), "bad interface name", why, remedy);
+        } else if names.iter().any(|other| other == name) {
+            let why = format!("{name:?} is named twice");
+            problems.error(&item.place(), "duplicate interface", why, "name it once");
+        } else {
+            names.push(name.to_owned());
+        }
+    }
+    names
+}
+
+fn read_packet_path(group: &Group<'_>, gateway: &mut Gateway, problems: &mut Problems) {
+    if let Some(field) = group.get("workers") {
+        gateway.workers = field.number(1..=64, problems);
+    }
+    if let Some(field) = group.get("queues") {
+        gateway.queues = field.number(1..=64, problems);
+    }
+    if let Some(mode) = group.get("mode").and_then(|f| f.choice(&MODES, problems)) {
+        gateway.mode = mode;
+    }
+    if let Some(busy_poll) = group.get("busyPoll").and_then(|f| f.truth(problems)) {
+        gateway.busy_poll = busy_poll;
+    }
+    if let Some(on_exit) = group.get("onExit").and_then(|f| f.choice(&ON_EXITS, problems)) {
+        gateway.on_exit = on_exit;
+    }
+    if let Some(sessions) = group.get("sessions").and_then(|f| f.number(64..=100_000_000, problems))
+    {
+        gateway.sessions = sessions;
+    }
+    if let Some(answer_ping) = group.get("answerPing").and_then(|f| f.truth(problems)) {
+        gateway.answer_ping = answer_ping;
+    }
+}
+
+fn read_service(group: &Group<'_>, gateway: &mut Gateway, problems: &mut Problems) {
+    if let Some(path) = group.get("socket").and_then(|f| socket(f, problems)) {
+        gateway.socket = path;
+    }
+    if let Some(field) = group.get("metrics") {
+        gateway.metrics = metrics(field, problems);
+    }
+    if let Some(log) = group.get("log").and_then(|f| log_filter(f, problems)) {
+        gateway.log = log;
+    }
+    if let Some(format) = group.get("logFormat").and_then(|f| f.choice(&LOG_FORMATS, problems)) {
+        gateway.log_format = format;
+    }
+}
+
+/// Longest path of a Unix socket, in bytes (`sun_path` less its final zero).
+const MAX_SOCKET_PATH: usize = 107;
+
+fn socket(field: &Field<'_>, problems: &mut Problems) -> Option<PathBuf> {
+    let text = field.text(problems)?;
+    let why = if !text.starts_with('/') {
+        format!("{text:?} is not an absolute path")
+    } else if text.len() > MAX_SOCKET_PATH {
+        format!("the path has {} bytes, a socket's may have {MAX_SOCKET_PATH}", text.len())
+    } else {
+        return Some(PathBuf::from(text));
+    };
+    problems.error(
+        &field.place(),
+        "bad socket path",
+        why,
+        "write a path such as /run/natgate.sock",
+    );
+    None
+}
+
+fn metrics(field: &Field<'_>, problems: &mut Problems) -> Option<SocketAddr> {
+    let text = field.text(problems)?;
+    let address = text.parse::<SocketAddr>().ok().filter(|address| address.port() != 0);
+    if address.is_none() {
+        let why = format!("{text:?} is not an address and a port");
+        problems.error(
+            &field.place(),
+            "bad listening address",
+            why,
+            "write for example 127.0.0.1:9100",
+        );
+    }
+    address
+}
+
+fn log_filter(field: &Field<'_>, problems: &mut Problems) -> Option<String> {
+    let text = field.text(problems)?;
+    if EnvFilter::builder().parse(text).is_err() {
+        let why = format!("{text:?} is not a log filter");
+        let remedy =
+            "write a level (error, warn, info, debug, trace) or target=level, separated by commas";
+        problems.error(&field.place(), "bad log filter", why, remedy);
+        return None;
+    }
+    Some(text.to_owned())
+}

@@ -1,0 +1,149 @@
+//! What does the administrator want?
+//!
+//! Files and flags are read into a tree that remembers where everything is written ([`tree`]);
+//! objects are read from the tree field by field ([`object`], [`gateway`], [`pool`],
+//! [`nat_rule`]), then compared with each other ([`whole`]). Only a [`Config`] in which nothing
+//! is wrong leaves this module; otherwise all mistakes do, in one go.
+
+mod address;
+mod field;
+mod flags;
+mod gateway;
+mod host;
+mod nat_rule;
+mod object;
+mod pool;
+mod problem;
+mod source;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod whole;
+mod yaml;
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::sync::Arc;
+
+use conntrack::{Pool, PoolId, PoolSettings};
+use dataplane::rule::{Rule, RuleSet};
+use dataplane::snapshot::Policy;
+
+use crate::cli::GatewayArgs;
+
+pub(crate) use address::AddressRange;
+pub(crate) use gateway::{Gateway, LogFormat, Mode, OnExit};
+pub(crate) use host::host_addresses;
+pub(crate) use problem::{ConfigErrors, Problem};
+
+use field::Field;
+use object::{Object, Objects};
+use problem::{Origin, Place, Problems};
+use tree::{Node, Value};
+
+/// A pool, validated; its index in [`Config::pools`] is its [`PoolId`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PoolConfig {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its settings.
+    pub(crate) settings: PoolSettings,
+    /// Its addresses, without overlap, in the order given.
+    pub(crate) ranges: Vec<AddressRange>,
+}
+
+/// A configuration in which nothing is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Config {
+    /// Settings of the gateway as a whole.
+    pub(crate) gateway: Gateway,
+    /// Pools; at least one.
+    pub(crate) pools: Vec<PoolConfig>,
+    /// Rules; at least one, no ties.
+    pub(crate) rules: Vec<Rule>,
+    /// What is allowed, but has a price.
+    pub(crate) warnings: Vec<Problem>,
+}
+
+impl Config {
+    /// Reads what `args` say: the objects of `--config`, or what the other flags describe; flags
+    /// override settings of the `Gateway`. No pool may have one of the addresses of the `host`.
+    ///
+    /// # Errors
+    /// Every mistake in flags and objects.
+    pub(crate) fn load(args: &GatewayArgs, host: &[Ipv4Addr]) -> Result<Self, ConfigErrors> {
+        let mut problems = Problems::default();
+        let (objects, whole) = if let Some(path) = &args.config {
+            flags::refuse_beside_config(args, &mut problems);
+            let documents = source::read(Path::new(path), &mut problems);
+            let objects = Objects::read(documents, &mut problems);
+            (objects, Place::of(Origin::Path(Arc::from(path.as_str()))))
+        } else {
+            (flags::objects(args, &mut problems), Place::flag("--config"))
+        };
+        let gateway = read_gateway(&objects, args, &whole, &mut problems);
+        let pools = read_all(objects.pools, pool::read, &mut problems);
+        let rules = read_all(objects.rules, nat_rule::read, &mut problems);
+        if !objects.incomplete {
+            whole::refuse_missing(&pools, &rules, &whole, &mut problems);
+        }
+        whole::check(&pools, &rules, host, &mut problems);
+        let warnings = problems.finish()?;
+        let rules = whole::compile(&pools, rules);
+        let pool_config = |(name, spec): whole::NamedPool| {
+            let spec = spec?;
+            let ranges = spec.ranges.into_iter().map(|range| range.value).collect();
+            Some(PoolConfig { name: name.value, settings: spec.settings, ranges })
+        };
+        let pools = pools.into_iter().filter_map(pool_config).collect();
+        Ok(Self { gateway, pools, rules, warnings })
+    }
+
+    /// The policy of this configuration, with all port blocks free.
+    pub(crate) fn policy(&self, generation: u32) -> Policy {
+        let pool = |(index, config): (usize, &PoolConfig)| {
+            let addresses = config.ranges.iter().flat_map(|range| range.addresses());
+            let (id, settings) = (PoolId(index as u16), config.settings.clone());
+            Arc::new(Pool::new(id, config.name.as_str(), settings, addresses))
+        };
+        let pools = self.pools.iter().enumerate().map(pool).collect();
+        let rules = RuleSet::new(self.rules.clone());
+        Policy::new(generation, pools, rules, self.gateway.answer_ping)
+    }
+}
+
+fn read_gateway(
+    objects: &Objects,
+    args: &GatewayArgs,
+    whole: &Place,
+    problems: &mut Problems,
+) -> Gateway {
+    if let [first, others @ ..] = &objects.gateways[..] {
+        for other in others {
+            let why = format!("there is already one at {}", first.name.place.origin);
+            problems.error(&other.name.place, "second Gateway", why, "keep one of them");
+        }
+    }
+    let mut spec = objects.gateways.first().map_or_else(
+        || Node { origin: whole.origin.clone(), value: Value::Map(Vec::new()) },
+        |object| object.spec.clone(),
+    );
+    for (path, value) in flags::gateway_settings(args) {
+        spec.set(path, value);
+    }
+    // In what could not be read there may be a Gateway that names the interfaces.
+    let complete = !objects.gateways.is_empty() || !objects.incomplete;
+    gateway::read(&Field::new(&spec, "spec"), complete, problems)
+}
+
+fn read_all<T>(
+    objects: Vec<Object>,
+    read: fn(&Field<'_>, &mut Problems) -> Option<T>,
+    problems: &mut Problems,
+) -> Vec<(field::Placed<String>, Option<T>)> {
+    let read_one = |object: Object| {
+        let spec = read(&object.spec(), problems);
+        (object.name, spec)
+    };
+    objects.into_iter().map(read_one).collect()
+}

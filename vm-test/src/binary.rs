@@ -1,0 +1,27 @@
+//! Which `natgate` is tested?
+
+use std::env;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+
+/// The program under test: `$NATGATE_BIN`, or the `natgate` that was built into the same target
+/// directory as the running test.
+///
+/// # Errors
+/// There is none.
+pub fn natgate_binary() -> Result<PathBuf> {
+    let binary = match env::var_os("NATGATE_BIN") {
+        Some(path) => PathBuf::from(path),
+        None => {
+            // target/debug/deps/suite-0123456789abcdef
+            let test = env::current_exe().context("where is this test?")?;
+            let beside = test.ancestors().skip(1).map(|dir| dir.join("natgate"));
+            beside.take(2).find(|path| path.is_file()).context(
+                "no natgate beside the tests; build it with `cargo build -p natgate` or set NATGATE_BIN",
+            )?
+        }
+    };
+    ensure!(binary.is_file(), "{} is not a file", binary.display());
+    Ok(binary)
+}
