@@ -1,1 +1,5 @@
+mod api;
+mod mirror;
+mod view;
+
 fn main() {}
