@@ -2,9 +2,12 @@
 
 #![forbid(unsafe_code)]
 
+mod api;
 mod check;
 mod cli;
 mod config;
+mod mirror;
+mod view;
 
 use std::process::ExitCode;
 

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use conntrack::Realm;
 use crossbeam::queue::ArrayQueue;
 
-use crate::io::{Received, Waker};
+use crate::io::Received;
 use crate::packet::Packet;
+use crate::waker::Waker;
 
 /// Packets that a ring holds.
 pub const RING_SIZE: usize = 1024;
@@ -70,11 +71,6 @@ impl<F> HandOff<F> {
     /// The next packet that `worker` gave us.
     pub(crate) fn take(&self, worker: u16) -> Option<HandedOver<F>> {
         self.from.get(usize::from(worker))?.pop()
-    }
-
-    /// Whether nothing waits for us.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.from.iter().all(|ring| ring.is_empty())
     }
 
     /// Wakes the workers that were given packets and sleep.

@@ -5,13 +5,10 @@
 //! not `Clone`, and whoever holds one holds its bytes. A frame may be handed to another worker and
 //! transmitted or released there; backends bring frames home by themselves.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nix::sys::eventfd::{EfdFlags, EventFd};
-
 use crate::interface::InterfaceId;
+use crate::waker::Waker;
 
 /// Packets moved per call at most.
 pub const BURST: usize = 64;
@@ -47,52 +44,6 @@ pub struct IoStats {
     pub frames_free: u64,
     /// Frames now with the kernel (fill and transmit rings).
     pub frames_in_kernel: u64,
-}
-
-/// Wakes a worker that sleeps. Cheap for one that does not: one load.
-#[derive(Clone, Debug)]
-pub struct Waker(Arc<Sleep>);
-
-#[derive(Debug)]
-struct Sleep {
-    asleep: AtomicBool,
-    event: EventFd,
-}
-
-impl Waker {
-    /// A waker for a new worker.
-    pub fn new() -> std::io::Result<Self> {
-        let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
-        Ok(Self(Arc::new(Sleep { asleep: AtomicBool::new(false), event })))
-    }
-
-    /// Wakes the worker if it sleeps or is about to. Call it after what the worker should find is there.
-    pub fn wake(&self) {
-        // Pairs with the fence in `before_sleep`: either we see the flag, or the worker sees our work.
-        std::sync::atomic::fence(Ordering::SeqCst);
-        if self.0.asleep.load(Ordering::Relaxed) {
-            // Fails only when the counter is about to overflow: then the worker is awake anyway.
-            let _ = self.0.event.write(1);
-        }
-    }
-
-    /// Says that the worker is about to sleep: look once more for work after this, then wait.
-    pub fn before_sleep(&self) {
-        self.0.asleep.store(true, Ordering::Relaxed);
-        std::sync::atomic::fence(Ordering::SeqCst);
-    }
-
-    /// Says that the worker is awake.
-    pub fn after_sleep(&self) {
-        self.0.asleep.store(false, Ordering::Relaxed);
-        // Nothing to read is the usual case.
-        let _ = self.0.event.read();
-    }
-
-    /// The descriptor that becomes readable; to be polled by a backend.
-    pub fn event(&self) -> &EventFd {
-        &self.0.event
-    }
 }
 
 /// A source and sink of Ethernet frames, owned by one worker.
@@ -131,7 +82,8 @@ pub trait PacketIo {
     /// at most one wake-up for each ring.
     fn flush(&mut self);
 
-    /// Sleeps until a packet arrives, the worker's [`Waker`] is woken, or `timeout` is over.
+    /// Sleeps until a packet arrives, the worker's [`Waker`] is woken, or `timeout` is over; does not sleep if
+    /// it was woken since the last call.
     fn wait(&mut self, timeout: Duration);
 
     /// What wakes the worker from [`wait`](Self::wait).

@@ -23,6 +23,7 @@ pub mod roads;
 pub mod rule;
 mod slow_path;
 pub mod snapshot;
+pub mod waker;
 pub mod wire;
 pub mod worker;
 pub mod xsk;

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::interface::InterfaceId;
-use crate::io::{IoStats, PacketIo, Received, Waker};
+use crate::io::{IoStats, PacketIo, Received};
+use crate::waker::Waker;
 
 /// Room in a frame, in bytes.
 pub const FRAME_SIZE: usize = 2048;

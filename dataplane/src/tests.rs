@@ -19,12 +19,13 @@ use crate::counters::{AllCounters, WorkerCounters};
 use crate::drop_reason::DropReason;
 use crate::hand_off::HandOff;
 use crate::interface::{Interface, InterfaceId, Mac, Roles};
-use crate::io::{PacketIo, Waker};
+use crate::io::PacketIo;
 use crate::memory::MemoryIo;
 use crate::request::{Notice, Request, SessionFilter};
 use crate::roads::{Adjacency, AdjacencyId, Roads, Route};
 use crate::rule::{Action, Rule, RuleSet};
 use crate::snapshot::{Policy, Published, Snapshot};
+use crate::waker::Waker;
 use crate::worker::{Clock, Shared, Worker};
 
 const INSIDE: InterfaceId = InterfaceId(0);

@@ -354,17 +354,13 @@ impl<I: PacketIo> Worker<I> {
     }
 
     fn sleep(&mut self) {
-        self.io.waker().before_sleep();
-        let has_work = !self.hand_off.is_empty()
-            || !self.requests.is_empty()
-            || !self.announcements.is_empty();
-        if !has_work {
-            self.counters().sleeps.add(1);
-            // A listing whose reader is slow is looked at again soon.
-            let busy = !self.listings.is_empty() || self.hold.len() > 0;
-            self.io.wait(Duration::from_millis(if busy { 5 } else { 500 }));
+        if !self.announcements.is_empty() {
+            return;
         }
-        self.io.waker().after_sleep();
+        self.counters().sleeps.add(1);
+        // A listing whose reader is slow, and packets that wait, are looked at again soon.
+        let busy = !self.listings.is_empty() || self.hold.len() > 0;
+        self.io.wait(Duration::from_millis(if busy { 5 } else { 500 }));
     }
 
     /// Gives every frame back.

@@ -10,9 +10,9 @@ use xsk_rs::FrameDesc;
 
 use super::frame::{Audit, Frame, Memory, Place};
 use super::port::Port;
-use super::wake::Waker;
 use crate::interface::InterfaceId;
 use crate::io::{BURST, IoStats, PacketIo, Received};
+use crate::waker::Waker;
 
 /// How long a worker sleeps while the kernel has not taken all frames that it should send.
 const UNSENT_NAP: Duration = Duration::from_millis(1);
@@ -83,11 +83,6 @@ impl XskIo {
         };
         io.flush(); // fills the fill rings
         io
-    }
-
-    /// Wakes this worker from `wait`.
-    pub fn waker(&self) -> Waker {
-        self.shared.wakers[self.worker].clone()
     }
 
     pub(super) fn memory(&self) -> &Memory {
@@ -253,6 +248,10 @@ impl PacketIo for XskIo {
         // Interrupted by a signal, or out of memory: the worker just looks around early.
         let _ = poll(&mut fds, timeout);
         waker.woke();
+    }
+
+    fn waker(&self) -> &Waker {
+        &self.shared.wakers[self.worker]
     }
 
     fn stats(&self) -> IoStats {

@@ -23,7 +23,6 @@ mod nic;
 mod open;
 mod port;
 mod steering;
-mod wake;
 
 pub use attach::{AttachMode, Inspection, detach, inspect};
 pub use error::XskError;
@@ -32,4 +31,3 @@ pub use io::XskIo;
 pub use lock::InterfaceLock;
 pub use open::{BindMode, InterfaceReport, Mode, OpenConfig, OpenInterface, Opened, open};
 pub use steering::{InterfaceEntry, MAX_QUEUES, Steering, SteeringTables};
-pub use wake::Waker;

@@ -18,9 +18,9 @@ use super::io::{Shared, Way, XskIo};
 use super::nic;
 use super::port::{Port, Rings, fill_ring};
 use super::steering::{InterfaceEntry, MAX_QUEUES, Steering};
-use super::wake::Waker;
 use crate::counters::MAX_INTERFACES;
 use crate::interface::{InterfaceId, Roles};
+use crate::waker::Waker;
 
 /// Bytes that the kernel keeps free before each packet.
 const HEADROOM: u32 = 256;

@@ -22,7 +22,8 @@ struct Shared {
 }
 
 impl Waker {
-    pub(super) fn new() -> io::Result<Self> {
+    /// A waker for a new worker.
+    pub fn new() -> io::Result<Self> {
         let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
         Ok(Self(Arc::new(Shared { state: AtomicU8::new(AWAKE), event })))
     }
@@ -37,7 +38,7 @@ impl Waker {
     }
 
     /// The worker is about to sleep. False if it was notified meanwhile and must not.
-    pub(super) fn may_sleep(&self) -> bool {
+    pub(crate) fn may_sleep(&self) -> bool {
         let entered =
             self.0.state.compare_exchange(AWAKE, SLEEPING, Ordering::SeqCst, Ordering::SeqCst);
         if entered.is_err() {
@@ -47,14 +48,14 @@ impl Waker {
     }
 
     /// The worker woke up, for whatever reason.
-    pub(super) fn woke(&self) {
+    pub(crate) fn woke(&self) {
         if self.0.state.swap(AWAKE, Ordering::SeqCst) == NOTIFIED {
             // Empty if the notifier has not written yet: then the next sleep ends early, once.
             let _ = self.0.event.read();
         }
     }
 
-    pub(super) fn event(&self) -> BorrowedFd<'_> {
+    pub(crate) fn event(&self) -> BorrowedFd<'_> {
         self.0.event.as_fd()
     }
 }

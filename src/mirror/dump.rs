@@ -1,0 +1,156 @@
+//! What does the kernel know at this moment?
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use ipnet::Ipv4Net;
+use rtnetlink::packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use rtnetlink::packet_route::route::RouteType;
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage, address::AddressAttribute};
+use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
+
+use super::MirrorError;
+use super::link::Link;
+use super::neighbours::Fact;
+use super::tables::KernelRoute;
+
+/// Largest number of unanswered requests to resolve.
+const RESOLVE_BATCH: usize = 64;
+
+/// A connection to the kernel for questions and requests.
+pub(super) struct Kernel {
+    handle: Handle,
+}
+
+impl Kernel {
+    /// Connects. Must be called within a tokio runtime.
+    pub(super) fn connect() -> Result<Self, MirrorError> {
+        let (connection, handle, _) = rtnetlink::new_connection()
+            .map_err(|source| MirrorError::Socket { what: "open", source })?;
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
+    pub(super) async fn links(&self) -> Result<Vec<Link>, MirrorError> {
+        let links = self.handle.link().get().execute().map_ok(Link::from_message);
+        collect("links", links).await
+    }
+
+    /// The host's own IPv4 addresses, with the prefix lengths they were configured with.
+    pub(super) async fn addresses(&self) -> Result<Vec<Ipv4Net>, MirrorError> {
+        let address = |message: rtnetlink::packet_route::address::AddressMessage| {
+            let of = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| {
+                message.attributes.iter().find_map(wanted)
+            };
+            // On point-to-point links `Address` is the peer's.
+            let local = of(|a| matches!(a, AddressAttribute::Local(_)).then(|| ip(a))?)
+                .or_else(|| of(|a| matches!(a, AddressAttribute::Address(_)).then(|| ip(a))?));
+            match local? {
+                IpAddr::V4(addr) => Ipv4Net::new(addr, message.header.prefix_len).ok(),
+                IpAddr::V6(_) => None,
+            }
+        };
+        let addresses = self.handle.address().get().execute().map_ok(address);
+        let mut addresses: Vec<Ipv4Net> =
+            collect("addresses", addresses).await?.into_iter().flatten().collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        Ok(addresses)
+    }
+
+    /// All IPv4 routes, in the kernel's order.
+    pub(super) async fn routes(&self) -> Result<Vec<KernelRoute>, MirrorError> {
+        let filter = RouteMessageBuilder::<Ipv4Addr>::new()
+            .table_id(0)
+            .protocol(rtnetlink::packet_route::route::RouteProtocol::Unspec)
+            .scope(rtnetlink::packet_route::route::RouteScope::Universe)
+            .kind(RouteType::Unspec)
+            .build();
+        let routes = self.handle.route().get(filter).execute();
+        let routes =
+            collect("routes", routes.map_ok(|message| KernelRoute::from_message(&message)));
+        Ok(routes.await?.into_iter().flatten().collect())
+    }
+
+    pub(super) async fn neighbours(&self) -> Result<Vec<Fact>, MirrorError> {
+        let dump = self.handle.neighbours().get().set_family(IpVersion::V4).execute();
+        let facts = collect("neighbours", dump.map_ok(|message| neighbour_fact(&message))).await?;
+        Ok(facts.into_iter().flatten().collect())
+    }
+
+    /// Asks the kernel to resolve neighbours (`NTF_USE`); what comes of it arrives as events. A refusal
+    /// is logged: the next attempt follows by itself.
+    pub(super) async fn resolve(&self, wanted: &[(u32, Ipv4Addr)]) {
+        for batch in wanted.chunks(RESOLVE_BATCH) {
+            let requests = batch.iter().map(|&(ifindex, address)| async move {
+                if let Err(why) = self.resolve_one(ifindex, address).await {
+                    tracing::debug!(%address, ifindex, why, "the kernel refuses to resolve a neighbour");
+                }
+            });
+            futures_util::future::join_all(requests).await;
+        }
+    }
+
+    async fn resolve_one(&self, ifindex: u32, address: Ipv4Addr) -> Result<(), String> {
+        let mut message = NeighbourMessage::default();
+        message.header.family = AddressFamily::Inet;
+        message.header.ifindex = ifindex;
+        message.header.state = NeighbourState::None;
+        message.header.flags = NeighbourFlags::Use;
+        message.header.kind = RouteType::Unicast;
+        message.attributes = vec![NeighbourAttribute::Destination(NeighbourAddress::Inet(address))];
+        let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewNeighbour(message));
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE;
+        let mut answers =
+            self.handle.clone().request(request).map_err(|error| error.to_string())?;
+        while let Some(answer) = answers.next().await {
+            if let NetlinkPayload::Error(error) = answer.payload
+                && error.code.is_some()
+            {
+                return Err(error.to_io().to_string());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn ip(attribute: &AddressAttribute) -> Option<IpAddr> {
+    match attribute {
+        AddressAttribute::Local(ip) | AddressAttribute::Address(ip) => Some(*ip),
+        _ => None,
+    }
+}
+
+/// What a neighbour message says; `None` for other families, proxies and tables.
+pub(super) fn neighbour_fact(message: &NeighbourMessage) -> Option<Fact> {
+    let header = &message.header;
+    if header.family != AddressFamily::Inet || header.flags.contains(NeighbourFlags::Proxy) {
+        return None;
+    }
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(*address),
+        _ => None,
+    })?;
+    let mac = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(bytes) => bytes.as_slice().try_into().ok(),
+        _ => None,
+    });
+    Some(Fact {
+        ifindex: header.ifindex,
+        address,
+        state: header.state,
+        mac: mac.map(dataplane::interface::Mac),
+    })
+}
+
+async fn collect<T>(
+    what: &'static str,
+    stream: impl Stream<Item = Result<T, rtnetlink::Error>>,
+) -> Result<Vec<T>, MirrorError> {
+    stream.try_collect().await.map_err(|source| MirrorError::Dump { what, source })
+}

@@ -1,0 +1,81 @@
+//! What are the host's network interfaces?
+
+use std::path::Path;
+
+use dataplane::interface::Mac;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+
+use super::{MirrorError, dump::Kernel};
+
+/// A network interface of the host, as the kernel describes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Link {
+    /// Name, such as `eth0`.
+    pub(crate) name: String,
+    /// The kernel's index.
+    pub(crate) ifindex: u32,
+    /// Ethernet address; zero if the interface has none of six bytes.
+    pub(crate) mac: Mac,
+    /// Largest IP packet, in bytes.
+    pub(crate) mtu: u32,
+    /// Administratively up, and with a carrier.
+    pub(crate) up: bool,
+    /// Driver, or kind of a virtual interface: `veth`, `virtio_net`, `ixgbe`; empty if unknown.
+    pub(crate) driver: String,
+}
+
+impl Link {
+    pub(super) fn from_message(message: LinkMessage) -> Self {
+        let mut link = Self {
+            ifindex: message.header.index,
+            up: message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
+            ..Self::default()
+        };
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::Address(bytes) => {
+                    link.mac = bytes.try_into().map(Mac).unwrap_or_default();
+                }
+                LinkAttribute::LinkInfo(infos) => {
+                    link.driver = infos.iter().find_map(kind).unwrap_or_default();
+                }
+                _ => {}
+            }
+        }
+        if link.driver.is_empty() {
+            link.driver = hardware_driver(&link.name).unwrap_or_default();
+        }
+        link
+    }
+}
+
+fn kind(info: &LinkInfo) -> Option<String> {
+    match info {
+        LinkInfo::Kind(kind) => Some(kind.to_string()),
+        _ => None,
+    }
+}
+
+/// The driver that serves a device, by the link in sysfs.
+fn hardware_driver(name: &str) -> Option<String> {
+    let link = Path::new("/sys/class/net").join(name).join("device/driver");
+    let target = std::fs::read_link(link).ok()?;
+    Some(target.file_name()?.to_string_lossy().into_owned())
+}
+
+/// The links with these names, in the same order.
+///
+/// Fails if the host has no such interface (the error lists those that it has) or the kernel refuses.
+pub(crate) async fn interfaces_by_name(names: &[String]) -> Result<Vec<Link>, MirrorError> {
+    let links = Kernel::connect()?.links().await?;
+    let find = |name: &String| {
+        links.iter().find(|link| link.name == *name).cloned().ok_or_else(|| {
+            let mut known: Vec<&str> = links.iter().map(|link| link.name.as_str()).collect();
+            known.sort_unstable();
+            MirrorError::UnknownInterface { name: name.clone(), known: known.join(", ") }
+        })
+    };
+    names.iter().map(find).collect()
+}

@@ -1,0 +1,132 @@
+//! What does the kernel know of routes, neighbours and links?
+//!
+//! A task follows the kernel by netlink and publishes [`MirrorState`]: the [`Roads`] for the workers,
+//! the gateway's links and the host's own addresses. Bursts of changes are collected, so that a storm of
+//! messages costs a bounded share of one core (`docs/decisions/0004-netlink-and-http.md`).
+
+mod dump;
+mod events;
+mod link;
+mod neighbours;
+mod tables;
+mod task;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use dataplane::interface::InterfaceId;
+use dataplane::roads::Roads;
+use ipnet::Ipv4Net;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+pub(crate) use link::{Link, interfaces_by_name};
+
+/// Requests of workers that may wait for the mirror's task.
+const REQUESTS: usize = 4096;
+
+/// Why the kernel's tables cannot be followed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MirrorError {
+    /// No netlink socket.
+    #[error(
+        "cannot {what} netlink: {source}; see that this kernel and the sandbox allow AF_NETLINK"
+    )]
+    Socket {
+        /// What failed.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel did not answer a question.
+    #[error("cannot read the kernel's {what}: {source}")]
+    Dump {
+        /// Which table.
+        what: &'static str,
+        /// Why.
+        source: rtnetlink::Error,
+    },
+    /// There is no such interface.
+    #[error("no interface named '{name}'; the host has: {known}")]
+    UnknownInterface {
+        /// The name asked for.
+        name: String,
+        /// The names that there are.
+        known: String,
+    },
+    /// An interface vanished.
+    #[error("the interface with index {0} is gone; start again when it is back")]
+    LinkGone(u32),
+}
+
+/// What the kernel knows, at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct MirrorState {
+    /// Routes and neighbours, for the workers.
+    pub(crate) roads: Arc<Roads>,
+    /// The gateway's links, in the order of their [`InterfaceId`]; a link that is gone is down.
+    pub(crate) links: Vec<Link>,
+    /// The host's own IPv4 addresses, with prefix lengths.
+    pub(crate) host_addresses: Vec<Ipv4Net>,
+    /// How often a state was published.
+    pub(crate) rebuilds: u64,
+    /// How often messages were lost and everything was read anew.
+    pub(crate) resyncs: u64,
+}
+
+/// Follows the kernel for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Mirror {
+    states: watch::Receiver<Arc<MirrorState>>,
+    resolver: Resolver,
+    task: JoinHandle<()>,
+}
+
+/// Asks the kernel to resolve neighbours. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Resolver(mpsc::Sender<(InterfaceId, Ipv4Addr)>);
+
+impl Resolver {
+    /// Has the kernel resolve, or refresh, a neighbour, and keeps it fresh from then on. Never blocks;
+    /// repeated requests are joined; under overload a request is dropped, and the next one counts.
+    pub(crate) fn resolve(&self, interface: InterfaceId, address: Ipv4Addr) {
+        // A full queue means thousands of requests are on their way already.
+        let _ = self.0.try_send((interface, address));
+    }
+}
+
+impl Mirror {
+    /// Reads the kernel's tables and begins to follow them. `links` are the gateway's interfaces with
+    /// the kernel's index of each; ids are dense from 0. Must be called within a tokio runtime.
+    pub(crate) async fn start(links: &[(InterfaceId, u32)]) -> Result<Self, MirrorError> {
+        let (requests, incoming) = mpsc::channel(REQUESTS);
+        let (task, states) = task::Task::start(links, incoming).await?;
+        let task = tokio::spawn(task.run());
+        Ok(Self { states, resolver: Resolver(requests), task })
+    }
+
+    /// What the kernel knows now.
+    pub(crate) fn state(&self) -> Arc<MirrorState> {
+        Arc::clone(&self.states.borrow())
+    }
+
+    /// Waits for a state that this handle has not returned yet. `None` if the mirror has ended. Cancel-safe.
+    pub(crate) async fn changed(&mut self) -> Option<Arc<MirrorState>> {
+        self.states.changed().await.ok()?;
+        Some(Arc::clone(&self.states.borrow_and_update()))
+    }
+
+    /// The way to ask for neighbours.
+    pub(crate) fn resolver(&self) -> Resolver {
+        self.resolver.clone()
+    }
+}
+
+impl Drop for Mirror {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
