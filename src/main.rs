@@ -6,7 +6,9 @@ mod api;
 mod check;
 mod cli;
 mod config;
+mod detach;
 mod mirror;
+mod run;
 mod view;
 
 use std::process::ExitCode;
@@ -14,12 +16,12 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use cli::{Cli, Command};
-use config::Config;
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Check(args) => check::check(&args),
-        Command::Run(args) => run(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Detach(args) => detach::detach(&args),
         other => Err(anyhow::anyhow!("{other:?} is not wired yet")),
     };
     match outcome {
@@ -36,9 +38,4 @@ fn report(error: &anyhow::Error) -> ExitCode {
     }
     eprintln!("error: {error:#}");
     ExitCode::FAILURE
-}
-
-fn run(args: &cli::GatewayArgs) -> anyhow::Result<()> {
-    let config = Config::load(args, &config::host_addresses()?)?;
-    anyhow::bail!("{} pools: running is not wired yet", config.pools.len())
 }

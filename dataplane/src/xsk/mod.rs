@@ -29,5 +29,7 @@ pub use error::XskError;
 pub use frame::{Audit, Frame};
 pub use io::XskIo;
 pub use lock::InterfaceLock;
-pub use open::{BindMode, InterfaceReport, Mode, OpenConfig, OpenInterface, Opened, open};
+pub use open::{
+    BindMode, InterfaceReport, Mode, OpenConfig, OpenInterface, Opened, most_queues, open,
+};
 pub use steering::{InterfaceEntry, MAX_QUEUES, Steering, SteeringTables};

@@ -212,6 +212,19 @@ fn open_all(config: &OpenConfig, queues: &[u32], bind: BindMode) -> Result<Opene
     Ok(Opened { workers, wakers, reports, entries, descriptors })
 }
 
+/// The queues of the interface that has most: the largest number of workers that [`open`] takes.
+///
+/// # Errors
+/// [`XskError::UnknownInterface`].
+pub fn most_queues(interfaces: &[OpenInterface]) -> Result<usize, XskError> {
+    let queues = |interface: &OpenInterface| {
+        let has = nic::receive_queues(&interface.name)
+            .ok_or_else(|| XskError::UnknownInterface { name: interface.name.clone() })?;
+        Ok(has.min(interface.queues.unwrap_or(has)) as usize)
+    };
+    interfaces.iter().try_fold(0, |most, interface| Ok(most.max(queues(interface)?)))
+}
+
 /// Are the numbers possible? Returns the queues to serve of each interface.
 fn check(config: &OpenConfig) -> Result<Vec<u32>, XskError> {
     let bad = |place: &str, why: String, remedy| {

@@ -1,0 +1,279 @@
+//! The workers, their sockets and the steering program, from start to stop.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use anyhow::Context;
+use conntrack::Secret;
+use core_affinity::CoreId;
+use crossbeam::channel::{Receiver, Sender, bounded};
+use crossbeam::utils::CachePadded;
+use dataplane::Worker;
+use dataplane::counters::WorkerCounters;
+use dataplane::hand_off::{HandOff, RING_SIZE};
+use dataplane::interface::InterfaceId;
+use dataplane::request::{Notice, Request};
+use dataplane::snapshot::Published;
+use dataplane::waker::Waker;
+use dataplane::worker::{self, Clock};
+use dataplane::xsk::{
+    self, InterfaceLock, InterfaceReport, OpenConfig, OpenInterface, Opened, Steering, XskError,
+    XskIo,
+};
+use tracing::{error, info};
+
+use crate::api::{InterfaceFacts, Shared, WorkerFacts};
+use crate::config::{Config, Gateway, Mode};
+use crate::mirror::MirrorState;
+
+use super::world::World;
+
+/// Requests that may wait for a worker.
+const REQUESTS: usize = 64;
+/// Frames for each worker that may wait for next hops and in bursts.
+const WAITING_FRAMES: u32 = 1024;
+
+/// What moves packets.
+pub(crate) struct Dataplane {
+    steering: Arc<std::sync::Mutex<Steering>>,
+    interfaces: Vec<(u32, String)>,
+    reports: Vec<InterfaceReport>,
+    wakers: Vec<Waker>,
+    requests: Vec<Sender<Request>>,
+    receivers: Vec<Receiver<Request>>,
+    shared: worker::Shared,
+    /// Taken when the workers start.
+    io: Vec<XskIo>,
+    threads: Vec<JoinHandle<()>>,
+    _locks: Vec<InterfaceLock>,
+}
+
+impl Dataplane {
+    /// Opens sockets and loads the program; nothing is attached yet, and the host is unchanged.
+    pub(crate) fn prepare(
+        config: &Config,
+        world: &World,
+        state: &MirrorState,
+        notices: Sender<Notice>,
+    ) -> anyhow::Result<Self> {
+        let interfaces: Vec<(u32, String)> =
+            world.links.iter().map(|link| (link.ifindex, link.name.clone())).collect();
+        let locks = interfaces
+            .iter()
+            .map(|(ifindex, name)| InterfaceLock::acquire(*ifindex, name))
+            .collect::<Result<_, _>>()?;
+        refuse_foreign_programs(&interfaces)?;
+        let mut steering = Steering::load()?;
+        let open = open_config(&config.gateway, world)?;
+        let Opened { workers, wakers, reports, .. } = {
+            let opened = xsk::open(&open)?;
+            opened.register(&mut steering)?;
+            opened
+        };
+        steering.apply(&world.steering_tables(state))?;
+        let (requests, receivers) = wakers.iter().map(|_| bounded(REQUESTS)).unzip();
+        let count = wakers.len();
+        let shared = worker::Shared {
+            snapshot: Arc::new(Published::new(world.snapshot(state))),
+            counters: Arc::new(
+                (0..count).map(|_| CachePadded::new(WorkerCounters::default())).collect(),
+            ),
+            secret: Secret::random(),
+            notices,
+            clock: Clock::start(),
+            sessions_per_worker: (config.gateway.sessions as usize).div_ceil(count),
+        };
+        Ok(Self {
+            steering: Arc::new(std::sync::Mutex::new(steering)),
+            interfaces,
+            reports,
+            wakers,
+            requests,
+            receivers,
+            shared,
+            io: workers,
+            threads: Vec::new(),
+            _locks: locks,
+        })
+    }
+
+    /// Starts a thread for each worker, pinned to a core.
+    pub(crate) fn start_workers(&mut self) -> anyhow::Result<()> {
+        let now = self.shared.clock.now();
+        let cores = core_affinity::get_core_ids().unwrap_or_default();
+        let hand_offs = HandOff::between(&self.wakers);
+        let ends = self.io.drain(..).zip(hand_offs).zip(self.receivers.drain(..));
+        for (id, ((io, hand_off), requests)) in ends.enumerate() {
+            let shared = self.shared.clone();
+            let core = core_of(id, &cores);
+            let body = move || {
+                if let Some(core) = core
+                    && !core_affinity::set_for_current(core)
+                {
+                    error!(worker = id, core = core.id, "cannot pin the worker to its core");
+                }
+                Worker::new(id as u16, io, hand_off, requests, shared, now).run();
+            };
+            let thread = std::thread::Builder::new().name(format!("natgate-w{id}"));
+            self.threads.push(thread.spawn(body).context("cannot start a worker thread")?);
+        }
+        Ok(())
+    }
+
+    /// What the stats socket shows of the data plane.
+    pub(crate) fn shown(&self, config: &Config, source: String) -> Shared {
+        let cores = core_affinity::get_core_ids().unwrap_or_default();
+        let count = self.wakers.len();
+        let workers = self.wakers.iter().zip(&self.requests).enumerate();
+        let facts = workers.map(|(id, (waker, requests))| {
+            let waker = waker.clone();
+            WorkerFacts {
+                core: core_of(id, &cores).map(|core| core.id),
+                queues: self.reports.iter().flat_map(|r| queues_of(r, id, count)).collect(),
+                requests: requests.clone(),
+                wake: Box::new(move || waker.wake()),
+            }
+        });
+        let interfaces = self.reports.iter().map(|report| InterfaceFacts {
+            driver: report.driver.clone(),
+            mode: format!("{} {}", report.attach.name(), report.bind.name()),
+            queues: report.queues,
+            warnings: report.warnings.clone(),
+        });
+        let steering = Arc::clone(&self.steering);
+        let clock = self.shared.clock;
+        Shared {
+            counters: Arc::clone(&self.shared.counters),
+            workers: facts.collect(),
+            snapshot: Arc::clone(&self.shared.snapshot),
+            interfaces: interfaces.collect(),
+            started: Instant::now(),
+            config: source,
+            warnings: config.warnings.iter().map(ToString::to_string).collect(),
+            sessions_maximum: config.gateway.sessions.into(),
+            now: Box::new(move || clock.now()),
+            steering_drops: Box::new(move || steering_drops(&steering)),
+            ready: AtomicBool::new(false),
+            mirror_resyncs: AtomicU64::new(0),
+        }
+    }
+
+    /// Attaches the program to every interface, or to none.
+    pub(crate) fn attach(&mut self) -> Result<(), XskError> {
+        let mut steering = lock(&self.steering);
+        let mut added: Vec<&(u32, String)> = Vec::new();
+        for (interface, report) in self.interfaces.iter().zip(&self.reports) {
+            match steering.attach(interface.0, &interface.1, report.attach) {
+                Ok(true) => info!(interface = interface.1, "took over from the natgate before"),
+                Ok(false) => added.push(interface),
+                Err(error) => {
+                    for (ifindex, name) in added {
+                        if let Err(error) = xsk::detach(*ifindex, name) {
+                            error!("{error}");
+                        }
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the program: the kernel gets everything.
+    pub(crate) fn detach(&self) -> Result<(), XskError> {
+        self.interfaces.iter().try_for_each(|(ifindex, name)| xsk::detach(*ifindex, name).map(drop))
+    }
+
+    /// Has the pool addresses announced.
+    pub(crate) fn announce(&self) {
+        if let (Some(requests), Some(waker)) = (self.requests.first(), self.wakers.first()) {
+            // The worker has just started and its queue is empty.
+            let _ = requests.try_send(Request::Announce);
+            waker.wake();
+        }
+    }
+
+    /// Publishes what the kernel knows now.
+    pub(crate) fn follow(&self, world: &World, state: &MirrorState) -> Result<(), XskError> {
+        self.shared.snapshot.publish(world.snapshot(state));
+        for waker in &self.wakers {
+            waker.wake();
+        }
+        lock(&self.steering).apply(&world.steering_tables(state))
+    }
+
+    /// Lets every worker finish its burst and ends it.
+    pub(crate) fn stop_workers(&mut self) {
+        for (requests, waker) in self.requests.iter().zip(&self.wakers) {
+            // A worker that is gone needs no stop.
+            let _ = requests.send(Request::Stop);
+            waker.wake();
+        }
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                error!("a worker ended by a panic");
+            }
+        }
+    }
+}
+
+fn lock(steering: &std::sync::Mutex<Steering>) -> std::sync::MutexGuard<'_, Steering> {
+    steering.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn steering_drops(steering: &std::sync::Mutex<Steering>) -> Vec<(String, u64)> {
+    let drops = lock(steering).drops().unwrap_or_default();
+    drops.into_iter().map(|(reason, packets)| (reason.to_owned(), packets)).collect()
+}
+
+fn core_of(worker: usize, cores: &[CoreId]) -> Option<CoreId> {
+    cores.get(worker % cores.len().max(1)).copied()
+}
+
+fn queues_of(report: &InterfaceReport, worker: usize, workers: usize) -> Vec<String> {
+    let queues = (0..report.queues).filter(|queue| *queue as usize % workers == worker);
+    queues.map(|queue| format!("{}:{queue}", report.name)).collect()
+}
+
+/// Says so before anything is opened.
+fn refuse_foreign_programs(interfaces: &[(u32, String)]) -> Result<(), XskError> {
+    interfaces.iter().try_for_each(|(ifindex, interface)| {
+        match xsk::inspect(*ifindex, interface)? {
+            xsk::Inspection::Foreign { id, name } => {
+                Err(XskError::HookBusy { interface: interface.clone(), name, id })
+            }
+            xsk::Inspection::None | xsk::Inspection::Ours { .. } => Ok(()),
+        }
+    })
+}
+
+fn open_config(gateway: &Gateway, world: &World) -> anyhow::Result<OpenConfig> {
+    let ids = world.ids();
+    let interface = |(index, (id, ifindex)): (usize, &(InterfaceId, u32))| OpenInterface {
+        id: *id,
+        name: world.links[index].name.clone(),
+        ifindex: *ifindex,
+        roles: world.roles[index],
+        queues: gateway.queues.map(u32::from),
+        mtu: world.links[index].mtu,
+    };
+    let interfaces: Vec<OpenInterface> = ids.iter().enumerate().map(interface).collect();
+    let cores = std::thread::available_parallelism().context("cannot count the cores")?.get();
+    let workers = match gateway.workers {
+        Some(workers) => usize::from(workers),
+        None => cores.min(xsk::most_queues(&interfaces)?),
+    };
+    let mut open = OpenConfig::new(interfaces, workers);
+    open.mode = match gateway.mode {
+        Mode::Auto => xsk::Mode::Auto,
+        Mode::ZeroCopy => xsk::Mode::ZeroCopy,
+        Mode::Copy => xsk::Mode::Copy,
+        Mode::Generic => xsk::Mode::Generic,
+    };
+    open.busy_poll = gateway.busy_poll;
+    let others = workers.saturating_sub(1) as u32;
+    open.spare_frames = WAITING_FRAMES + others * RING_SIZE as u32;
+    Ok(open)
+}

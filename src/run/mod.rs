@@ -1,0 +1,126 @@
+//! How does a gateway live? Start in order, follow the world, stop in order.
+
+mod dataplane;
+mod table;
+mod world;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use ::dataplane::request::Notice;
+use anyhow::Context;
+use crossbeam::channel::Receiver;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+use tracing_subscriber::EnvFilter;
+
+use crate::api::{Server, Shared};
+use crate::cli::GatewayArgs;
+use crate::config::{self, Config, LogFormat, OnExit};
+use crate::mirror::{Mirror, Resolver};
+
+use self::dataplane::Dataplane;
+use self::world::World;
+
+/// Notices of workers that may wait for the control thread.
+const NOTICES: usize = 1024;
+
+/// Runs a gateway until SIGTERM or SIGINT.
+pub(crate) fn run(args: &GatewayArgs) -> anyhow::Result<()> {
+    let config = Config::load(args, &config::host_addresses()?)?;
+    start_log(&config.gateway.log, config.gateway.log_format);
+    let source = args.config.clone().unwrap_or_else(|| "flags".to_owned());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(live(config, source))
+}
+
+fn start_log(filter: &str, format: LogFormat) {
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(filter))
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+async fn live(config: Config, source: String) -> anyhow::Result<()> {
+    let gateway = config.gateway.clone();
+    // Before anything is started, so that a signal during the start is not lost.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let world = World::discover(&config).await?;
+    let mut mirror = Mirror::start(&world.ids()).await?;
+    let (notices, incoming) = crossbeam::channel::bounded(NOTICES);
+    let state = mirror.state();
+    let mut dataplane = Dataplane::prepare(&config, &world, &state, notices)?;
+    let server = Server::bind(&gateway.socket, gateway.metrics).await?;
+    let metrics = server.metrics_address();
+    dataplane.start_workers()?;
+    let shared = Arc::new(dataplane.shown(&config, source));
+    let serving = tokio::spawn(server.serve(Arc::clone(&shared)));
+    follow_notices(incoming, mirror.resolver())?;
+    dataplane.attach()?;
+    dataplane.announce();
+    shared.ready.store(true, Ordering::Release);
+    table::print(&config, &world, &shared, metrics);
+    info!(pid = std::process::id(), "ready");
+    loop {
+        tokio::select! {
+            changed = mirror.changed() => {
+                let state = changed.context("the kernel mirror has ended; see the log above")?;
+                shared.mirror_resyncs.store(state.resyncs, Ordering::Relaxed);
+                if let Err(error) = dataplane.follow(&world, &state) {
+                    warn!("the steering program keeps its old tables: {error}");
+                }
+            }
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    shared.ready.store(false, Ordering::Release);
+    stop(&mut dataplane, gateway.on_exit)?;
+    serving.abort();
+    remove_socket(&gateway.socket);
+    Ok(())
+}
+
+/// Stops in order: with `pass` the programs go first, so that nothing is lost between them and the
+/// workers; with `block` they stay and drop what is natgate's.
+fn stop(dataplane: &mut Dataplane, on_exit: OnExit) -> anyhow::Result<()> {
+    info!("stopping");
+    if on_exit == OnExit::Pass {
+        dataplane.detach()?;
+    }
+    dataplane.stop_workers();
+    match on_exit {
+        OnExit::Pass => info!("stopped; the kernel has the pods' traffic now"),
+        OnExit::Block => info!(
+            "stopped; the pods' traffic stays blocked until natgate runs again, or until \
+             `natgate detach --all` gives it to the kernel"
+        ),
+    }
+    Ok(())
+}
+
+fn remove_socket(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        warn!("cannot remove the stats socket ({}): {error}", path.display());
+    }
+}
+
+/// Passes on what workers ask, on a thread of its own: the channel's receiver blocks.
+fn follow_notices(notices: Receiver<Notice>, resolver: Resolver) -> std::io::Result<()> {
+    let body = move || {
+        for notice in notices {
+            match notice {
+                Notice::Resolve(interface, address) => resolver.resolve(interface, address),
+            }
+        }
+    };
+    std::thread::Builder::new().name("natgate-notices".into()).spawn(body).map(drop)
+}

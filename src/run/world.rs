@@ -1,0 +1,94 @@
+//! What does the configuration mean on this host? Interfaces, snapshot and steering tables.
+
+use std::sync::Arc;
+
+use dataplane::interface::{Interface, InterfaceId, Roles};
+use dataplane::rule::Action;
+use dataplane::snapshot::{Policy, Snapshot};
+use dataplane::xsk::SteeringTables;
+use ipnet::Ipv4Net;
+
+use crate::config::{Config, Gateway};
+use crate::mirror::{Link, MirrorError, MirrorState, interfaces_by_name};
+
+/// Drivers that deliver locally generated packets with partial checksums.
+const PARTIAL_CHECKSUMS: [&str; 3] = ["veth", "virtio_net", "tun"];
+
+/// The gateway's interfaces as they were found, and the tables that follow from the configuration.
+#[derive(Debug)]
+pub(crate) struct World {
+    /// By [`InterfaceId`].
+    pub(crate) links: Vec<Link>,
+    /// By [`InterfaceId`].
+    pub(crate) roles: Vec<Roles>,
+    policy: Arc<Policy>,
+    tables: SteeringTables,
+}
+
+/// Names and roles of the interfaces, internal ones first; a name in both lists has both roles.
+fn named_roles(gateway: &Gateway) -> Vec<(String, Roles)> {
+    let internal = gateway.internal.iter().map(|name| {
+        let external = gateway.external.contains(name);
+        (name.clone(), Roles { internal: true, external })
+    });
+    let external = gateway.external.iter().filter(|name| !gateway.internal.contains(name));
+    internal
+        .chain(external.map(|name| (name.clone(), Roles { internal: false, external: true })))
+        .collect()
+}
+
+fn tables(config: &Config) -> SteeringTables {
+    let from = config.rules.iter().flat_map(|rule| rule.from.iter().copied());
+    let exempt = config.rules.iter().filter(|rule| rule.action == Action::Exempt);
+    let pool_prefixes = config
+        .pools
+        .iter()
+        .flat_map(|pool| &pool.ranges)
+        .flat_map(|range| ipnet::Ipv4Subnets::new(range.first(), range.last(), 0));
+    SteeringTables {
+        internal: from.collect(),
+        kernel_destinations: Vec::new(),
+        pools: pool_prefixes.collect(),
+        exempt: exempt.flat_map(|rule| rule.to.iter().copied()).collect(),
+    }
+}
+
+impl World {
+    /// Finds the configured interfaces on this host.
+    pub(crate) async fn discover(config: &Config) -> Result<Self, MirrorError> {
+        let (names, roles): (Vec<_>, Vec<_>) = named_roles(&config.gateway).into_iter().unzip();
+        let links = interfaces_by_name(&names).await?;
+        Ok(Self { links, roles, policy: Arc::new(config.policy(1)), tables: tables(config) })
+    }
+
+    /// The interfaces' ids with the kernel's index of each.
+    pub(crate) fn ids(&self) -> Vec<(InterfaceId, u32)> {
+        let ids = (0..self.links.len()).map(|index| InterfaceId(index as u8));
+        ids.zip(self.links.iter().map(|link| link.ifindex)).collect()
+    }
+
+    /// What workers are to know, with the kernel's tables as they are in `state`.
+    pub(crate) fn snapshot(&self, state: &MirrorState) -> Snapshot {
+        let interface = |(link, roles): (&Link, &Roles)| Interface {
+            name: link.name.clone(),
+            ifindex: link.ifindex,
+            mac: link.mac,
+            mtu: link.mtu.min(u32::from(u16::MAX)) as u16,
+            roles: *roles,
+            repair_checksums: PARTIAL_CHECKSUMS.contains(&link.driver.as_str()),
+        };
+        Snapshot {
+            interfaces: state.links.iter().zip(&self.roles).map(interface).collect(),
+            policy: Arc::clone(&self.policy),
+            roads: Arc::clone(&state.roads),
+        }
+    }
+
+    /// What the steering program is to know: the kernel keeps what goes to the host itself, and what
+    /// pods send each other.
+    pub(crate) fn steering_tables(&self, state: &MirrorState) -> SteeringTables {
+        let own = state.host_addresses.iter().map(|net| Ipv4Net::from(net.addr()));
+        let kernel_destinations = own.chain(self.tables.internal.iter().copied()).collect();
+        SteeringTables { kernel_destinations, ..self.tables.clone() }
+    }
+}
