@@ -81,22 +81,7 @@ impl Config {
         } else {
             (flags::objects(args, &mut problems), Place::flag("--config"))
         };
-        let gateway = read_gateway(&objects, args, &whole, &mut problems);
-        let pools = read_all(objects.pools, pool::read, &mut problems);
-        let rules = read_all(objects.rules, nat_rule::read, &mut problems);
-        if !objects.incomplete {
-            whole::refuse_missing(&pools, &rules, &whole, &mut problems);
-        }
-        whole::check(&pools, &rules, host, &mut problems);
-        let warnings = problems.finish()?;
-        let rules = whole::compile(&pools, rules);
-        let pool_config = |(name, spec): whole::NamedPool| {
-            let spec = spec?;
-            let ranges = spec.ranges.into_iter().map(|range| range.value).collect();
-            Some(PoolConfig { name: name.value, settings: spec.settings, ranges })
-        };
-        let pools = pools.into_iter().filter_map(pool_config).collect();
-        Ok(Self { gateway, pools, rules, warnings })
+        assemble(objects, args, &whole, host, problems)
     }
 
     /// The policy of this configuration, with all port blocks free.
@@ -110,6 +95,32 @@ impl Config {
         let rules = RuleSet::new(self.rules.clone());
         Policy::new(generation, pools, rules, self.gateway.answer_ping)
     }
+}
+
+/// Reads what is in the objects and compares them.
+fn assemble(
+    objects: Objects,
+    args: &GatewayArgs,
+    whole: &Place,
+    host: &[Ipv4Addr],
+    mut problems: Problems,
+) -> Result<Config, ConfigErrors> {
+    let gateway = read_gateway(&objects, args, whole, &mut problems);
+    let pools = read_all(objects.pools, pool::read, &mut problems);
+    let rules = read_all(objects.rules, nat_rule::read, &mut problems);
+    if !objects.incomplete {
+        whole::refuse_missing(&pools, &rules, whole, &mut problems);
+    }
+    whole::check(&pools, &rules, host, &mut problems);
+    let warnings = problems.finish()?;
+    let rules = whole::compile(&pools, rules);
+    let pool_config = |(name, spec): whole::NamedPool| {
+        let spec = spec?;
+        let ranges = spec.ranges.into_iter().map(|range| range.value).collect();
+        Some(PoolConfig { name: name.value, settings: spec.settings, ranges })
+    };
+    let pools = pools.into_iter().filter_map(pool_config).collect();
+    Ok(Config { gateway, pools, rules, warnings })
 }
 
 fn read_gateway(

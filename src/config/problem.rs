@@ -87,8 +87,12 @@ pub(crate) struct Problem {
 }
 
 impl fmt::Display for Problem {
+    /// One line, whatever keys and values quoted from a file hold.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({}): {}; {}", self.what, self.place, self.why, self.remedy)
+        let line = format!("{} ({}): {}; {}", self.what, self.place, self.why, self.remedy);
+        line.chars().try_for_each(|c| {
+            if c.is_control() { write!(f, "{}", c.escape_default()) } else { write!(f, "{c}") }
+        })
     }
 }
 

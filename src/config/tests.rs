@@ -1,1 +1,234 @@
+//! Objects and flags as texts, in; configurations or mistakes, out.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use conntrack::Protocol;
+use dataplane::rule::Action;
+use proptest::prelude::*;
+
+use super::*;
+
+/// Reads `text` as a file named `t.yaml`.
+fn load(text: &str) -> Result<Config, ConfigErrors> {
+    let mut problems = Problems::default();
+    let documents = yaml::read(&Arc::from("t.yaml"), text, &mut problems);
+    let objects = Objects::read(documents, &mut problems);
+    let whole = Place::of(Origin::Path(Arc::from("t.yaml")));
+    assemble(objects, &GatewayArgs::default(), &whole, &[], problems)
+}
+
+fn flags(args: &[(&str, &[&str])]) -> GatewayArgs {
+    let mut flags = GatewayArgs::default();
+    for (name, values) in args {
+        let values = values.iter().map(ToString::to_string).collect();
+        match *name {
+            "internal" => flags.internal = values,
+            "external" => flags.external = values,
+            "pool" => flags.pool = values,
+            "from" => flags.from = values,
+            "exempt" => flags.exempt = values,
+            other => panic!("no flag {other}"),
+        }
+    }
+    flags
+}
+
+const GATEWAY: &str = "
+{apiVersion: natgate.dev/v1alpha1, kind: Gateway, metadata: {name: g},
+ spec: {interfaces: {internal: [a], external: [b]}}}
+";
+
+fn with_pool(settings: &str) -> String {
+    format!(
+        "---{GATEWAY}
+---
+apiVersion: natgate.dev/v1alpha1
+kind: AddressPool
+metadata: {{name: p}}
+spec:
+  addresses: [192.0.2.0/30, 198.51.100.7]
+{settings}
+---
+{{\"apiVersion\": \"natgate.dev/v1alpha1\", \"kind\": \"NatRule\", \"metadata\": {{\"name\": \"r\"}},
+ \"spec\": {{\"from\": [\"10.0.0.0/8\"], \"pool\": \"p\"}}}}
+"
+    )
+}
+
+#[test]
+fn defaults_are_those_of_the_data_plane() {
+    let config = load(&with_pool("")).unwrap();
+    assert_eq!(config.pools[0].settings, PoolSettings::default());
+    assert_eq!(config.gateway.sessions, 1_048_576);
+    assert!(config.gateway.answer_ping);
+    assert_eq!(config.warnings, []);
+}
+
+#[test]
+fn every_address_of_a_prefix_is_used() {
+    let policy = load(&with_pool("")).unwrap().policy(7);
+    let addresses: Vec<String> =
+        policy.pools[0].addresses.iter().map(|address| address.addr.to_string()).collect();
+    assert_eq!(addresses, ["192.0.2.0", "192.0.2.1", "192.0.2.2", "192.0.2.3", "198.51.100.7"]);
+    assert_eq!((policy.generation, policy.addresses.len()), (7, 5));
+}
+
+#[test]
+fn pool_settings_are_read() {
+    let text =
+        "  ports: {range: \"2048-4095\"}\n  blockSize: 256\n  quota: {blocks: 2, sessions: 9}
+  holdDown: {blockSeconds: 121}\n  spill: false\n  profile: high-density\n  shared: false
+  timers: {udp: 200, udpByPort: {53: 5}, tcpEstablished: 8000, tcpOpening: 30, tcpClosing: 250,
+    tcpTimeWait: 20, tcpReset: 10, icmpQuery: 70}";
+    let settings = load(&with_pool(text)).unwrap().pools[0].settings.clone();
+    let seconds = Duration::from_secs;
+    assert_eq!((settings.ports, settings.block_size), (2048..=4095, 256));
+    assert_eq!((settings.quota_blocks, settings.quota_sessions), (2, 9));
+    assert_eq!((settings.block_rest, settings.spill), (seconds(121), false));
+    let timers = settings.timers;
+    assert_eq!((timers.udp, timers.udp_by_port), (seconds(200), vec![(53, seconds(5))]));
+    assert_eq!((timers.tcp_established, timers.tcp_opening), (seconds(8000), seconds(30)));
+    assert_eq!((timers.tcp_closing, timers.tcp_time_wait), (seconds(250), seconds(20)));
+    assert_eq!((timers.tcp_reset, timers.icmp_query), (seconds(10), seconds(70)));
+}
+
+#[test]
+fn timers_below_an_rfc_minimum_are_warned_about_by_requirement() {
+    for (setting, requirement) in [
+        ("timers: {udp: 119}", "4787-REQ-5"),
+        ("timers: {tcpEstablished: 7439}", "5382-REQ-5.2"),
+        ("timers: {tcpClosing: 239}", "5382-REQ-5.3"),
+        ("timers: {icmpQuery: 59}", "5508-REQ-2"),
+        ("holdDown: {blockSeconds: 119}", "6888-REQ-8"),
+    ] {
+        let config = load(&with_pool(&format!("  {setting}"))).unwrap();
+        let [warning] = &config.warnings[..] else { panic!("{setting}: {:?}", config.warnings) };
+        assert!(warning.why.ends_with(&format!("requirement {requirement} is lost")), "{warning}");
+    }
+    let minimum = "  timers: {udp: 120, tcpEstablished: 7440, tcpClosing: 240, icmpQuery: 60}";
+    assert_eq!(load(&with_pool(minimum)).unwrap().warnings, []);
+}
+
+#[test]
+fn blocks_are_counted_as_the_directory_does() {
+    for (ports, size) in
+        [(1024..=u16::MAX, 64), (1030..=1200, 64), (1024..=1024, 16), (4000..=9000, 512)]
+    {
+        let directory = conntrack::Directory::new(ports.clone(), size);
+        assert_eq!(pool::blocks_in(&ports, size), directory.blocks(), "{ports:?} {size}");
+    }
+}
+
+#[test]
+fn flags_alone_make_a_pool_and_rules() {
+    let args = flags(&[
+        ("internal", &["a"]),
+        ("external", &["a"]),
+        ("pool", &["192.0.2.1", "192.0.2.8-192.0.2.9"]),
+        ("from", &["10.1.0.0/16", "10.2.0.0/16"]),
+        ("exempt", &["10.0.0.0/8"]),
+    ]);
+    let config = Config::load(&args, &[]).unwrap();
+    assert_eq!(config.pools[0].name, "default");
+    assert_eq!(config.warnings, []);
+    let rules = config.policy(1).rules;
+    let decide = |from: &str, to: &str| {
+        let (from, to) = (from.parse().unwrap(), to.parse().unwrap());
+        rules.decide(from, to, Some(Protocol::Tcp), 80).map(|(_, rule)| rule.action)
+    };
+    assert_eq!(decide("10.1.2.3", "198.51.100.1"), Some(Action::Pool(PoolId(0))));
+    assert_eq!(decide("10.2.2.3", "10.9.9.9"), Some(Action::Exempt));
+    assert_eq!(decide("10.3.2.3", "198.51.100.1"), None);
+}
+
+#[test]
+fn host_address_in_a_pool_is_refused() {
+    let args = flags(&[
+        ("internal", &["a"]),
+        ("external", &["a"]),
+        ("pool", &["192.0.2.0/24"]),
+        ("from", &["10.1.0.0/16"]),
+    ]);
+    let errors = Config::load(&args, &["192.0.2.77".parse().unwrap()]).unwrap_err();
+    assert_eq!(errors.0.len(), 1);
+    assert!(errors.0[0].why.starts_with("192.0.2.77 belongs to this host"), "{errors}");
+}
+
+#[test]
+fn overlap_is_found_behind_a_range_that_reaches_further() {
+    let text = with_pool("").replace(
+        "192.0.2.0/30, 198.51.100.7",
+        "192.0.2.0-192.0.2.100, 192.0.2.5, 192.0.2.50-192.0.2.60",
+    );
+    let errors = load(&text).unwrap_err();
+    let fields: Vec<&str> = errors.0.iter().map(|e| e.place.field.as_str()).collect();
+    assert_eq!(fields, ["spec.addresses[1]", "spec.addresses[2]"]);
+}
+
+#[test]
+fn rules_with_different_services_are_no_tie() {
+    let rule = |name: &str, port: u16| {
+        format!(
+            "---\napiVersion: natgate.dev/v1alpha1\nkind: NatRule\nmetadata: {{name: {name}}}
+spec: {{from: [10.9.0.0/16], pool: p, services: [{{protocol: tcp, ports: [{port}]}}]}}\n"
+        )
+    };
+    let text = with_pool("") + &rule("web", 80);
+    assert_eq!(load(&(text.clone() + &rule("tls", 443))).unwrap().rules.len(), 3);
+    let errors = load(&(text + &rule("web-too", 80))).unwrap_err();
+    assert_eq!((errors.0.len(), errors.0[0].what.as_str()), (1, "tied rules"));
+}
+
+#[test]
+fn nesting_without_end_is_refused() {
+    for text in ["[".repeat(5000), "- ".repeat(5000), "{a: ".repeat(200)] {
+        assert!(load(&text).is_err());
+    }
+}
+
+prop_compose! {
+    fn ranges()(first: u32, more in 0..100_000_u32) -> String {
+        let (first, last) = (Ipv4Addr::from(first), Ipv4Addr::from(first.saturating_add(more)));
+        format!("{first}-{last}")
+    }
+}
+
+proptest! {
+    #[test]
+    fn printed_range_reads_as_the_same_range(text in ranges()) {
+        let range: AddressRange = text.parse().unwrap();
+        prop_assert_eq!(range.to_string().parse::<AddressRange>().unwrap(), range);
+        prop_assert_eq!(range.addresses().count() as u64, range.len());
+    }
+
+    #[test]
+    fn prefix_is_the_range_of_its_addresses(address: u32, length in 8_u8..=32) {
+        let net = ipnet::Ipv4Net::new(address.into(), length).unwrap().trunc();
+        let range: AddressRange = net.to_string().parse().unwrap();
+        prop_assert_eq!((range.first(), range.last()), (net.network(), net.broadcast()));
+    }
+
+    #[test]
+    fn any_text_is_an_address_range_or_refused(text in "\\PC{0,40}|[0-9./-]{0,30}") {
+        let _ = text.parse::<AddressRange>();
+        let _ = address::prefix(&text);
+        let _ = address::ports(&text);
+    }
+
+    #[test]
+    fn garbage_is_refused_without_panic(text in "\\PC{0,300}|[a-z:{}\\[\\],&*!|>\"'# \\n\\t-]{0,300}") {
+        prop_assert!(load(&text).is_err());
+    }
+
+    /// A good file with a piece overwritten: read or refused, and every mistake has a place.
+    #[test]
+    fn spoilt_file_never_panics(at in 0..500_usize, len in 0..20_usize, junk in "[ -~\\n]{0,12}") {
+        let mut text = with_pool("  timers: {udp: 300}\n  quota: {blocks: 3}");
+        let at = at.min(text.len());
+        text.replace_range(at..(at + len).min(text.len()), &junk);
+        if let Err(errors) = load(&text) {
+            prop_assert!(errors.to_string().lines().all(|line| line.starts_with("error: ")));
+        }
+    }
+}

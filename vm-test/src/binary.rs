@@ -11,17 +11,16 @@ use anyhow::{Context, Result, ensure};
 /// # Errors
 /// There is none.
 pub fn natgate_binary() -> Result<PathBuf> {
-    let binary = match env::var_os("NATGATE_BIN") {
-        Some(path) => PathBuf::from(path),
-        None => {
-            // target/debug/deps/suite-0123456789abcdef
-            let test = env::current_exe().context("where is this test?")?;
-            let beside = test.ancestors().skip(1).map(|dir| dir.join("natgate"));
-            beside.take(2).find(|path| path.is_file()).context(
-                "no natgate beside the tests; build it with `cargo build -p natgate` or set NATGATE_BIN",
-            )?
-        }
-    };
+    let binary = env::var_os("NATGATE_BIN").map_or_else(beside_the_test, |path| Ok(path.into()))?;
     ensure!(binary.is_file(), "{} is not a file", binary.display());
     Ok(binary)
+}
+
+fn beside_the_test() -> Result<PathBuf> {
+    // target/debug/deps/suite-0123456789abcdef
+    let test = env::current_exe().context("where is this test?")?;
+    let mut beside = test.ancestors().skip(1).take(2).map(|dir| dir.join("natgate"));
+    beside.find(|path| path.is_file()).context(
+        "no natgate beside the tests; build it with `cargo build -p natgate` or set NATGATE_BIN",
+    )
 }
