@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use ::dataplane::request::Notice;
-use anyhow::Context;
+use anyhow::{Context, bail};
 use crossbeam::channel::Receiver;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
-use crate::api::{Server, Shared};
+use crate::api::Server;
 use crate::cli::GatewayArgs;
 use crate::config::{self, Config, LogFormat, OnExit};
 use crate::mirror::{Mirror, Resolver};
@@ -60,7 +60,7 @@ async fn live(config: Config, source: String) -> anyhow::Result<()> {
     let metrics = server.metrics_address();
     dataplane.start_workers()?;
     let shared = Arc::new(dataplane.shown(&config, source));
-    let serving = tokio::spawn(server.serve(Arc::clone(&shared)));
+    let mut serving = std::pin::pin!(server.serve(Arc::clone(&shared)));
     follow_notices(incoming, mirror.resolver())?;
     dataplane.attach()?;
     dataplane.announce();
@@ -76,13 +76,13 @@ async fn live(config: Config, source: String) -> anyhow::Result<()> {
                     warn!("the steering program keeps its old tables: {error}");
                 }
             }
+            () = &mut serving => bail!("the stats socket has ended; see the log above"),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
     }
     shared.ready.store(false, Ordering::Release);
     stop(&mut dataplane, gateway.on_exit)?;
-    serving.abort();
     remove_socket(&gateway.socket);
     Ok(())
 }
