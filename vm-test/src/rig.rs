@@ -292,10 +292,9 @@ impl Rig {
 
     /// What the oracles must know about this network.
     pub fn scope(&self) -> Result<Scope> {
-        let (first, last) = self.options.pool.range();
         Ok(Scope {
             internal: vec![FROM.parse()?, "10.0.0.0/24".parse()?],
-            public: vec![(first, last)],
+            public: vec![Pool::OnLink.range(), Pool::Routed.range()],
             exempt: self.options.exempt.iter().map(|it| it.parse()).collect::<Result<_, _>>()?,
             gateway_internal_mac: self.gw.mac("int")?,
             gateway_external_mac: self.gw.mac("ext")?,
@@ -356,9 +355,7 @@ impl Rig {
             }
             server.ip(&format!("route add default via 192.0.2.{}", net + 1))?;
         }
-        if self.options.pool == Pool::Routed {
-            self.r.ip("route add 198.51.100.0/28 via 203.0.113.2")?;
-        }
+        self.r.ip("route add 198.51.100.0/28 via 203.0.113.2")?;
         if self.options.other {
             self.r.ip("route add 10.9.0.0/24 via 203.0.113.2")?;
         }

@@ -23,6 +23,8 @@ pub struct Packet<'a> {
     pub time: Duration,
     /// Ethernet source.
     pub source_mac: [u8; 6],
+    /// Ethernet destination.
+    pub destination_mac: [u8; 6],
     /// What it carries.
     pub kind: Kind<'a>,
 }
@@ -60,8 +62,10 @@ impl<'a> Packet<'a> {
     /// Looks at an Ethernet frame.
     pub fn parse(time: Duration, frame: &'a [u8]) -> Self {
         let mut source_mac = [0; 6];
-        let kind = if let (Some(mac), Some(kind)) = (frame.get(6..12), frame.get(12..14)) {
-            source_mac.copy_from_slice(mac);
+        let mut destination_mac = [0; 6];
+        let kind = if let (Some(macs), Some(kind)) = (frame.get(..12), frame.get(12..14)) {
+            destination_mac.copy_from_slice(&macs[..6]);
+            source_mac.copy_from_slice(&macs[6..]);
             match kind {
                 [0x08, 0x00] => match Ipv4::parse(&frame[14..]) {
                     Some(packet) if packet.complete => Kind::Ipv4(packet),
@@ -73,7 +77,7 @@ impl<'a> Packet<'a> {
         } else {
             Kind::Malformed
         };
-        Self { time, source_mac, kind }
+        Self { time, source_mac, destination_mac, kind }
     }
 }
 
