@@ -38,6 +38,7 @@ fn own_services(rig: &Rig) -> Result<()> {
     server::tcp_echo(&rig.gw, Ipv4Addr::UNSPECIFIED, SERVICE)?;
     reach(&rig.node, GATEWAY[0]).context("from the node")?;
     reach(other(rig)?, GATEWAY[0]).context("from the other host")?;
+    reach(&rig.pods[0], GATEWAY[0]).context("from a pod")?;
     reach(&rig.r, GATEWAY[1]).context("from the router")?;
     reach(&rig.s1, GATEWAY[1]).context("from a server")?;
     rig.node.exec(&format!("arping -c 2 -i gw0 {}", GATEWAY[0])).context("ARP inside")?;

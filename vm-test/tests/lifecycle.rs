@@ -76,7 +76,7 @@ fn detach_gives_the_interfaces_back() {
 
 /// The links of the gateway, as far as natgate could change them.
 fn links(rig: &Rig) -> Result<String> {
-    rig.gw.exec("ip -d link show")
+    rig.gw.exec("ip link show")
 }
 
 /// Runs `wrapper natgate run arguments` in the gateway.
