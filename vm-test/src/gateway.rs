@@ -65,11 +65,6 @@ impl Gateway {
         )
     }
 
-    /// What it wrote on standard error.
-    pub fn stderr(&self) -> String {
-        self.process.stderr()
-    }
-
     /// `kill -9`.
     pub fn kill9(&mut self) -> Result<ExitStatus> {
         self.process.end(Signal::SIGKILL, Duration::from_secs(10))

@@ -66,8 +66,6 @@ fn serve(rig: &Rig) -> Result<()> {
 }
 
 fn kill_and_restart(rig: &mut Rig) -> Result<()> {
-    serve(rig)?;
-    let old = long_stream(&rig.pods[0])?;
     rig.natgate()?.kill9()?;
     nothing_works(rig)?;
 
@@ -83,9 +81,12 @@ fn kill_and_restart(rig: &mut Rig) -> Result<()> {
     })??;
     let took = start.elapsed();
     ensure!(took < Duration::from_secs(2), "new connections worked after {took:?}");
+    Ok(())
+}
 
-    // natgate is silent towards older connections for 10 s, so that a standby's packets are not
-    // answered, then resets them; the pod's retransmission comes some seconds later.
+/// natgate is silent towards older connections for 10 s after it started, so that a standby's
+/// packets are not answered, then resets them; the pod's retransmission comes some seconds later.
+fn is_reset(old: std::thread::JoinHandle<std::io::Error>) -> Result<()> {
     wait::until("the end of the old connection", Duration::from_secs(45), || {
         Ok(old.is_finished().then_some(()))
     })?;
@@ -97,8 +98,11 @@ fn kill_and_restart(rig: &mut Rig) -> Result<()> {
 #[test]
 fn nothing_leaks_after_a_crash_and_a_restart_serves() {
     let mut rig = Rig::start(options()).unwrap();
+    rig.must(serve(&rig));
+    let old = rig.must(long_stream(&rig.pods[0]));
     let done = kill_and_restart(&mut rig);
     rig.must(done);
+    rig.must(is_reset(old));
     let verified = rig.verify();
     rig.must(verified);
 }
@@ -106,6 +110,7 @@ fn nothing_leaks_after_a_crash_and_a_restart_serves() {
 #[test]
 fn four_workers_do_not_leak_after_a_crash() {
     let mut rig = Rig::start(Options { gateway_forwards: true, ..natgate_four() }).unwrap();
+    rig.must(serve(&rig));
     let done = kill_and_restart(&mut rig);
     rig.must(done);
     let verified = rig.verify();

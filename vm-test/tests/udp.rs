@@ -4,10 +4,11 @@
 //!  c1, c2 (clients) ── node ── gw ── r ── s1 (unbound, UDP echo)
 //! ```
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use vm_test::client::{echo_datagram, pattern, resolve, udp};
+use vm_test::client::{PATIENCE, echo_datagram, pattern, resolve, udp};
 use vm_test::oracle::{Kind, Trace};
 use vm_test::rig::{S1, verified};
 use vm_test::{Options, Pool, Rig, server};
@@ -130,6 +131,32 @@ fn a_missing_checksum_stays_missing() {
     assert!(datagrams.iter().all(|count| *count >= 60), "{datagrams:?}");
     let oracles = vm_test::oracle::Oracles { internal, external, scope };
     rig.must(oracles.check());
+}
+
+/// A host to which the pod did not send can't reach it by the pod's public endpoint.
+fn off_path(rig: &mut Rig) -> Result<()> {
+    let peers = server::udp_echo(&rig.s1, S1[0], PORT)?;
+    let pod = rig.pods[0].run(|| -> Result<_> {
+        let socket = UdpSocket::bind(("0.0.0.0", 0))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.send_to(b"mine", (S1[0], PORT))?;
+        let mut answer = [0; 16];
+        ensure!(socket.recv(&mut answer)? == 4, "no echo");
+        socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+        Ok(socket)
+    })??;
+    let public = *peers.all().first().context("the server saw nobody")?;
+    rig.x.run(move || UdpSocket::bind(("0.0.0.0", PORT))?.send_to(b"intruder", public))??;
+    ensure!(pod.recv(&mut [0; 16]).is_err(), "a datagram of the off-path host got in");
+    if let Ok(natgate) = rig.natgate() {
+        ensure!(natgate.dropped("no-session")? == 1, "{:?}", natgate.json(&["drops"])?);
+    }
+    Ok(())
+}
+
+#[test]
+fn an_off_path_host_does_not_get_in() {
+    verified(Options::default(), off_path);
 }
 
 /// The negative control.

@@ -12,139 +12,19 @@
 //! The servers, and r, have no route to 10.244.0.0/16 or 10.0.0.0/24: an untranslated packet can
 //! never be answered by accident.
 
-use std::net::Ipv4Addr;
+mod options;
+mod wiring;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow};
 use tempfile::TempDir;
 
-use crate::namespace::{link, sweep};
+use crate::namespace::sweep;
 use crate::oracle::{Oracles, Scope, Summary};
 use crate::{Capture, Gateway, Namespace, kernel_nat};
 
-/// The pods' addresses.
-pub const PODS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 244, 1, 11), Ipv4Addr::new(10, 244, 1, 12)];
-/// The first server's addresses.
-pub const S1: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 10), Ipv4Addr::new(192, 0, 2, 11)];
-/// The second server's address.
-pub const S2: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 70);
-/// The off-path host.
-pub const X: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 130);
-/// A host behind the node whose traffic is not natgate's.
-pub const OTHER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
-/// The gateway's own addresses: internal, external.
-pub const GATEWAY: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(203, 0, 113, 2)];
-/// The router's address on the gateway's external link.
-pub const ROUTER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
-/// The node's address on the gateway's internal link.
-pub const NODE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
-/// What natgate translates.
-pub const FROM: &str = "10.244.0.0/16";
-
-/// Who translates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Translator {
-    /// natgate, the subject of the tests.
-    Natgate,
-    /// Linux's NAT: shows that a suite is fair.
-    KernelNat,
-    /// Plain forwarding: the negative control.
-    Nothing,
-}
-
-impl Translator {
-    /// natgate, unless `VM_TEST_TRANSLATOR=kernel` asks for Linux's NAT.
-    pub fn from_env() -> Self {
-        match std::env::var("VM_TEST_TRANSLATOR").as_deref() {
-            Ok("kernel") => Self::KernelNat,
-            _ => Self::Natgate,
-        }
-    }
-}
-
-/// Where the public addresses are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pool {
-    /// On the external link: found by ARP.
-    OnLink,
-    /// Behind the gateway: the router has a route.
-    Routed,
-}
-
-impl Pool {
-    /// First and last address.
-    pub fn range(self) -> (Ipv4Addr, Ipv4Addr) {
-        match self {
-            Self::OnLink => (Ipv4Addr::new(203, 0, 113, 10), Ipv4Addr::new(203, 0, 113, 13)),
-            Self::Routed => (Ipv4Addr::new(198, 51, 100, 0), Ipv4Addr::new(198, 51, 100, 15)),
-        }
-    }
-
-    /// Whether `address` belongs to it.
-    pub fn holds(self, address: Ipv4Addr) -> bool {
-        let (first, last) = self.range();
-        (first..=last).contains(&address)
-    }
-}
-
-/// What a rig is made of.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Who translates.
-    pub translator: Translator,
-    /// Where the public addresses are.
-    pub pool: Pool,
-    /// Queues of both of the gateway's interfaces.
-    pub queues: u16,
-    /// Workers of natgate.
-    pub workers: u16,
-    /// Whether senders leave checksums to their (virtual) cards.
-    pub sender_checksum_offload: bool,
-    /// `ip_forward` in the gateway.
-    pub gateway_forwards: bool,
-    /// Whether the host `other` exists.
-    pub other: bool,
-    /// Destinations (CIDR) that are not translated; the router has a route to the pods then.
-    pub exempt: Vec<String>,
-    /// Objects for `natgate run --config`, instead of pool and rule from flags.
-    pub config: Option<String>,
-    /// Further flags of `natgate run`.
-    pub flags: Vec<String>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            translator: Translator::from_env(),
-            pool: Pool::OnLink,
-            queues: 1,
-            workers: 1,
-            sender_checksum_offload: true,
-            gateway_forwards: false,
-            other: false,
-            exempt: Vec::new(),
-            config: None,
-            flags: Vec::new(),
-        }
-    }
-}
-
-impl Options {
-    /// Four queues, four workers.
-    pub fn four() -> Self {
-        Self { queues: 4, workers: 4, ..Self::default() }
-    }
-
-    /// The negative control: everything the same, but nobody translates.
-    pub fn untranslated() -> Self {
-        Self { translator: Translator::Nothing, gateway_forwards: true, ..Self::default() }
-    }
-
-    /// natgate whatever the environment says: for what only natgate does.
-    pub fn natgate() -> Self {
-        Self { translator: Translator::Natgate, ..Self::default() }
-    }
-}
+pub use options::{FROM, GATEWAY, OTHER, Options, PODS, Pool, S1, S2, Translator};
 
 /// The network, its programs and its captures. Everything goes when it is dropped.
 #[derive(Debug)]
@@ -277,6 +157,7 @@ impl Rig {
             scope: self.scope()?,
         };
         let summary = oracles.check()?;
+        println!("oracles: {} packets, {} translated", summary.packets, summary.matched);
         if let Some(natgate) = &self.natgate {
             crate::oracle::balance::settled(natgate)?;
         }
@@ -312,76 +193,6 @@ impl Rig {
                 panic!("{error:#}");
             }
         }
-    }
-
-    fn wire_inside(&self) -> Result<()> {
-        self.node
-            .ip("link add pods type bridge forward_delay 0\naddr add 10.244.1.1/24 dev pods\n\
-             link set pods up")?;
-        for (index, pod) in self.pods.iter().enumerate() {
-            let port = format!("pod{index}");
-            link((&self.node, &port), (pod, "eth0"), 1)?;
-            self.node.ip(&format!("link set {port} master pods"))?;
-            pod.ip(&format!(
-                "addr add {}/24 dev eth0\nroute add default via 10.244.1.1",
-                PODS[index]
-            ))?;
-        }
-        link((&self.node, "gw0"), (&self.gw, "int"), self.options.queues)?;
-        self.node.ip("addr add 10.0.0.2/24 dev gw0\nroute add default via 10.0.0.1")?;
-        self.gw.ip("addr add 10.0.0.1/24 dev int\nroute add 10.244.0.0/16 via 10.0.0.2")?;
-        if let Some(other) = &self.other {
-            link((&self.node, "other"), (other, "eth0"), 1)?;
-            self.node.ip("addr add 10.9.0.1/24 dev other")?;
-            other.ip(&format!("addr add {OTHER}/24 dev eth0\nroute add default via 10.9.0.1"))?;
-            self.gw.ip("route add 10.9.0.0/24 via 10.0.0.2")?;
-        }
-        self.node.sysctl("net.ipv4.ip_forward", 1)
-    }
-
-    fn wire_outside(&self) -> Result<()> {
-        link((&self.gw, "ext"), (&self.r, "down"), self.options.queues)?;
-        self.gw.ip("addr add 203.0.113.2/24 dev ext\nroute add default via 203.0.113.1")?;
-        self.r.ip("addr add 203.0.113.1/24 dev down")?;
-        for (server, name, net, hosts) in [
-            (&self.s1, "s1", 0, vec![10, 11]),
-            (&self.s2, "s2", 64, vec![70]),
-            (&self.x, "x", 128, vec![130]),
-        ] {
-            link((&self.r, name), (server, "eth0"), 1)?;
-            self.r.ip(&format!("addr add 192.0.2.{}/26 dev {name}", net + 1))?;
-            for host in hosts {
-                server.ip(&format!("addr add 192.0.2.{host}/26 dev eth0"))?;
-            }
-            server.ip(&format!("route add default via 192.0.2.{}", net + 1))?;
-        }
-        self.r.ip("route add 198.51.100.0/28 via 203.0.113.2")?;
-        if self.options.other {
-            self.r.ip("route add 10.9.0.0/24 via 203.0.113.2")?;
-        }
-        if !self.options.exempt.is_empty() {
-            self.r.ip(&format!("route add {FROM} via 203.0.113.2"))?;
-        }
-        self.gw.sysctl("net.ipv4.ip_forward", u32::from(self.options.gateway_forwards))?;
-        self.r.sysctl("net.ipv4.ip_forward", 1)
-    }
-
-    /// Senders' checksum offload; and for Linux's NAT, whose packets would stay unfinished from
-    /// end to end, whole checksums and whole packets on the gateway's links.
-    fn offloads(&self) -> Result<()> {
-        if !self.options.sender_checksum_offload {
-            for host in self.pods.iter().chain([&self.s1, &self.s2, &self.x]) {
-                host.exec("ethtool -K eth0 tx off")?;
-            }
-        }
-        if self.options.translator != Translator::Natgate {
-            for (host, interface) in
-                [(&self.node, "gw0"), (&self.gw, "int"), (&self.gw, "ext"), (&self.r, "down")]
-            {
-                host.exec(&format!("ethtool -K {interface} tx off"))?;
-            }
-        }
-        Ok(())
     }
 }
 
