@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
+use crate::binary::natgate_binary;
 use crate::namespace::output;
 use crate::{Namespace, Process, wait};
 
@@ -17,16 +18,6 @@ use crate::{Namespace, Process, wait};
 pub struct Gateway {
     process: Process,
     socket: PathBuf,
-}
-
-/// The program under test: `NATGATE_BIN`, or the one that was built beside this test.
-pub fn binary() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("NATGATE_BIN") {
-        return Ok(path.into());
-    }
-    let test = std::env::current_exe()?;
-    let beside = test.ancestors().map(|it| it.join("natgate")).find(|it| it.is_file());
-    beside.context("natgate is not built; run `cargo build` first or set NATGATE_BIN")
 }
 
 impl Gateway {
@@ -40,7 +31,7 @@ impl Gateway {
     /// Runs `natgate run` and does not wait.
     pub fn launch(namespace: &Namespace, directory: &Path, arguments: &[String]) -> Result<Self> {
         let socket = directory.join("natgate.sock");
-        let mut command = namespace.command(binary()?);
+        let mut command = namespace.command(natgate_binary()?);
         command.arg("run").args(arguments).arg("--socket").arg(&socket);
         Ok(Self { process: Process::start(command, "natgate", directory)?, socket })
     }
@@ -78,7 +69,7 @@ impl Gateway {
     /// The rows of a client command (`drops`, `workers`, ...) with `--json`: an array, an object
     /// or one object a line all become a list of objects.
     pub fn json(&self, arguments: &[&str]) -> Result<Vec<serde_json::Value>> {
-        let mut command = Command::new(binary()?);
+        let mut command = Command::new(natgate_binary()?);
         command.args(arguments).arg("--json").arg("--socket").arg(&self.socket);
         let text = output(&mut command)?;
         let mut rows = Vec::new();

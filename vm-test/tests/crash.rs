@@ -129,7 +129,7 @@ fn detached_interfaces_leak() {
     rig.must(serve(&rig));
     let killed = rig.natgate().and_then(vm_test::Gateway::kill9);
     rig.must(killed);
-    let detached = vm_test::gateway::binary().and_then(|natgate| {
+    let detached = vm_test::binary::natgate_binary().and_then(|natgate| {
         vm_test::namespace::output(rig.gw.command(natgate).args(["detach", "--all"]))
     });
     rig.must(detached);

@@ -7,10 +7,11 @@
 use std::process::Output;
 
 use anyhow::{Context, Result, ensure};
+use vm_test::binary::natgate_binary;
 use vm_test::namespace::output;
 use vm_test::oracle::{Kind, Trace};
 use vm_test::rig::{FROM, PODS, S1};
-use vm_test::{Options, Rig, gateway};
+use vm_test::{Options, Rig};
 
 fn forwarding() -> Options {
     Options { gateway_forwards: true, ..Options::natgate() }
@@ -65,7 +66,7 @@ fn detach_gives_the_interfaces_back() {
         let mut rig = Rig::start(forwarding()).unwrap();
         let stopped = stop(&mut rig);
         rig.must(stopped);
-        let natgate = rig.must(gateway::binary());
+        let natgate = rig.must(natgate_binary());
         rig.must(output(rig.gw.command(natgate).arg("detach").args(what)));
         assert!(!rig.must(links(&rig)).contains("xdp"), "a program is left after detach {what:?}");
         try_to_pass(&rig);
@@ -82,7 +83,7 @@ fn links(rig: &Rig) -> Result<String> {
 /// Runs `wrapper natgate run arguments` in the gateway.
 fn run(rig: &Rig, wrapper: &str, arguments: &[&str]) -> Result<Output> {
     let mut command = rig.gw.command("timeout");
-    command.arg("10").args(wrapper.split_whitespace()).arg(gateway::binary()?).arg("run");
+    command.arg("10").args(wrapper.split_whitespace()).arg(natgate_binary()?).arg("run");
     command.args(arguments).arg("--socket").arg(rig.directory().join("second.sock"));
     command.output().context("natgate")
 }
