@@ -1,3 +1,21 @@
-//! Rigs in network namespaces, and what the black-box suites share.
+//! Test rigs made of network namespaces, oracles over captures, and the pieces that the black-box
+//! suites in `tests/` share. The suites need root: they run real programs over the real kernel.
+#![forbid(unsafe_code)]
 
 pub mod binary;
+pub mod capture;
+pub mod client;
+pub mod gateway;
+pub mod kernel_nat;
+pub mod namespace;
+pub mod oracle;
+pub mod process;
+pub mod rig;
+pub mod server;
+pub mod wait;
+
+pub use capture::Capture;
+pub use gateway::Gateway;
+pub use namespace::Namespace;
+pub use process::Process;
+pub use rig::{Options, Pool, Rig, Translator};

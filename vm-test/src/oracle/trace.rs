@@ -1,0 +1,55 @@
+//! How is a capture file read?
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use pcap_file::pcap::PcapReader;
+
+use super::Packet;
+
+/// All frames of a capture.
+#[derive(Debug, Default)]
+pub struct Trace {
+    bytes: Vec<u8>,
+    frames: Vec<(Duration, std::ops::Range<usize>)>,
+}
+
+impl Trace {
+    /// Reads a pcap file; a truncated frame is an error.
+    pub fn read(file: &Path) -> Result<Self> {
+        let open = File::open(file).with_context(|| file.display().to_string())?;
+        let mut trace = Self::default();
+        let mut reader = PcapReader::new(BufReader::with_capacity(1 << 20, open))?;
+        while let Some(frame) = reader.next_packet() {
+            let frame = frame?;
+            ensure!(frame.orig_len as usize == frame.data.len(), "a truncated frame");
+            trace.push(frame.timestamp, &frame.data);
+        }
+        Ok(trace)
+    }
+
+    /// Adds a frame.
+    pub fn push(&mut self, time: Duration, frame: &[u8]) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(frame);
+        self.frames.push((time, start..self.bytes.len()));
+    }
+
+    /// The packets in order of time.
+    pub fn packets(&self) -> impl Iterator<Item = Packet<'_>> {
+        self.frames.iter().map(|(time, range)| Packet::parse(*time, &self.bytes[range.clone()]))
+    }
+
+    /// How many frames it has.
+    pub fn len(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// Whether it has no frame.
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+}

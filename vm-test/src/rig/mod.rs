@@ -1,0 +1,222 @@
+//! What does the test network look like?
+//!
+//! ```text
+//!  c1 ─┐ bridge                                          ┌─ s1  192.0.2.10, 192.0.2.11
+//!      ├─ node ───────────── gw ───────────────── r ─────┤
+//!  c2 ─┘   10.0.0.2   10.0.0.1  203.0.113.2  203.0.113.1 ├─ s2  192.0.2.70
+//!                   int  natgate  ext                    └─ x   192.0.2.130 (off-path)
+//!  c1 10.244.1.11   node's "gw0" ↔ gw's "int"     on-link pool 203.0.113.10-203.0.113.13
+//!  c2 10.244.1.12   gw's "ext" ↔ r's "down"      routed pool  198.51.100.0/28 via 203.0.113.2
+//!  other 10.9.0.2 (if asked for): behind node too, not natgate's business, routed at r
+//! ```
+//! The servers, and r, have no route to 10.244.0.0/16 or 10.0.0.0/24: an untranslated packet can
+//! never be answered by accident.
+
+mod options;
+mod wiring;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, anyhow};
+use tempfile::TempDir;
+
+use crate::namespace::sweep;
+use crate::oracle::{Oracles, Scope, Summary};
+use crate::{Capture, Gateway, Namespace, kernel_nat};
+
+pub use options::{FROM, GATEWAY, OTHER, Options, PODS, Pool, S1, S2, Translator};
+
+/// The network, its programs and its captures. Everything goes when it is dropped.
+#[derive(Debug)]
+pub struct Rig {
+    /// natgate, when it translates (dropped first).
+    pub natgate: Option<Gateway>,
+    captures: Option<[Capture; 2]>,
+    /// The pods.
+    pub pods: [Namespace; 2],
+    /// The router of the pods.
+    pub node: Namespace,
+    /// The gateway: interfaces `int` and `ext`.
+    pub gw: Namespace,
+    /// The router outside: `down` leads to the gateway.
+    pub r: Namespace,
+    /// The first server.
+    pub s1: Namespace,
+    /// The second server.
+    pub s2: Namespace,
+    /// The off-path host.
+    pub x: Namespace,
+    /// The host that is not natgate's business.
+    pub other: Option<Namespace>,
+    options: Options,
+    directory: TempDir,
+}
+
+impl Rig {
+    /// Makes the network, starts the captures and then the translator.
+    pub fn start(options: Options) -> Result<Self> {
+        let mut rig = Self::without_translator(options)?;
+        rig.captures = Some([
+            Capture::start(&rig.node, "gw0", rig.directory.path())?,
+            Capture::start(&rig.r, "down", rig.directory.path())?,
+        ]);
+        rig.start_translator()?;
+        Ok(rig)
+    }
+
+    /// Makes the network only.
+    pub fn without_translator(options: Options) -> Result<Self> {
+        sweep()?;
+        let rig = Self {
+            natgate: None,
+            captures: None,
+            pods: [Namespace::new("c1")?, Namespace::new("c2")?],
+            node: Namespace::new("node")?,
+            gw: Namespace::new("gw")?,
+            r: Namespace::new("r")?,
+            s1: Namespace::new("s1")?,
+            s2: Namespace::new("s2")?,
+            x: Namespace::new("x")?,
+            other: if options.other { Some(Namespace::new("other")?) } else { None },
+            directory: tempfile::Builder::new().prefix("vm-test-").tempdir()?,
+            options,
+        };
+        rig.wire_inside()?;
+        rig.wire_outside()?;
+        rig.offloads()?;
+        Ok(rig)
+    }
+
+    /// Where its files go.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// What it was made of.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// natgate, or an error where something else translates.
+    pub fn natgate(&mut self) -> Result<&mut Gateway> {
+        self.natgate.as_mut().ok_or_else(|| anyhow!("natgate does not run in this rig"))
+    }
+
+    /// Starts whoever translates.
+    pub fn start_translator(&mut self) -> Result<()> {
+        match self.options.translator {
+            Translator::Natgate => {
+                let arguments = self.natgate_arguments()?;
+                let gateway = Gateway::start(&self.gw, self.directory.path(), &arguments)?;
+                self.natgate = Some(gateway);
+                Ok(())
+            }
+            Translator::KernelNat => kernel_nat::start(
+                &self.gw,
+                "ext",
+                FROM,
+                self.options.pool.range(),
+                &self.options.exempt,
+            ),
+            Translator::Nothing => Ok(()),
+        }
+    }
+
+    /// The arguments of `natgate run` for this rig.
+    pub fn natgate_arguments(&self) -> Result<Vec<String>> {
+        let mut arguments: Vec<String> = Vec::new();
+        if let Some(config) = &self.options.config {
+            let file: PathBuf = self.directory.path().join("natgate.yaml");
+            std::fs::write(&file, config)?;
+            arguments.extend(["--config".to_owned(), file.display().to_string()]);
+        } else {
+            let (first, last) = self.options.pool.range();
+            let pool = match self.options.pool {
+                Pool::OnLink => format!("{first}-{last}"),
+                Pool::Routed => format!("{first}/28"),
+            };
+            let words = ["--internal", "int", "--external", "ext", "--from", FROM, "--pool"];
+            arguments.extend(words.map(str::to_owned));
+            arguments.push(pool);
+            for destination in &self.options.exempt {
+                arguments.extend(["--exempt".to_owned(), destination.clone()]);
+            }
+        }
+        arguments.extend(["--workers".to_owned(), self.options.workers.to_string()]);
+        arguments.extend(self.options.flags.iter().cloned());
+        Ok(arguments)
+    }
+
+    /// Ends the captures and applies every oracle to them; natgate's counters must balance too.
+    pub fn verify(&mut self) -> Result<Summary> {
+        let captures = self.captures.take().ok_or_else(|| anyhow!("no captures run"))?;
+        let [internal, external] = captures;
+        let oracles = Oracles {
+            internal: internal.stop(&self.node, GATEWAY[0])?,
+            external: external.stop(&self.r, GATEWAY[1])?,
+            scope: self.scope()?,
+        };
+        let summary = oracles.check()?;
+        println!("oracles: {} packets, {} translated", summary.packets, summary.matched);
+        if let Some(natgate) = &self.natgate {
+            crate::oracle::balance::settled(natgate)?;
+        }
+        Ok(summary)
+    }
+
+    /// Ends the captures and yields their files (internal, external) unchecked.
+    pub fn end_captures(&mut self) -> Result<[PathBuf; 2]> {
+        let captures = self.captures.take().ok_or_else(|| anyhow!("no captures run"))?;
+        let [internal, external] = captures;
+        Ok([internal.stop(&self.node, GATEWAY[0])?, external.stop(&self.r, GATEWAY[1])?])
+    }
+
+    /// What the oracles must know about this network.
+    pub fn scope(&self) -> Result<Scope> {
+        Ok(Scope {
+            internal: vec![FROM.parse()?, "10.0.0.0/24".parse()?],
+            public: vec![Pool::OnLink.range(), Pool::Routed.range()],
+            exempt: self.options.exempt.iter().map(|it| it.parse()).collect::<Result<_, _>>()?,
+            gateway_internal_mac: self.gw.mac("int")?,
+            gateway_external_mac: self.gw.mac("ext")?,
+        })
+    }
+
+    /// Unwraps `result`; a failure prints what natgate wrote.
+    pub fn must<T>(&self, result: Result<T>) -> T {
+        match result {
+            Ok(value) => value,
+            Err(error) => {
+                if let Some(natgate) = &self.natgate {
+                    eprintln!("{}", natgate.output());
+                }
+                panic!("{error:#}");
+            }
+        }
+    }
+}
+
+/// One whole suite run: the rig, the scenario, hand-offs if there are several workers, and every
+/// oracle over the captures of the run. Panics with what failed.
+pub fn verified(options: Options, scenario: impl FnOnce(&mut Rig) -> Result<()>) -> Summary {
+    let several = options.workers > 1;
+    let mut rig = Rig::start(options).expect("the rig starts");
+    let done = scenario(&mut rig);
+    rig.must(done);
+    if several {
+        rig.must(expect_hand_offs(&rig));
+    }
+    let summary = rig.verify();
+    rig.must(summary)
+}
+
+/// Several workers shared the work: packets were handed over and none was lost to it.
+fn expect_hand_offs(rig: &Rig) -> Result<()> {
+    let Some(natgate) = &rig.natgate else { return Ok(()) };
+    let workers = natgate.json(&["workers"])?.len();
+    anyhow::ensure!(workers == usize::from(rig.options.workers), "{workers} workers run");
+    anyhow::ensure!(natgate.workers_total("handed_over")? > 0, "no packet was handed over");
+    let lost = natgate.dropped("hand-off-full")?;
+    anyhow::ensure!(lost == 0, "{lost} packets were lost between workers");
+    Ok(())
+}

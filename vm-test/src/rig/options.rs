@@ -1,0 +1,121 @@
+//! What can be chosen about a rig, and which addresses are where?
+
+use std::net::Ipv4Addr;
+
+/// The pods' addresses.
+pub const PODS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 244, 1, 11), Ipv4Addr::new(10, 244, 1, 12)];
+/// The first server's addresses.
+pub const S1: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 10), Ipv4Addr::new(192, 0, 2, 11)];
+/// The second server's address.
+pub const S2: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 70);
+/// A host behind the node whose traffic is not natgate's.
+pub const OTHER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
+/// The gateway's own addresses: internal, external.
+pub const GATEWAY: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(203, 0, 113, 2)];
+/// What natgate translates.
+pub const FROM: &str = "10.244.0.0/16";
+
+/// Who translates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Translator {
+    /// natgate, the subject of the tests.
+    Natgate,
+    /// Linux's NAT: shows that a suite is fair.
+    KernelNat,
+    /// Plain forwarding: the negative control.
+    Nothing,
+}
+
+impl Translator {
+    /// natgate, unless `VM_TEST_TRANSLATOR=kernel` asks for Linux's NAT.
+    pub fn from_env() -> Self {
+        match std::env::var("VM_TEST_TRANSLATOR").as_deref() {
+            Ok("kernel") => Self::KernelNat,
+            _ => Self::Natgate,
+        }
+    }
+}
+
+/// Where the public addresses are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pool {
+    /// On the external link: found by ARP.
+    OnLink,
+    /// Behind the gateway: the router has a route.
+    Routed,
+}
+
+impl Pool {
+    /// First and last address.
+    pub fn range(self) -> (Ipv4Addr, Ipv4Addr) {
+        match self {
+            Self::OnLink => (Ipv4Addr::new(203, 0, 113, 10), Ipv4Addr::new(203, 0, 113, 13)),
+            Self::Routed => (Ipv4Addr::new(198, 51, 100, 0), Ipv4Addr::new(198, 51, 100, 15)),
+        }
+    }
+
+    /// Whether `address` belongs to it.
+    pub fn holds(self, address: Ipv4Addr) -> bool {
+        let (first, last) = self.range();
+        (first..=last).contains(&address)
+    }
+}
+
+/// What a rig is made of.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Who translates.
+    pub translator: Translator,
+    /// Where the public addresses are.
+    pub pool: Pool,
+    /// Queues of both of the gateway's interfaces.
+    pub queues: u16,
+    /// Workers of natgate.
+    pub workers: u16,
+    /// Whether senders leave checksums to their (virtual) cards.
+    pub sender_checksum_offload: bool,
+    /// `ip_forward` in the gateway.
+    pub gateway_forwards: bool,
+    /// Whether the host `other` exists.
+    pub other: bool,
+    /// Destinations (CIDR) that are not translated; the router has a route to the pods then.
+    pub exempt: Vec<String>,
+    /// Objects for `natgate run --config`, instead of pool and rule from flags.
+    pub config: Option<String>,
+    /// Further flags of `natgate run`.
+    pub flags: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            translator: Translator::from_env(),
+            pool: Pool::OnLink,
+            queues: 1,
+            workers: 1,
+            sender_checksum_offload: true,
+            gateway_forwards: false,
+            other: false,
+            exempt: Vec::new(),
+            config: None,
+            flags: Vec::new(),
+        }
+    }
+}
+
+impl Options {
+    /// Four queues, four workers.
+    pub fn four() -> Self {
+        Self { queues: 4, workers: 4, ..Self::default() }
+    }
+
+    /// The negative control: everything the same, but nobody translates.
+    pub fn untranslated() -> Self {
+        Self { translator: Translator::Nothing, gateway_forwards: true, ..Self::default() }
+    }
+
+    /// natgate whatever the environment says: for what only natgate does.
+    pub fn natgate() -> Self {
+        Self { translator: Translator::Natgate, ..Self::default() }
+    }
+}

@@ -1,0 +1,78 @@
+//! How is the picture of [`super`] made of links, addresses and routes?
+
+use anyhow::Result;
+
+use super::{FROM, OTHER, PODS, Rig, Translator};
+use crate::namespace::link;
+
+impl Rig {
+    pub(super) fn wire_inside(&self) -> Result<()> {
+        self.node
+            .ip("link add pods type bridge forward_delay 0\naddr add 10.244.1.1/24 dev pods\n\
+             link set pods up")?;
+        for (index, pod) in self.pods.iter().enumerate() {
+            let port = format!("pod{index}");
+            link((&self.node, &port), (pod, "eth0"), 1)?;
+            self.node.ip(&format!("link set {port} master pods"))?;
+            pod.ip(&format!(
+                "addr add {}/24 dev eth0\nroute add default via 10.244.1.1",
+                PODS[index]
+            ))?;
+        }
+        link((&self.node, "gw0"), (&self.gw, "int"), self.options.queues)?;
+        self.node.ip("addr add 10.0.0.2/24 dev gw0\nroute add default via 10.0.0.1")?;
+        self.gw.ip("addr add 10.0.0.1/24 dev int\nroute add 10.244.0.0/16 via 10.0.0.2")?;
+        if let Some(other) = &self.other {
+            link((&self.node, "other"), (other, "eth0"), 1)?;
+            self.node.ip("addr add 10.9.0.1/24 dev other")?;
+            other.ip(&format!("addr add {OTHER}/24 dev eth0\nroute add default via 10.9.0.1"))?;
+            self.gw.ip("route add 10.9.0.0/24 via 10.0.0.2")?;
+        }
+        self.node.sysctl("net.ipv4.ip_forward", 1)
+    }
+
+    pub(super) fn wire_outside(&self) -> Result<()> {
+        link((&self.gw, "ext"), (&self.r, "down"), self.options.queues)?;
+        self.gw.ip("addr add 203.0.113.2/24 dev ext\nroute add default via 203.0.113.1")?;
+        self.r.ip("addr add 203.0.113.1/24 dev down")?;
+        for (server, name, net, hosts) in [
+            (&self.s1, "s1", 0, vec![10, 11]),
+            (&self.s2, "s2", 64, vec![70]),
+            (&self.x, "x", 128, vec![130]),
+        ] {
+            link((&self.r, name), (server, "eth0"), 1)?;
+            self.r.ip(&format!("addr add 192.0.2.{}/26 dev {name}", net + 1))?;
+            for host in hosts {
+                server.ip(&format!("addr add 192.0.2.{host}/26 dev eth0"))?;
+            }
+            server.ip(&format!("route add default via 192.0.2.{}", net + 1))?;
+        }
+        self.r.ip("route add 198.51.100.0/28 via 203.0.113.2")?;
+        if self.options.other {
+            self.r.ip("route add 10.9.0.0/24 via 203.0.113.2")?;
+        }
+        if !self.options.exempt.is_empty() {
+            self.r.ip(&format!("route add {FROM} via 203.0.113.2"))?;
+        }
+        self.gw.sysctl("net.ipv4.ip_forward", u32::from(self.options.gateway_forwards))?;
+        self.r.sysctl("net.ipv4.ip_forward", 1)
+    }
+
+    /// Senders' checksum offload; and for Linux's NAT, whose packets would stay unfinished from
+    /// end to end, whole checksums and whole packets on the gateway's links.
+    pub(super) fn offloads(&self) -> Result<()> {
+        if !self.options.sender_checksum_offload {
+            for host in self.pods.iter().chain([&self.s1, &self.s2, &self.x]) {
+                host.exec("ethtool -K eth0 tx off")?;
+            }
+        }
+        if self.options.translator != Translator::Natgate {
+            for (host, interface) in
+                [(&self.node, "gw0"), (&self.gw, "int"), (&self.gw, "ext"), (&self.r, "down")]
+            {
+                host.exec(&format!("ethtool -K {interface} tx off"))?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,196 @@
+//! Starting, stopping, refusing to start (topology: `vm_test::rig`).
+//!
+//! ```text
+//!  c1 ── node ── gw (ip_forward=1, natgate comes and goes) ── r (capture) ── s1
+//! ```
+
+use std::process::Output;
+
+use anyhow::{Context, Result, ensure};
+use vm_test::binary::natgate_binary;
+use vm_test::namespace::output;
+use vm_test::oracle::{Kind, Trace};
+use vm_test::rig::{FROM, PODS, S1};
+use vm_test::{Options, Rig};
+
+fn forwarding() -> Options {
+    Options { gateway_forwards: true, ..Options::natgate() }
+}
+
+fn try_to_pass(rig: &Rig) {
+    // Whether it is answered does not matter: the router's capture tells what passed.
+    let _ = rig.pods[0].exec(&format!("ping -n -q -c 3 -i 0.1 -W 1 {}", S1[0]));
+}
+
+/// How many packets with a pod's own address reached the router.
+fn untranslated(rig: &mut Rig) -> Result<usize> {
+    let [_, external] = rig.end_captures()?;
+    let trace = Trace::read(&external)?;
+    let untranslated = trace
+        .packets()
+        .filter(|packet| matches!(&packet.kind, Kind::Ipv4(ip) if ip.source() == PODS[0]));
+    Ok(untranslated.count())
+}
+
+fn stop(rig: &mut Rig) -> Result<()> {
+    let status = rig.natgate()?.terminate()?;
+    ensure!(status.code() == Some(0), "SIGTERM ended it with {status}");
+    Ok(())
+}
+
+#[test]
+fn a_stop_keeps_pods_blocked() {
+    let mut rig = Rig::start(forwarding()).unwrap();
+    rig.must(rig.pods[0].exec(&format!("ping -n -q -c 1 -W 1 {}", S1[0])));
+    let stopped = stop(&mut rig);
+    rig.must(stopped);
+    try_to_pass(&rig);
+    let untranslated = untranslated(&mut rig);
+    assert_eq!(rig.must(untranslated), 0);
+}
+
+#[test]
+fn a_stop_lets_pods_pass_if_told_to() {
+    let flags = vec!["--on-exit".to_owned(), "pass".to_owned()];
+    let mut rig = Rig::start(Options { flags, ..forwarding() }).unwrap();
+    let stopped = stop(&mut rig);
+    rig.must(stopped);
+    try_to_pass(&rig);
+    let untranslated = untranslated(&mut rig);
+    assert_eq!(rig.must(untranslated), 3);
+}
+
+#[test]
+fn detach_gives_the_interfaces_back() {
+    for what in [&["int", "ext"][..], &["--all"]] {
+        let mut rig = Rig::start(forwarding()).unwrap();
+        let stopped = stop(&mut rig);
+        rig.must(stopped);
+        let natgate = rig.must(natgate_binary());
+        rig.must(output(rig.gw.command(natgate).arg("detach").args(what)));
+        assert!(!rig.must(links(&rig)).contains("xdp"), "a program is left after detach {what:?}");
+        try_to_pass(&rig);
+        let untranslated = untranslated(&mut rig);
+        assert_eq!(rig.must(untranslated), 3);
+    }
+}
+
+/// The links of the gateway, as far as natgate could change them.
+fn links(rig: &Rig) -> Result<String> {
+    rig.gw.exec("ip link show")
+}
+
+/// Runs `wrapper natgate run arguments` in the gateway.
+fn run(rig: &Rig, wrapper: &str, arguments: &[&str]) -> Result<Output> {
+    let mut command = rig.gw.command("timeout");
+    command.arg("10").args(wrapper.split_whitespace()).arg(natgate_binary()?).arg("run");
+    command.args(arguments).arg("--socket").arg(rig.directory().join("second.sock"));
+    command.output().context("natgate")
+}
+
+/// natgate must refuse with one error that contains `phrases`, and leave the host as it was.
+fn refused(rig: &Rig, wrapper: &str, arguments: &[&str], phrases: &[&str]) -> Result<()> {
+    let before = links(rig)?;
+    let done = run(rig, wrapper, arguments)?;
+    let said = String::from_utf8_lossy(&done.stderr);
+    ensure!(done.status.code() == Some(1), "{}: {said}", done.status);
+    let errors: Vec<_> = said.lines().filter(|line| line.starts_with("error:")).collect();
+    ensure!(errors.len() == 1, "not one error: {said}");
+    for phrase in phrases {
+        ensure!(errors[0].contains(phrase), "no {phrase:?} in {said}");
+    }
+    ensure!(links(rig)? == before, "the links changed from {before} to {}", links(rig)?);
+    ensure!(!rig.directory().join("second.sock").exists(), "a socket is left");
+    Ok(())
+}
+
+const POOL: &str = "203.0.113.10-203.0.113.13";
+
+fn sides<'a>(internal: &'a str, external: &'a str) -> [&'a str; 8] {
+    ["--internal", internal, "--external", external, "--pool", POOL, "--from", FROM]
+}
+
+fn bare() -> Rig {
+    Rig::without_translator(forwarding()).expect("the rig")
+}
+
+#[test]
+fn a_second_instance_is_refused() {
+    let rig = Rig::start(forwarding()).unwrap();
+    rig.must(refused(&rig, "", &sides("int", "ext"), &["interface in use (int)"]));
+    rig.must(rig.pods[0].exec(&format!("ping -n -q -c 3 -i 0.1 -W 1 {}", S1[0])));
+}
+
+#[test]
+fn an_unknown_interface_is_refused() {
+    let rig = bare();
+    rig.must(refused(&rig, "", &sides("nope", "ext"), &["unknown interface (nope)"]));
+    rig.must(refused(&rig, "", &sides("int", "nope"), &["unknown interface (nope)"]));
+}
+
+#[test]
+fn each_missing_capability_is_named() {
+    let rig = bare();
+    for (without, named) in [
+        ("-net_admin", "CAP_NET_ADMIN"),
+        ("-net_raw", "CAP_NET_RAW"),
+        ("-bpf,-sys_admin", "CAP_BPF"),
+    ] {
+        let wrapper = format!("setpriv --bounding-set={without}");
+        rig.must(refused(
+            &rig,
+            &wrapper,
+            &sides("int", "ext"),
+            &[&format!("the capability {named} is missing")],
+        ));
+    }
+}
+
+#[test]
+fn no_lockable_memory_is_refused() {
+    let rig = bare();
+    // Who may raise limits may lock memory, so that right goes too.
+    let wrapper = "prlimit --memlock=65536 setpriv --bounding-set=-ipc_lock,-sys_resource";
+    rig.must(refused(
+        &rig,
+        wrapper,
+        &sides("int", "ext"),
+        &["cannot register packet memory", "CAP_IPC_LOCK"],
+    ));
+}
+
+#[test]
+fn a_busy_xdp_hook_is_refused() {
+    let rig = bare();
+    rig.must(attach_foreign_program(&rig));
+    rig.must(refused(&rig, "", &sides("int", "ext"), &["XDP hook busy (ext)"]));
+    assert!(rig.must(links(&rig)).contains("xdp"), "the other's program is gone");
+}
+
+/// Attaches a program that is not natgate's to the external interface.
+fn attach_foreign_program(rig: &Rig) -> Result<()> {
+    let source = rig.directory().join("foreign.c");
+    let object = rig.directory().join("foreign.o");
+    let text = "__attribute__((section(\"xdp\"), used)) int foreign(void *packet)\n\
+                { (void)packet; return 2; }\n";
+    std::fs::write(&source, text)?;
+    let mut clang = std::process::Command::new("clang");
+    output(clang.args(["-O2", "-target", "bpf", "-c"]).arg(&source).arg("-o").arg(&object))?;
+    rig.gw.exec(&format!("ip link set dev ext xdpdrv obj {} sec xdp", object.display()))?;
+    Ok(())
+}
+
+#[test]
+fn a_driver_without_native_mode_is_refused_unless_generic() {
+    let rig = bare();
+    // The kernel's bridge has no native XDP.
+    rig.must(rig.gw.ip("link add plain type bridge\nlink set dev plain up"));
+    rig.must(refused(
+        &rig,
+        "",
+        &sides("plain", "ext"),
+        &["no native XDP (plain)", "--mode generic"],
+    ));
+    let both = [&sides("plain", "ext")[..], &["--mode", "copy"]].concat();
+    rig.must(refused(&rig, "", &both, &["no native XDP (plain)"]));
+}

@@ -1,0 +1,169 @@
+//! Datagrams: names from a real resolver, every size, without checksum (topology: `vm_test::rig`).
+//!
+//! ```text
+//!  c1, c2 (clients) ── node ── gw ── r ── s1 (unbound, UDP echo)
+//! ```
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use vm_test::client::{PATIENCE, echo_datagram, pattern, resolve, udp};
+use vm_test::oracle::{Kind, Trace};
+use vm_test::rig::{S1, verified};
+use vm_test::{Options, Pool, Rig, server};
+
+const PORT: u16 = 7;
+const THREADS: usize = 8;
+const SOCKETS: usize = 60;
+
+/// Both pods together ask `number` different names over 960 sockets.
+fn names(rig: &Rig, number: usize) -> Result<()> {
+    let _unbound = server::unbound(&rig.s1, S1[0], rig.directory())?;
+    let mut clients = Vec::new();
+    for (pod_number, pod) in rig.pods.iter().enumerate() {
+        for thread in 0..THREADS {
+            let first = pod_number * THREADS + thread;
+            clients.push(pod.spawn(move || -> Result<usize> {
+                let sockets = (0..SOCKETS).map(|_| udp((S1[0], 53))).collect::<Result<Vec<_>>>()?;
+                let mut answered = 0;
+                for index in (first..number).step_by(2 * THREADS) {
+                    let name = format!("name-{index}.example.test");
+                    resolve(&sockets[answered % SOCKETS], index as u16, &name)?;
+                    answered += 1;
+                }
+                Ok(answered)
+            })?);
+        }
+    }
+    let mut answered = 0;
+    for client in clients {
+        answered += client.join().expect("a client thread panicked")?;
+    }
+    ensure!(answered == number, "{answered} of {number} queries were answered");
+    Ok(())
+}
+
+/// Both pods send a datagram of every size and get it back.
+fn sizes(rig: &Rig, largest: usize) -> Result<()> {
+    let peers = server::udp_echo(&rig.s1, S1[0], PORT)?;
+    let mut clients = Vec::new();
+    for (number, pod) in rig.pods.iter().enumerate() {
+        clients.push(pod.spawn(move || -> Result<()> {
+            let socket = udp((S1[0], PORT))?;
+            for size in 0..=largest {
+                echo_datagram(&socket, &pattern((size * 2 + number) as u64, size))?;
+            }
+            Ok(())
+        })?);
+    }
+    for client in clients {
+        client.join().expect("a client thread panicked")?;
+    }
+    for peer in peers.all() {
+        let SocketAddr::V4(peer) = peer else { anyhow::bail!("{peer} is not IPv4") };
+        ensure!(rig.options().pool.holds(*peer.ip()), "the server saw {peer}");
+    }
+    ensure!(peers.all().len() == 2, "the server saw {:?}", peers.all());
+    Ok(())
+}
+
+/// Datagrams without checksum, to and fro.
+fn without_checksum(rig: &Rig) -> Result<()> {
+    let _server = server::udp_echo_without_checksum(&rig.s1, S1[0], PORT, rig.directory())?;
+    let program = format!(
+        "import socket\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\n\
+         s.setsockopt(socket.SOL_SOCKET,11,1)\ns.settimeout(3)\ns.connect(('{}',{PORT}))\n\
+         for n in range(0,1473,23):\n d=bytes((n+i)%256 for i in range(n))\n s.send(d)\n \
+         assert s.recv(2048)==d,n\n",
+        S1[0]
+    );
+    let mut command = rig.pods[0].command("python3");
+    command.args(["-c", &program]);
+    vm_test::namespace::output(&mut command).context("datagrams without checksum")?;
+    Ok(())
+}
+
+#[test]
+fn ten_thousand_names_are_resolved() {
+    verified(Options::default(), |rig| names(rig, 10_000));
+}
+
+#[test]
+fn four_workers_resolve_ten_thousand_names() {
+    verified(Options::four(), |rig| names(rig, 10_000));
+}
+
+#[test]
+fn every_size_is_echoed() {
+    verified(Options::default(), |rig| sizes(rig, server::LARGEST_DATAGRAM));
+}
+
+#[test]
+fn every_size_is_echoed_with_whole_checksums() {
+    let options = Options { sender_checksum_offload: false, ..Options::default() };
+    verified(options, |rig| sizes(rig, server::LARGEST_DATAGRAM));
+}
+
+#[test]
+fn every_size_is_echoed_by_four_workers_and_a_routed_pool() {
+    let options = Options { pool: Pool::Routed, ..Options::four() };
+    verified(options, |rig| sizes(rig, server::LARGEST_DATAGRAM));
+}
+
+#[test]
+fn a_missing_checksum_stays_missing() {
+    let mut rig = Rig::start(Options::default()).unwrap();
+    rig.must(without_checksum(&rig));
+    let scope = rig.scope().unwrap();
+    let ended = rig.end_captures();
+    let [internal, external] = rig.must(ended);
+    let mut datagrams = [0, 0];
+    for packet in rig.must(Trace::read(&external)).packets() {
+        let Kind::Ipv4(ip) = packet.kind else { continue };
+        let ports = [ip.word(0), ip.word(2)];
+        let ours = scope.is_public(ip.source()) || scope.is_public(ip.destination());
+        if ip.protocol() == 17 && ours && ports.contains(&Some(PORT)) {
+            assert_eq!(ip.word(6), Some(0), "{ip}");
+            datagrams[usize::from(scope.is_public(ip.source()))] += 1;
+        }
+    }
+    assert!(datagrams.iter().all(|count| *count >= 60), "{datagrams:?}");
+    let oracles = vm_test::oracle::Oracles { internal, external, scope };
+    rig.must(oracles.check());
+}
+
+/// A host to which the pod did not send can't reach it by the pod's public endpoint.
+fn off_path(rig: &mut Rig) -> Result<()> {
+    let peers = server::udp_echo(&rig.s1, S1[0], PORT)?;
+    let pod = rig.pods[0].run(|| -> Result<_> {
+        let socket = UdpSocket::bind(("0.0.0.0", 0))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.send_to(b"mine", (S1[0], PORT))?;
+        let mut answer = [0; 16];
+        ensure!(socket.recv(&mut answer)? == 4, "no echo");
+        socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+        Ok(socket)
+    })??;
+    let public = *peers.all().first().context("the server saw nobody")?;
+    rig.x.run(move || UdpSocket::bind(("0.0.0.0", PORT))?.send_to(b"intruder", public))??;
+    ensure!(pod.recv(&mut [0; 16]).is_err(), "a datagram of the off-path host got in");
+    if let Ok(natgate) = rig.natgate() {
+        ensure!(natgate.dropped("no-session")? == 1, "{:?}", natgate.json(&["drops"])?);
+    }
+    Ok(())
+}
+
+#[test]
+fn an_off_path_host_does_not_get_in() {
+    verified(Options::default(), off_path);
+}
+
+/// The negative control.
+#[test]
+fn no_datagram_comes_back_without_translation() {
+    let rig = Rig::start(Options::untranslated()).unwrap();
+    names(&rig, 16).unwrap_err();
+    sizes(&rig, 0).unwrap_err();
+    without_checksum(&rig).unwrap_err();
+}
