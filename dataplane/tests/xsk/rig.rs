@@ -23,6 +23,8 @@ pub(crate) const EXTERNAL: InterfaceId = InterfaceId(1);
 pub(crate) const GATEWAY_MAC: Mac = Mac([2, 0, 0, 0, 1, 1]);
 pub(crate) const OUT_MAC: Mac = Mac([2, 0, 0, 0, 1, 2]);
 pub(crate) const OUT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 2), 9000);
+pub(crate) const POOL: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 100), 9000);
+pub(crate) const POD: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 2), 9000);
 
 const PREFIX: &str = "NGX_PREFIX";
 const ROLE: &str = "NGX_ROLE";
@@ -116,17 +118,25 @@ pub(crate) fn await_parent() {
     let _ = std::io::stdin().read(&mut [0]);
 }
 
-/// Sends `count` datagrams from a pod to `to`, resting after each burst.
-pub(crate) fn send(to: SocketAddrV4, count: u32, burst: u32) {
-    let socket = UdpSocket::bind("10.1.0.2:5000").unwrap();
-    for sequence in 0..count {
-        let mut data = [0; 64];
-        data[..4].copy_from_slice(&sequence.to_be_bytes());
-        socket.send_to(&data, to).unwrap();
-        if sequence % burst == burst - 1 {
+/// Sends `count` datagrams from the pod to `to`.
+pub(crate) fn pod_sends(to: SocketAddrV4, count: u32) {
+    send_from("10.1.0.2:5000", to, count);
+}
+
+/// Sends `count` datagrams, resting after each hundred.
+pub(crate) fn send_from(from: &str, to: SocketAddrV4, count: u32) {
+    let socket = UdpSocket::bind(from).unwrap();
+    for sequence in 1..=count {
+        socket.send_to(&[0; 64], to).unwrap();
+        if sequence % 100 == 0 {
             std::thread::sleep(Duration::from_millis(1)); // the pace of the load
         }
     }
+}
+
+/// Runs a command line in the namespace `side`.
+pub(crate) fn in_side(side: &str, line: &str) {
+    sh(&format!("ip netns exec {}{side} sh -euc '{line}'", env::var(PREFIX).unwrap()));
 }
 
 pub(crate) fn ping(side: &str, address: &str) -> bool {

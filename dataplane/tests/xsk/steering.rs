@@ -8,8 +8,8 @@ use dataplane::xsk::{
 };
 
 use crate::rig::{
-    OUT, await_line, await_parent, config, drops, helper, ifindex, in_gateway, ping, role, send,
-    start, tables,
+    OUT, await_line, await_parent, config, drops, helper, ifindex, in_gateway, ping, pod_sends,
+    role, start, tables,
 };
 
 const INSIDE: Roles = Roles { internal: true, external: false };
@@ -39,7 +39,7 @@ fn in_rig(test: &str, body: impl FnOnce()) {
             println!("attached, took over: {}", gateway.took_over);
             await_parent();
         }
-        "send" => send(OUT, 50, 50),
+        "send" => pod_sends(OUT, 50),
         role => panic!("unknown role {role}"),
     });
 }
