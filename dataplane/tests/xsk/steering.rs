@@ -5,6 +5,7 @@ use std::process::{Child, Command};
 use dataplane::interface::Roles;
 use dataplane::xsk::{
     AttachMode, Inspection, InterfaceEntry, InterfaceLock, Steering, XskError, detach, inspect,
+    open,
 };
 
 use crate::rig::{
@@ -39,6 +40,7 @@ fn in_rig(test: &str, body: impl FnOnce()) {
             println!("attached, took over: {}", gateway.took_over);
             await_parent();
         }
+        "refused" => println!("refused: {}", refusal()),
         "send" => pod_sends(OUT, 50),
         role => panic!("unknown role {role}"),
     });
@@ -164,5 +166,34 @@ fn a_foreign_program_is_refused_and_left_alone() {
             assert!(refused.to_string().contains("xdp off"), "{refused}");
         }
         assert_eq!(inspect_int0(), foreign);
+    });
+}
+
+/// What a start says that should fail.
+fn refusal() -> String {
+    let loaded = || Steering::load().map(drop);
+    open(&config(1)).map(drop).and_then(|()| loaded()).unwrap_err().to_string()
+}
+
+#[test]
+fn missing_rights_are_named() {
+    let test = "steering::missing_rights_are_named";
+    in_rig(test, || {
+        for (wrapper, needle) in [
+            ("setpriv --bounding-set -net_raw", "CAP_NET_RAW is missing"),
+            ("setpriv --bounding-set -net_admin", "CAP_NET_ADMIN is missing"),
+            ("setpriv --bounding-set -bpf,-sys_admin", "CAP_BPF is missing"),
+            ("prlimit --memlock=65536 setpriv --bounding-set -ipc_lock", "LimitMEMLOCK=infinity"),
+        ] {
+            let mut words = wrapper.split(' ');
+            let mut command = Command::new(words.next().unwrap());
+            command.args(words).arg(std::env::current_exe().unwrap());
+            command.args(["--exact", test, "--nocapture"]).env("NGX_ROLE", "refused");
+            let output = String::from_utf8(command.output().unwrap().stdout).unwrap();
+            let line = output.lines().find(|line| line.contains("refused: ")).unwrap();
+            assert!(line.contains(needle), "{line}");
+            assert!(line.contains("): ") && line.contains("; "), "{line}");
+            println!("{line}");
+        }
     });
 }
