@@ -73,20 +73,14 @@ PREFIX_SET(kernel_destinations); // the host's addresses, pods behind other inte
 PREFIX_SET(pools);               // public addresses
 PREFIX_SET(exempt);              // destinations that are forwarded untranslated
 
+// First half: counted here. Second half: what programs before this one counted, written by the loader
+// only, so that no count is lost to a race.
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, DROP_CAUSES);
+	__uint(max_entries, 2 * DROP_CAUSES);
 	__type(key, __u32);
 	__type(value, __u64);
 } drops SEC(".maps");
-
-// What programs before this one counted; written by the loader only, so that no count is lost to a race.
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, DROP_CAUSES);
-	__type(key, __u32);
-	__type(value, __u64);
-} drops_before SEC(".maps");
 
 struct arp_ipv4 {
 	__be16 hardware;

@@ -13,7 +13,7 @@ use libbpf_sys::{
     bpf_xdp_attach_opts, bpf_xdp_query, bpf_xdp_query_opts,
 };
 
-use super::error::XskError;
+use super::error::{XskError, missing_capability};
 use super::lock::holder;
 use super::nic;
 use super::steering::PROGRAM;
@@ -62,7 +62,7 @@ pub enum Inspection {
     Foreign {
         /// Id of the program.
         id: u32,
-        /// Its name; `?` if it can't be read (that takes `CAP_SYS_ADMIN`).
+        /// Its name; `?` if it vanished meanwhile.
         name: String,
     },
 }
@@ -70,12 +70,20 @@ pub enum Inspection {
 /// Looks at the XDP hook of an interface.
 ///
 /// # Errors
-/// When the kernel can't be asked, or there is no such interface.
+/// When the kernel can't be asked (to name an attached program takes `CAP_SYS_ADMIN`), or there is no
+/// such interface.
 pub fn inspect(ifindex: u32, interface: &str) -> Result<Inspection, XskError> {
     let Some((id, mode)) = query(ifindex, interface)? else { return Ok(Inspection::None) };
     Ok(match program(id) {
         Some(info) if info.name() == PROGRAM.as_bytes() => {
             Inspection::Ours { id, mode, process: holder(ifindex) }
+        }
+        None if missing_capability(&["CAP_SYS_ADMIN"]).is_some() => {
+            return Err(XskError::MissingCapability {
+                what: "identify the XDP program that is attached",
+                place: interface.to_owned(),
+                capability: "CAP_SYS_ADMIN",
+            });
         }
         info => {
             let name = info.and_then(|info| info.name_as_str().map(str::to_owned));

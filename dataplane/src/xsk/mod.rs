@@ -9,12 +9,13 @@
 //! 1. A frame of the UMEM is in exactly one place: a free list, the common pool, the kernel (fill or
 //!    transmit ring, or on its way), a relay, or a [`Frame`] token. Tokens are made only from
 //!    descriptors that just left another place, can't be cloned, and go back only by value; see
-//!    [`frame`](self::frame).
+//!    the text of the module `frame`.
 //! 2. A file descriptor of a socket is used only while the rings that keep the socket alive are.
 
 #![allow(unsafe_code)]
 
 mod attach;
+mod bind;
 mod error;
 mod frame;
 mod io;

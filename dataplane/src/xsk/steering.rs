@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, RawFd};
 
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray, XskMap};
+use aya::maps::{LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuValues, XskMap};
 use aya::programs::Xdp;
 use aya::{Ebpf, include_bytes_aligned};
 use ipnet::Ipv4Net;
@@ -21,6 +21,9 @@ pub const MAX_QUEUES: u32 = 64;
 
 /// In the order of `enum drop_cause` in `steer.bpf.c`.
 const DROP_NAMES: [&str; 4] = ["pod-no-worker", "pool-no-worker", "arp-no-worker", "super-packet"];
+
+/// Where the counters of programs before this one begin.
+const CARRIED: u32 = DROP_NAMES.len() as u32;
 
 const OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
 
@@ -172,8 +175,8 @@ impl Steering {
     /// [`XskError::Bpf`].
     pub fn drops(&self) -> Result<Vec<(&'static str, u64)>, XskError> {
         let what = "read the drop counters";
-        let map = |name| self.object.map(name).ok_or_else(|| missing(what));
-        let counts = totals(map("drops")?, map("drops_before")?).map_err(failed(what))?;
+        let map = self.object.map("drops").ok_or_else(|| missing(what))?;
+        let counts = totals(map).map_err(failed(what))?;
         Ok(DROP_NAMES.into_iter().zip(counts).collect())
     }
 
@@ -181,12 +184,17 @@ impl Steering {
     /// goes on counting until the last is taken over.
     fn carry_over(&mut self, old: &OldCounters) -> Result<(), XskError> {
         let what = "carry the drop counters over";
-        let now = totals(&old.drops, &old.before).map_err(failed(what))?;
+        let now = totals(&old.drops).map_err(failed(what))?;
         let before = self.carried.insert(old.id, now).unwrap_or_default();
-        let mut map: Array<_, u64> = self.map("drops_before", what)?;
-        for (index, (now, before)) in (0..).zip(now.into_iter().zip(before)) {
-            let sum = map.get(&index, 0).map_err(failed(what))?;
-            map.set(index, sum + (now - before), 0).map_err(failed(what))?;
+        let mut map: PerCpuArray<_, u64> = self.map("drops", what)?;
+        for (index, (now, before)) in (CARRIED..).zip(now.into_iter().zip(before)) {
+            let mut values = map.get(&index, 0).map_err(failed(what))?.to_vec();
+            if let Some(first) = values.first_mut() {
+                *first += now - before;
+            }
+            let values = PerCpuValues::try_from(values)
+                .map_err(|error| XskError::Bpf { what, why: error.to_string() })?;
+            map.set(index, values, 0).map_err(failed(what))?;
         }
         Ok(())
     }
@@ -208,27 +216,22 @@ impl Steering {
 struct OldCounters {
     id: u32,
     drops: Map,
-    before: Map,
 }
 
 fn counters_of(program: u32) -> Option<OldCounters> {
     let ids = attach::program(program)?.map_ids().ok()??;
-    let find = |name: &str| {
-        let of_name =
-            |id: &&u32| MapInfo::from_id(**id).is_ok_and(|info| info.name() == name.as_bytes());
-        ids.iter().find(of_name).copied()
-    };
-    let open = |id| Map::from_map_data(MapData::from_id(id).ok()?).ok();
-    let id = find("drops")?;
-    Some(OldCounters { id, drops: open(id)?, before: open(find("drops_before")?)? })
+    let counters = |id: &u32| MapInfo::from_id(*id).is_ok_and(|info| info.name() == b"drops");
+    let id = ids.into_iter().find(counters)?;
+    Some(OldCounters { id, drops: Map::from_map_data(MapData::from_id(id).ok()?).ok()? })
 }
 
-fn totals(drops: &Map, before: &Map) -> Result<[u64; DROP_NAMES.len()], MapError> {
+/// Both halves, over all CPUs.
+fn totals(drops: &Map) -> Result<[u64; DROP_NAMES.len()], MapError> {
     let drops: PerCpuArray<_, u64> = drops.try_into()?;
-    let before: Array<_, u64> = before.try_into()?;
     let mut sums = [0; DROP_NAMES.len()];
     for (index, sum) in (0..).zip(&mut sums) {
-        *sum = before.get(&index, 0)? + drops.get(&index, 0)?.iter().sum::<u64>();
+        let counted = drops.get(&index, 0)?.iter().sum::<u64>();
+        *sum = counted + drops.get(&(index + CARRIED), 0)?.iter().sum::<u64>();
     }
     Ok(sums)
 }

@@ -7,8 +7,6 @@
 //! A test calls [`in_gateway`], which makes the namespaces and runs the same test again in `gw`.
 //! Helper processes are the test binary too, with a [role](role).
 
-#![allow(clippy::unwrap_used)] // of tests, though not in functions marked as such
-
 use std::env;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
@@ -17,15 +15,16 @@ use std::time::Duration;
 
 use dataplane::interface::{InterfaceId, Mac, Roles};
 use dataplane::xsk::{
-    AttachMode, InterfaceEntry, InterfaceLock, OpenConfig, OpenInterface, Opened, Steering,
-    SteeringTables, open,
+    InterfaceLock, OpenConfig, OpenInterface, Opened, Steering, SteeringTables, open,
 };
 
-pub const INTERNAL: InterfaceId = InterfaceId(0);
-pub const EXTERNAL: InterfaceId = InterfaceId(1);
-pub const GATEWAY_MAC: Mac = Mac([2, 0, 0, 0, 1, 1]);
-pub const OUT_MAC: Mac = Mac([2, 0, 0, 0, 1, 2]);
-pub const OUT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 2), 9000);
+pub(crate) const INTERNAL: InterfaceId = InterfaceId(0);
+pub(crate) const EXTERNAL: InterfaceId = InterfaceId(1);
+pub(crate) const GATEWAY_MAC: Mac = Mac([2, 0, 0, 0, 1, 1]);
+pub(crate) const OUT_MAC: Mac = Mac([2, 0, 0, 0, 1, 2]);
+pub(crate) const OUT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 2), 9000);
+pub(crate) const POOL: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 100), 9000);
+pub(crate) const POD: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 2), 9000);
 
 const PREFIX: &str = "NGX_PREFIX";
 const ROLE: &str = "NGX_ROLE";
@@ -73,7 +72,12 @@ impl Rig {
 }
 
 /// Runs `body` in the gateway's namespace, in a process of its own. `test` is the test's name.
-pub fn in_gateway(test: &str, internal_queues: u32, external_queues: u32, body: impl FnOnce()) {
+pub(crate) fn in_gateway(
+    test: &str,
+    internal_queues: u32,
+    external_queues: u32,
+    body: impl FnOnce(),
+) {
     if env::var(PREFIX).is_ok() {
         return body();
     }
@@ -92,53 +96,61 @@ fn again(prefix: &str, side: &str, test: &str, role: &str) -> Command {
 }
 
 /// Starts `test` as a helper in the namespace `side`.
-pub fn helper(side: &str, test: &str, role: &str) -> Child {
+pub(crate) fn helper(side: &str, test: &str, role: &str) -> Child {
     let prefix = env::var(PREFIX).unwrap();
     let mut command = again(&prefix, side, test, role);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
 }
 
 /// What this process is to do; empty for the test itself.
-pub fn role() -> String {
+pub(crate) fn role() -> String {
     env::var(ROLE).unwrap_or_default()
 }
 
 /// Waits until a helper prints a line that contains `text`.
-pub fn await_line(child: &mut Child, text: &str) -> String {
+pub(crate) fn await_line(child: &mut Child, text: &str) -> String {
     let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
     lines.find_map(|line| Some(line.unwrap()).filter(|line| line.contains(text))).unwrap()
 }
 
 /// Blocks until the parent closes our input or dies.
-pub fn await_parent() {
+pub(crate) fn await_parent() {
     let _ = std::io::stdin().read(&mut [0]);
 }
 
-/// Sends `count` datagrams from a pod to `to`, resting after each burst.
-pub fn send(to: SocketAddrV4, count: u32, burst: u32) {
-    let socket = UdpSocket::bind("10.1.0.2:5000").unwrap();
-    for sequence in 0..count {
-        let mut data = [0; 64];
-        data[..4].copy_from_slice(&sequence.to_be_bytes());
-        socket.send_to(&data, to).unwrap();
-        if sequence % burst == burst - 1 {
+/// Sends `count` datagrams from the pod to `to`.
+pub(crate) fn pod_sends(to: SocketAddrV4, count: u32) {
+    send_from("10.1.0.2:5000", to, count);
+}
+
+/// Sends `count` datagrams, resting after each hundred.
+pub(crate) fn send_from(from: &str, to: SocketAddrV4, count: u32) {
+    let socket = UdpSocket::bind(from).unwrap();
+    for sequence in 1..=count {
+        socket.send_to(&[0; 64], to).unwrap();
+        if sequence % 100 == 0 {
             std::thread::sleep(Duration::from_millis(1)); // the pace of the load
         }
     }
 }
 
-pub fn ping(side: &str, address: &str) -> bool {
+/// Runs a command line in the namespace `side`.
+pub(crate) fn in_side(side: &str, line: &str) {
+    sh(&format!("ip netns exec {}{side} sh -euc '{line}'", env::var(PREFIX).unwrap()));
+}
+
+pub(crate) fn ping(side: &str, address: &str) -> bool {
     let name = format!("{}{side}", env::var(PREFIX).unwrap());
     let args = ["netns", "exec", &name, "ping", "-c", "2", "-i", "0.2", "-W", "2", address];
     Command::new("ip").args(args).output().unwrap().status.success()
 }
 
-pub fn ifindex(name: &str) -> u32 {
+pub(crate) fn ifindex(name: &str) -> u32 {
     let text = std::fs::read_to_string(format!("/sys/class/net/{name}/ifindex")).unwrap();
     text.trim().parse().unwrap()
 }
 
-pub fn tables() -> SteeringTables {
+pub(crate) fn tables() -> SteeringTables {
     let nets = |list: &[&str]| list.iter().map(|net| net.parse().unwrap()).collect();
     SteeringTables {
         internal: nets(&["10.1.0.0/24"]),
@@ -151,7 +163,7 @@ pub fn tables() -> SteeringTables {
 const INSIDE: Roles = Roles { internal: true, external: false };
 const OUTSIDE: Roles = Roles { internal: false, external: true };
 
-pub fn config(workers: usize) -> OpenConfig {
+pub(crate) fn config(workers: usize) -> OpenConfig {
     let interface = |id, name: &str, roles| OpenInterface {
         id,
         name: name.into(),
@@ -167,14 +179,14 @@ pub fn config(workers: usize) -> OpenConfig {
 }
 
 /// A whole start, as natgate does it.
-pub struct Gateway {
-    pub opened: Opened,
-    pub steering: Steering,
-    pub took_over: bool,
+pub(crate) struct Gateway {
+    pub(crate) opened: Opened,
+    pub(crate) steering: Steering,
+    pub(crate) took_over: bool,
     _locks: Vec<InterfaceLock>,
 }
 
-pub fn start(config: &OpenConfig) -> Gateway {
+pub(crate) fn start(config: &OpenConfig) -> Gateway {
     let interfaces = &config.interfaces;
     let lock = |i: &OpenInterface| InterfaceLock::acquire(i.ifindex, &i.name).unwrap();
     let locks = interfaces.iter().map(lock).collect();
@@ -189,18 +201,7 @@ pub fn start(config: &OpenConfig) -> Gateway {
     Gateway { opened, steering, took_over, _locks: locks }
 }
 
-/// The program on `int0`, without sockets.
-pub fn steering_only() -> Steering {
-    let mut steering = Steering::load().unwrap();
-    let ifindex = ifindex("int0");
-    let entry = InterfaceEntry { ifindex, roles: INSIDE, base: 0, queues: 1, room: 1792 };
-    steering.set_interface(entry).unwrap();
-    steering.apply(&tables()).unwrap();
-    steering.attach(ifindex, "int0", AttachMode::Native).unwrap();
-    steering
-}
-
-pub fn drops(steering: &Steering, cause: &str) -> u64 {
+pub(crate) fn drops(steering: &Steering, cause: &str) -> u64 {
     let all = steering.drops().unwrap();
     all.into_iter().find(|(name, _)| *name == cause).unwrap().1
 }
