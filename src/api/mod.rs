@@ -1,1 +1,13 @@
+//! How does one look into a running natgate? By HTTP over a Unix socket, and by metrics over TCP.
 
+mod listen;
+mod metrics;
+pub(crate) mod model;
+mod routes;
+mod shared;
+mod stream;
+#[cfg(test)]
+pub(crate) mod tests;
+
+pub(crate) use listen::{ServeError, Server};
+pub(crate) use shared::{InterfaceFacts, Shared, WorkerFacts};

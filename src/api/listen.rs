@@ -1,0 +1,175 @@
+//! Where does the stats socket listen, and who may hold it open?
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+
+use super::routes;
+use super::shared::Shared;
+
+/// Connections at a time, for each listener.
+const CONNECTIONS: usize = 64;
+/// A client must send its request within this time, and the next one on the same connection.
+const HEADER_TIME: Duration = Duration::from_secs(10);
+/// A connection ends after this time, whatever happens on it.
+const CONNECTION_TIME: Duration = Duration::from_secs(600);
+/// Pause after an error of `accept`, such as too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why the stats socket cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServeError {
+    /// Another process answers there.
+    #[error(
+        "cannot open the stats socket ({0}): another natgate listens there; stop it, or use another --socket"
+    )]
+    InUse(PathBuf),
+    /// Something else lies there.
+    #[error(
+        "cannot open the stats socket ({0}): there is a file that is not a socket; use another --socket"
+    )]
+    NotASocket(PathBuf),
+    /// The system refuses.
+    #[error(
+        "cannot open the stats socket ({path}): {source}; see that the directory exists and is writable"
+    )]
+    Socket {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The system refuses.
+    #[error("cannot serve metrics ({address}): {source}; use another --metrics")]
+    Metrics {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Open listeners. The socket's file vanishes with it.
+#[derive(Debug)]
+pub(crate) struct Server {
+    unix: UnixListener,
+    tcp: Option<TcpListener>,
+    _file: SocketFile,
+}
+
+impl Server {
+    /// Opens the stats socket at `path` (mode 0660), taking the place of a dead process's, and the TCP
+    /// address for metrics. Connections wait until [`serve`](Self::serve).
+    pub(crate) async fn bind(path: &Path, metrics: Option<SocketAddr>) -> Result<Self, ServeError> {
+        let (unix, file) = bind_unix(path)?;
+        let tcp = match metrics {
+            Some(address) => {
+                let bound = TcpListener::bind(address).await;
+                Some(bound.map_err(|source| ServeError::Metrics { address, source })?)
+            }
+            None => None,
+        };
+        Ok(Self { unix, tcp, _file: file })
+    }
+
+    /// The TCP address that metrics are served on.
+    pub(crate) fn metrics_address(&self) -> Option<SocketAddr> {
+        self.tcp.as_ref()?.local_addr().ok()
+    }
+
+    /// Answers until the future is dropped.
+    pub(crate) async fn serve(self, shared: Arc<Shared>) {
+        let unix = accept_all(routes::all(Arc::clone(&shared)), async || {
+            self.unix.accept().await.map(|(stream, _)| stream)
+        });
+        let tcp = async {
+            let Some(listener) = &self.tcp else { return std::future::pending().await };
+            let accept = async || listener.accept().await.map(|(stream, _)| stream);
+            accept_all(routes::public(shared), accept).await;
+        };
+        tokio::join!(unix, tcp);
+    }
+}
+
+async fn accept_all<S>(router: Router, accept: impl AsyncFn() -> io::Result<S>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+        let stream = match accept().await {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection to the stats socket");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let service = TowerToHyperService::new(router.clone());
+        tokio::spawn(async move {
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_TIME)
+                .serve_connection(TokioIo::new(stream), service);
+            if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_TIME, connection).await {
+                tracing::debug!(%error, "a client of the stats socket");
+            }
+            drop(permit);
+        });
+    }
+}
+
+/// The socket's file, removed at the end if it is still ours.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn bind_unix(path: &Path) -> Result<(UnixListener, SocketFile), ServeError> {
+    if let Ok(found) = fs::symlink_metadata(path) {
+        if !found.file_type().is_socket() {
+            return Err(ServeError::NotASocket(path.to_owned()));
+        }
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(ServeError::InUse(path.to_owned()));
+        }
+    }
+    // Nobody may connect before the mode is right, so the socket moves to its place afterwards.
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let bind = || {
+        let _ = fs::remove_file(&temporary);
+        let listener = UnixListener::bind(&temporary)?;
+        fs::set_permissions(&temporary, fs::Permissions::from_mode(0o660))?;
+        fs::rename(&temporary, path)?;
+        let inode = fs::symlink_metadata(path)?.ino();
+        Ok((listener, SocketFile { path: path.to_owned(), inode }))
+    };
+    bind().map_err(|source| {
+        let _ = fs::remove_file(&temporary);
+        ServeError::Socket { path: path.to_owned(), source }
+    })
+}

@@ -1,0 +1,228 @@
+//! What does Prometheus see? The counters as they are at the moment of the scrape (OpenMetrics text).
+
+use std::fmt;
+use std::sync::Arc;
+
+use dataplane::counters::{Counter, WorkerCounters};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+
+use super::shared::Shared;
+
+/// `Content-Type` of [`render`]'s text.
+pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// All metrics as text.
+pub(super) fn render(shared: &Arc<Shared>) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("natgate");
+    registry.register_collector(Box::new(Export(Arc::clone(shared))));
+    let mut text = String::new();
+    text::encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+#[derive(Debug)]
+struct Export(Arc<Shared>);
+
+impl Collector for Export {
+    fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
+        let mut families = Families { encoder };
+        self.process(&mut families)?;
+        self.packets(&mut families)?;
+        self.drops(&mut families)?;
+        self.sessions(&mut families)?;
+        self.pools(&mut families)?;
+        self.workers(&mut families)
+    }
+}
+
+impl Export {
+    fn process(&self, families: &mut Families<'_>) -> fmt::Result {
+        let status = self.0.status();
+        families.gauge(
+            "build_info",
+            "Version of natgate",
+            &[(&[("version", &status.version)], 1)],
+        )?;
+        families.plain_gauge("ready", "1 once traffic flows", u64::from(status.ready))?;
+        families.plain_gauge("uptime_seconds", "Time since the start", status.uptime_s)?;
+        families.plain_gauge(
+            "config_generation",
+            "Raised by every change of configuration",
+            u64::from(status.config_generation),
+        )?;
+        families.plain_gauge(
+            "roads_generation",
+            "Changes with the mirrored routing table",
+            u64::from(status.roads_generation),
+        )?;
+        let resyncs = self.0.mirror_resyncs.load(std::sync::atomic::Ordering::Relaxed);
+        families.plain_counter(
+            "mirror_resyncs",
+            "Times that netlink messages were lost and the kernel's tables read anew",
+            resyncs,
+        )
+    }
+
+    fn packets(&self, families: &mut Families<'_>) -> fmt::Result {
+        let interfaces = self.0.interface_rows();
+        let mut packets = Vec::new();
+        let mut bytes = Vec::new();
+        for row in &interfaces {
+            let name = row.interface.as_str();
+            let received = [("interface", name), ("direction", "received")];
+            let transmitted = [("interface", name), ("direction", "transmitted")];
+            packets
+                .extend([(received, row.received_packets), (transmitted, row.transmitted_packets)]);
+            bytes.extend([(received, row.received_bytes), (transmitted, row.transmitted_bytes)]);
+        }
+        families.counter("packets", "Packets by interface and direction", &labelled(&packets))?;
+        families.counter(
+            "bytes",
+            "Bytes by interface and direction, Ethernet header included",
+            &labelled(&bytes),
+        )
+    }
+
+    fn drops(&self, families: &mut Families<'_>) -> fmt::Result {
+        let rows = self.0.drops();
+        let samples: Vec<_> = rows
+            .iter()
+            .map(|row| {
+                ([("reason", row.reason.as_str()), ("where", row.place.as_str())], row.packets)
+            })
+            .collect();
+        families.counter("dropped_packets", "Packets dropped, by reason", &labelled(&samples))
+    }
+
+    fn sessions(&self, families: &mut Families<'_>) -> fmt::Result {
+        families.plain_gauge(
+            "sessions_maximum",
+            "Sessions that there may be, all workers together",
+            self.0.sessions_maximum,
+        )
+    }
+
+    fn pools(&self, families: &mut Families<'_>) -> fmt::Result {
+        let mut blocks = Vec::new();
+        let mut addresses = Vec::new();
+        let pools = self.0.pools();
+        for row in &pools {
+            let name = row.pool.as_str();
+            let free = row.blocks.saturating_sub(row.blocks_held + row.blocks_resting);
+            let states =
+                [("held", row.blocks_held), ("resting", row.blocks_resting), ("free", free)];
+            blocks.extend(states.map(|(state, count)| ([("pool", name), ("state", state)], count)));
+            addresses.push(([("pool", name)], row.addresses as u64));
+        }
+        families.gauge("pool_blocks", "Port blocks by pool and state", &labelled(&blocks))?;
+        families.gauge("pool_addresses", "Public addresses by pool", &labelled(&addresses))
+    }
+
+    fn workers(&self, families: &mut Families<'_>) -> fmt::Result {
+        for (name, help, of) in GAUGES {
+            families.gauge(name, help, &labelled(&self.by_worker(*of)))?;
+        }
+        for (name, help, of) in COUNTERS {
+            families.counter(name, help, &labelled(&self.by_worker(*of)))?;
+        }
+        Ok(())
+    }
+
+    fn by_worker(&self, of: Of) -> Vec<([(&'static str, String); 1], u64)> {
+        let workers = self.0.counters.iter().enumerate();
+        workers
+            .map(|(number, worker)| ([("worker", number.to_string())], of(worker).get()))
+            .collect()
+    }
+}
+
+type Of = fn(&WorkerCounters) -> &Counter;
+
+const GAUGES: &[(&str, &str, Of)] = &[
+    ("sessions", "Sessions now", |w| &w.sessions),
+    ("subscribers", "Subscribers now", |w| &w.subscribers),
+    ("held_packets", "Packets that wait for a next hop", |w| &w.held),
+    ("frames_free", "Frames in the worker's free list", |w| &w.frames_free),
+    ("frames_in_kernel", "Frames with the kernel", |w| &w.frames_in_kernel),
+];
+
+const COUNTERS: &[(&str, &str, Of)] = &[
+    ("forwarded_packets", "Packets translated or exempt and sent on", |w| &w.forwarded),
+    ("answered_packets", "Packets answered by natgate itself", |w| &w.answered),
+    ("handed_over_packets", "Packets given to their home worker", |w| &w.handed_over),
+    ("taken_over_packets", "Packets taken from other workers", |w| &w.taken_over),
+    ("slow_path_packets", "Packets that took the slow path", |w| &w.slow_path),
+    ("checksums_repaired", "Partial checksums computed whole", |w| &w.checksums_repaired),
+    ("sessions_created", "Sessions ever created", |w| &w.sessions_created),
+    ("sessions_ended", "Sessions ever ended", |w| &w.sessions_ended),
+    ("busy_loops", "Loops that found packets", |w| &w.busy_loops),
+    ("idle_loops", "Loops that found none", |w| &w.idle_loops),
+    ("sleeps", "Times that the worker slept", |w| &w.sleeps),
+    ("wakeups", "Wake-up system calls", |w| &w.wakeups),
+    ("transmit_ring_full_packets", "Packets that did not fit a transmit ring", |w| {
+        &w.transmit_ring_full
+    }),
+    ("receive_ring_full_packets", "Packets that the kernel dropped: receive ring full", |w| {
+        &w.receive_ring_full
+    }),
+    ("fill_ring_empty", "Times that the kernel found a fill ring empty", |w| &w.fill_ring_empty),
+    ("events_lost", "Events lost because the control thread was slow", |w| &w.events_lost),
+];
+
+/// One sample: labels and value.
+type Sample<'a, V> = (&'a [(&'static str, V)], u64);
+
+fn labelled<'a, V, const N: usize>(
+    samples: &'a [([(&'static str, V); N], u64)],
+) -> Vec<Sample<'a, V>> {
+    samples.iter().map(|(labels, value)| (labels.as_slice(), *value)).collect()
+}
+
+struct Families<'a> {
+    encoder: DescriptorEncoder<'a>,
+}
+
+impl Families<'_> {
+    fn plain_counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        self.counter::<&str>(name, help, &[(&[], value)])
+    }
+
+    fn plain_gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        self.gauge::<&str>(name, help, &[(&[], value)])
+    }
+
+    fn counter<V: AsRef<str>>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: &[Sample<'_, V>],
+    ) -> fmt::Result {
+        let mut family = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (labels, value) in samples {
+            let labels = text_labels(labels);
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(value, None)?;
+        }
+        Ok(())
+    }
+
+    fn gauge<V: AsRef<str>>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: &[Sample<'_, V>],
+    ) -> fmt::Result {
+        let mut family = self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (labels, value) in samples {
+            let labels = text_labels(labels);
+            family.encode_family(&labels)?.encode_gauge(value)?;
+        }
+        Ok(())
+    }
+}
+
+fn text_labels<'a, V: AsRef<str>>(labels: &'a [(&'static str, V)]) -> Vec<(&'static str, &'a str)> {
+    labels.iter().map(|(key, value)| (*key, value.as_ref())).collect()
+}

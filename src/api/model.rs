@@ -1,0 +1,246 @@
+//! What stands in the JSON of the stats socket? Server and client use these types.
+
+use dataplane::request;
+use serde::{Deserialize, Serialize};
+
+/// `/v1/status`: the whole at a glance.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub(crate) struct Status {
+    /// Version of natgate.
+    pub(crate) version: String,
+    /// Process number.
+    pub(crate) pid: u32,
+    /// Seconds since the start.
+    pub(crate) uptime_s: u64,
+    /// Traffic flows.
+    pub(crate) ready: bool,
+    /// Where the configuration came from.
+    pub(crate) config: String,
+    /// Raised by every change of configuration.
+    pub(crate) config_generation: u32,
+    /// Changes with the routing table.
+    pub(crate) roads_generation: u32,
+    /// Workers.
+    pub(crate) workers: usize,
+    /// Sessions now.
+    pub(crate) sessions: u64,
+    /// Sessions that there may be.
+    pub(crate) sessions_maximum: u64,
+    /// Sessions ever created.
+    pub(crate) sessions_created: u64,
+    /// Subscribers now.
+    pub(crate) subscribers: u64,
+    /// Packets received.
+    pub(crate) received: u64,
+    /// Packets sent on.
+    pub(crate) forwarded: u64,
+    /// Packets answered by natgate itself.
+    pub(crate) answered: u64,
+    /// Packets dropped by workers.
+    pub(crate) dropped: u64,
+    /// Packets dropped by the steering program, before any worker.
+    pub(crate) dropped_by_steering: u64,
+    /// What the operator should know.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// `/v1/pools`: one address pool.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub(crate) struct PoolRow {
+    /// Name.
+    pub(crate) pool: String,
+    /// Public addresses.
+    pub(crate) addresses: usize,
+    /// Port blocks in all.
+    pub(crate) blocks: u64,
+    /// Port blocks given out.
+    pub(crate) blocks_held: u64,
+    /// Port blocks given back, and not for others yet.
+    pub(crate) blocks_resting: u64,
+    /// Ports in a block.
+    pub(crate) block_size: u16,
+}
+
+/// `/v1/drops`: packets dropped for one reason.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub(crate) struct DropRow {
+    /// Why.
+    pub(crate) reason: String,
+    /// How many.
+    pub(crate) packets: u64,
+    /// `worker` or `steering`.
+    #[serde(rename = "where")]
+    pub(crate) place: String,
+    /// What an operator can do.
+    pub(crate) remedy: String,
+}
+
+/// `/v1/workers`: one worker.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub(crate) struct WorkerRow {
+    /// Number.
+    pub(crate) worker: usize,
+    /// The core that it is pinned to.
+    pub(crate) core: Option<usize>,
+    /// Queues that it serves, as `eth0:2`.
+    pub(crate) queues: Vec<String>,
+    /// Packets received.
+    pub(crate) received: u64,
+    /// Packets sent on.
+    pub(crate) forwarded: u64,
+    /// Packets answered.
+    pub(crate) answered: u64,
+    /// Packets given to other workers.
+    pub(crate) handed_over: u64,
+    /// Packets taken from other workers.
+    pub(crate) taken_over: u64,
+    /// Packets dropped.
+    pub(crate) dropped: u64,
+    /// Packets that wait for a next hop.
+    pub(crate) held: u64,
+    /// Sessions now.
+    pub(crate) sessions: u64,
+    /// Subscribers now.
+    pub(crate) subscribers: u64,
+    /// Packets that took the slow path.
+    pub(crate) slow_path: u64,
+    /// Share of the loops that found packets, 0 to 1.
+    pub(crate) busy_ratio: f64,
+    /// Times that the worker slept.
+    pub(crate) sleeps: u64,
+    /// Wake-up system calls.
+    pub(crate) wakeups: u64,
+    /// Frames free.
+    pub(crate) frames_free: u64,
+    /// Frames with the kernel.
+    pub(crate) frames_in_kernel: u64,
+    /// Packets that did not fit a transmit ring.
+    pub(crate) transmit_ring_full: u64,
+    /// Packets lost because a receive ring was full.
+    pub(crate) receive_ring_full: u64,
+    /// Times that a fill ring was empty.
+    pub(crate) fill_ring_empty: u64,
+    /// Events lost.
+    pub(crate) events_lost: u64,
+}
+
+/// `/v1/interfaces`: one interface of the gateway.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub(crate) struct InterfaceRow {
+    /// Name.
+    pub(crate) interface: String,
+    /// `internal`, `external`.
+    pub(crate) roles: Vec<String>,
+    /// Driver, or kind of a virtual interface.
+    pub(crate) driver: String,
+    /// `zerocopy`, `copy` or `generic`.
+    pub(crate) mode: String,
+    /// Queues served.
+    pub(crate) queues: u32,
+    /// Ethernet address.
+    pub(crate) mac: String,
+    /// Largest IP packet.
+    pub(crate) mtu: u16,
+    /// Packets received.
+    pub(crate) received_packets: u64,
+    /// Bytes received.
+    pub(crate) received_bytes: u64,
+    /// Packets sent.
+    pub(crate) transmitted_packets: u64,
+    /// Bytes sent.
+    pub(crate) transmitted_bytes: u64,
+    /// What the operator should know.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// `/v1/sessions`: one line, one session.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub(crate) struct SessionRow {
+    /// Home worker.
+    pub(crate) worker: u16,
+    /// `tcp`, `udp`, `icmp`.
+    pub(crate) protocol: String,
+    /// The pod's endpoint, `a.b.c.d:port`.
+    pub(crate) internal: String,
+    /// The public endpoint.
+    pub(crate) public: String,
+    /// The peer outside.
+    pub(crate) remote: String,
+    /// State by name.
+    pub(crate) state: String,
+    /// Pool.
+    pub(crate) pool: String,
+    /// Name of the rule that admitted it.
+    pub(crate) rule: String,
+    /// Milliseconds since the last packet.
+    pub(crate) idle_ms: u32,
+    /// Milliseconds until it ends, if nothing comes.
+    pub(crate) expires_in_ms: u32,
+    /// Packets from the pod.
+    pub(crate) packets_out: u64,
+    /// Bytes from the pod.
+    pub(crate) bytes_out: u64,
+    /// Packets to the pod.
+    pub(crate) packets_in: u64,
+    /// Bytes to the pod.
+    pub(crate) bytes_in: u64,
+}
+
+impl SessionRow {
+    /// The row with its numbers replaced by names.
+    pub(crate) fn new(row: request::SessionRow, pool: String, rule: String) -> Self {
+        Self {
+            worker: row.worker,
+            protocol: row.protocol.to_string(),
+            internal: row.internal.to_string(),
+            public: row.public.to_string(),
+            remote: row.remote.to_string(),
+            state: row.state.to_owned(),
+            pool,
+            rule,
+            idle_ms: row.idle_ms,
+            expires_in_ms: row.expires_in_ms,
+            packets_out: row.packets_out,
+            bytes_out: row.bytes_out,
+            packets_in: row.packets_in,
+            bytes_in: row.bytes_in,
+        }
+    }
+}
+
+/// Blocks held on one public address.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub(crate) struct HeldBlocks {
+    /// Pool.
+    pub(crate) pool: String,
+    /// Public address.
+    pub(crate) address: String,
+    /// Port blocks held there.
+    pub(crate) blocks: u32,
+}
+
+/// `/v1/subscribers`: one line, one subscriber.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub(crate) struct SubscriberRow {
+    /// Home worker.
+    pub(crate) worker: u16,
+    /// Internal address.
+    pub(crate) address: String,
+    /// Sessions now.
+    pub(crate) sessions: u32,
+    /// Sessions ever created.
+    pub(crate) created: u64,
+    /// New flows refused.
+    pub(crate) refused: u64,
+    /// Port blocks in all.
+    pub(crate) blocks: u32,
+    /// What it holds.
+    pub(crate) holdings: Vec<HeldBlocks>,
+}
+
+/// An answer that is not what was asked for; also the last line of a stream that broke.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub(crate) struct Problem {
+    /// What is wrong, and what to do.
+    pub(crate) error: String,
+}

@@ -1,0 +1,192 @@
+//! Which address answers what?
+
+use std::fmt::Display;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use conntrack::Protocol;
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+
+use super::metrics;
+use super::model::Problem;
+use super::shared::Shared;
+use super::stream::{self, Filter};
+
+/// Streams of sessions and subscribers at a time.
+const STREAMS: usize = 16;
+
+const INDEX: &str = "natgate stats socket
+
+/v1/status        the whole at a glance
+/v1/pools         address pools and their port blocks
+/v1/subscribers   one JSON object a line; ?address= ?pool= ?limit=
+/v1/sessions      one JSON object a line; ?address= ?pool= ?protocol= ?state= ?limit=
+/v1/drops         packets dropped, by reason, with remedies
+/v1/workers       workers, their load and rings
+/v1/interfaces    interfaces of the gateway
+/metrics          for Prometheus
+/healthz          200 while the process lives
+/readyz           200 once traffic flows, 503 before
+";
+
+#[derive(Clone)]
+struct App {
+    shared: Arc<Shared>,
+    streams: Arc<Semaphore>,
+}
+
+/// What the TCP address serves.
+pub(super) fn public(shared: Arc<Shared>) -> Router {
+    finish(probes(), shared)
+}
+
+/// What the Unix socket serves.
+pub(super) fn all(shared: Arc<Shared>) -> Router {
+    let router = probes()
+        .route("/", get(async || INDEX))
+        .route("/v1/status", get(async |State(app): State<App>| Json(app.shared.status())))
+        .route("/v1/pools", get(async |State(app): State<App>| Json(app.shared.pools())))
+        .route("/v1/drops", get(async |State(app): State<App>| Json(app.shared.drops())))
+        .route("/v1/workers", get(async |State(app): State<App>| Json(app.shared.worker_rows())))
+        .route(
+            "/v1/interfaces",
+            get(async |State(app): State<App>| Json(app.shared.interface_rows())),
+        )
+        .route("/v1/sessions", get(sessions))
+        .route("/v1/subscribers", get(subscribers));
+    finish(router, shared)
+}
+
+fn probes() -> Router<App> {
+    Router::new()
+        .route("/metrics", get(scrape))
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+}
+
+fn finish(router: Router<App>, shared: Arc<Shared>) -> Router {
+    let unknown = async |uri: Uri| {
+        let error = format!("unknown path '{}'; GET / lists what there is", uri.path());
+        Refusal(StatusCode::NOT_FOUND, error)
+    };
+    let method = async || Refusal(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here".into());
+    router
+        .fallback(unknown)
+        .method_not_allowed_fallback(method)
+        .with_state(App { shared, streams: Arc::new(Semaphore::new(STREAMS)) })
+}
+
+struct Refusal(StatusCode, String);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.0, Json(Problem { error: self.1 })).into_response()
+    }
+}
+
+async fn ready(State(app): State<App>) -> (StatusCode, &'static str) {
+    if app.shared.is_ready() {
+        (StatusCode::OK, "ready\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "starting\n")
+    }
+}
+
+async fn scrape(State(app): State<App>) -> Result<Response, Refusal> {
+    let text = metrics::render(&app.shared)
+        .map_err(|error| Refusal(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SessionQuery {
+    address: Option<String>,
+    pool: Option<String>,
+    protocol: Option<String>,
+    state: Option<String>,
+    limit: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SubscriberQuery {
+    address: Option<String>,
+    pool: Option<String>,
+    limit: Option<String>,
+}
+
+async fn sessions(
+    State(app): State<App>,
+    query: Result<Query<SessionQuery>, QueryRejection>,
+) -> Result<Response, Refusal> {
+    let Query(query) = query.map_err(|rejection| bad(rejection.body_text()))?;
+    let filter = check(&app.shared, query)?;
+    let permit = permit(&app)?;
+    Ok(lines(stream::sessions(app.shared, filter, permit)))
+}
+
+async fn subscribers(
+    State(app): State<App>,
+    query: Result<Query<SubscriberQuery>, QueryRejection>,
+) -> Result<Response, Refusal> {
+    let Query(query) = query.map_err(|rejection| bad(rejection.body_text()))?;
+    let SubscriberQuery { address, pool, limit } = query;
+    let query = SessionQuery { address, pool, limit, ..SessionQuery::default() };
+    let filter = check(&app.shared, query)?;
+    let permit = permit(&app)?;
+    Ok(lines(stream::subscribers(app.shared, &filter, permit)))
+}
+
+fn permit(app: &App) -> Result<tokio::sync::OwnedSemaphorePermit, Refusal> {
+    Arc::clone(&app.streams).try_acquire_owned().map_err(|_| {
+        let error = format!("{STREAMS} lists are being read already; end one and try again");
+        Refusal(StatusCode::SERVICE_UNAVAILABLE, error)
+    })
+}
+
+fn lines(body: Body) -> Response {
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
+}
+
+fn check(shared: &Shared, query: SessionQuery) -> Result<Filter, Refusal> {
+    let mut filter = Filter { state: query.state, ..Filter::default() };
+    if let Some(text) = query.address {
+        let address = text.parse();
+        filter.address =
+            Some(address.map_err(|_| bad_value("address", &text, "give an IPv4 address"))?);
+    }
+    if let Some(text) = query.pool {
+        let snapshot = shared.snapshot.get();
+        let pools = &snapshot.policy.pools;
+        let found = pools.iter().find(|pool| pool.name == text).map(|pool| pool.id);
+        let names: Vec<&str> = pools.iter().map(|pool| pool.name.as_str()).collect();
+        let remedy = format!("the pools are: {}", names.join(", "));
+        filter.pool = Some(found.ok_or_else(|| bad_value("pool", &text, remedy))?);
+    }
+    if let Some(text) = query.protocol {
+        let found = Protocol::ALL.into_iter().find(|protocol| protocol.name() == text);
+        let found = found.ok_or_else(|| bad_value("protocol", &text, "use tcp, udp or icmp"))?;
+        filter.protocol = Some(found);
+    }
+    if let Some(text) = query.limit {
+        let limit = text.parse();
+        filter.limit = Some(limit.map_err(|_| bad_value("limit", &text, "give a number"))?);
+    }
+    Ok(filter)
+}
+
+fn bad(error: String) -> Refusal {
+    Refusal(StatusCode::BAD_REQUEST, error)
+}
+
+fn bad_value(field: &str, value: &str, remedy: impl Display) -> Refusal {
+    bad(format!("bad value '{value}' ({field}): {remedy}"))
+}

@@ -1,0 +1,230 @@
+//! What does the stats socket know? Filled once by the program, read by every request.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use conntrack::{PoolId, Timestamp};
+use crossbeam::channel::Sender;
+use dataplane::DropReason;
+use dataplane::counters::{AllCounters, Counter, WorkerCounters};
+use dataplane::request::Request;
+use dataplane::snapshot::{Published, Snapshot};
+
+use super::model::{DropRow, InterfaceRow, PoolRow, Status, WorkerRow};
+
+/// What is fixed about a worker, and the way to ask it.
+pub(crate) struct WorkerFacts {
+    /// The core that it is pinned to.
+    pub(crate) core: Option<usize>,
+    /// Queues that it serves, as `eth0:2`.
+    pub(crate) queues: Vec<String>,
+    /// Takes questions.
+    pub(crate) requests: Sender<Request>,
+    /// Wakes the worker, so that it looks at its questions.
+    pub(crate) wake: Box<dyn Fn() + Send + Sync>,
+}
+
+/// What was found out about an interface at start.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct InterfaceFacts {
+    /// Driver, or kind of a virtual interface.
+    pub(crate) driver: String,
+    /// `zerocopy`, `copy` or `generic`.
+    pub(crate) mode: String,
+    /// Queues served.
+    pub(crate) queues: u32,
+    /// What the operator should know.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Everything that the stats socket shows.
+pub(crate) struct Shared {
+    /// The workers' counters.
+    pub(crate) counters: Arc<AllCounters>,
+    /// By worker number.
+    pub(crate) workers: Vec<WorkerFacts>,
+    /// What workers know of the world.
+    pub(crate) snapshot: Arc<Published<Snapshot>>,
+    /// By interface id.
+    pub(crate) interfaces: Vec<InterfaceFacts>,
+    /// When natgate started.
+    pub(crate) started: Instant,
+    /// Where the configuration came from, in a few words.
+    pub(crate) config: String,
+    /// What the operator should know.
+    pub(crate) warnings: Vec<String>,
+    /// Sessions that there may be, all workers together.
+    pub(crate) sessions_maximum: u64,
+    /// The time on the clock that the port-block directories use.
+    pub(crate) now: Box<dyn Fn() -> Timestamp + Send + Sync>,
+    /// Drops of the steering program: reason and packets.
+    pub(crate) steering_drops: Box<dyn Fn() -> Vec<(String, u64)> + Send + Sync>,
+    /// Set once traffic flows.
+    pub(crate) ready: AtomicBool,
+    /// How often the mirror lost netlink messages and read the tables anew.
+    pub(crate) mirror_resyncs: AtomicU64,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+const STEERING_REMEDY: &str =
+    "dropped before any worker: see that natgate runs and serves all queues of the interface";
+
+impl Shared {
+    /// One number over all workers.
+    pub(crate) fn sum(&self, of: impl Fn(&WorkerCounters) -> &Counter) -> u64 {
+        self.counters.iter().map(|worker| of(worker).get()).sum()
+    }
+
+    /// Whether traffic flows.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        let snapshot = self.snapshot.get();
+        let received = |worker: &WorkerCounters| -> u64 {
+            worker.interfaces.iter().map(|interface| interface.received_packets.get()).sum()
+        };
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_s: self.started.elapsed().as_secs(),
+            ready: self.is_ready(),
+            config: self.config.clone(),
+            config_generation: snapshot.policy.generation,
+            roads_generation: snapshot.roads.generation,
+            workers: self.workers.len(),
+            sessions: self.sum(|worker| &worker.sessions),
+            sessions_maximum: self.sessions_maximum,
+            sessions_created: self.sum(|worker| &worker.sessions_created),
+            subscribers: self.sum(|worker| &worker.subscribers),
+            received: self.counters.iter().map(|worker| received(worker)).sum(),
+            forwarded: self.sum(|worker| &worker.forwarded),
+            answered: self.sum(|worker| &worker.answered),
+            dropped: self.counters.iter().map(|worker| dropped(worker)).sum(),
+            dropped_by_steering: (self.steering_drops)().iter().map(|(_, packets)| packets).sum(),
+            warnings: self.warnings.clone(),
+        }
+    }
+
+    pub(crate) fn pools(&self) -> Vec<PoolRow> {
+        let (snapshot, now) = (self.snapshot.get(), (self.now)());
+        let row = |pool: &Arc<conntrack::Pool>| {
+            let sum = |of: &dyn Fn(&conntrack::Directory) -> u32| {
+                pool.addresses.iter().map(|address| u64::from(of(&address.directory))).sum()
+            };
+            PoolRow {
+                pool: pool.name.clone(),
+                addresses: pool.addresses.len(),
+                blocks: sum(&conntrack::Directory::blocks),
+                blocks_held: sum(&conntrack::Directory::held),
+                blocks_resting: sum(&|directory| directory.resting(now)),
+                block_size: pool.settings.block_size,
+            }
+        };
+        snapshot.policy.pools.iter().map(row).collect()
+    }
+
+    /// All reasons, also those that never happened.
+    pub(crate) fn drops(&self) -> Vec<DropRow> {
+        let of_workers = DropReason::ALL.iter().map(|reason| DropRow {
+            reason: reason.name().to_owned(),
+            packets: self.sum(|worker| &worker.drops[reason.index()]),
+            place: "worker".to_owned(),
+            remedy: reason.remedy().to_owned(),
+        });
+        let remedy = |name: &str| {
+            let known = DropReason::ALL.iter().find(|reason| reason.name() == name);
+            known.map_or(STEERING_REMEDY, |reason| reason.remedy()).to_owned()
+        };
+        let of_steering = (self.steering_drops)().into_iter().map(|(reason, packets)| DropRow {
+            remedy: remedy(&reason),
+            reason,
+            packets,
+            place: "steering".to_owned(),
+        });
+        of_workers.chain(of_steering).collect()
+    }
+
+    pub(crate) fn worker_rows(&self) -> Vec<WorkerRow> {
+        let rows = self.workers.iter().zip(self.counters.iter()).enumerate();
+        rows.map(|(number, (facts, counters))| worker_row(number, facts, counters)).collect()
+    }
+
+    pub(crate) fn interface_rows(&self) -> Vec<InterfaceRow> {
+        let snapshot = self.snapshot.get();
+        let row = |(index, interface): (usize, &dataplane::interface::Interface)| {
+            let facts = self.interfaces.get(index).cloned().unwrap_or_default();
+            let sum = |of: fn(&dataplane::counters::InterfaceCounters) -> &Counter| {
+                self.sum(|worker| of(&worker.interfaces[index]))
+            };
+            let roles =
+                [("internal", interface.roles.internal), ("external", interface.roles.external)];
+            InterfaceRow {
+                interface: interface.name.clone(),
+                roles: roles
+                    .iter()
+                    .filter(|(_, has)| *has)
+                    .map(|(name, _)| (*name).into())
+                    .collect(),
+                driver: facts.driver,
+                mode: facts.mode,
+                queues: facts.queues,
+                mac: interface.mac.to_string(),
+                mtu: interface.mtu,
+                received_packets: sum(|interface| &interface.received_packets),
+                received_bytes: sum(|interface| &interface.received_bytes),
+                transmitted_packets: sum(|interface| &interface.transmitted_packets),
+                transmitted_bytes: sum(|interface| &interface.transmitted_bytes),
+                warnings: facts.warnings,
+            }
+        };
+        let shown = snapshot.interfaces.iter().take(dataplane::counters::MAX_INTERFACES);
+        shown.enumerate().map(row).collect()
+    }
+}
+
+/// The name of a pool, or its number if it is gone.
+pub(crate) fn pool_name(snapshot: &Snapshot, id: PoolId) -> String {
+    let pool = snapshot.policy.pools.get(id.index());
+    pool.map_or_else(|| format!("#{}", id.0), |pool| pool.name.clone())
+}
+
+fn dropped(worker: &WorkerCounters) -> u64 {
+    worker.drops.iter().map(Counter::get).sum()
+}
+
+fn worker_row(number: usize, facts: &WorkerFacts, counters: &WorkerCounters) -> WorkerRow {
+    let (busy, idle) = (counters.busy_loops.get(), counters.idle_loops.get());
+    WorkerRow {
+        worker: number,
+        core: facts.core,
+        queues: facts.queues.clone(),
+        received: counters.interfaces.iter().map(|i| i.received_packets.get()).sum(),
+        forwarded: counters.forwarded.get(),
+        answered: counters.answered.get(),
+        handed_over: counters.handed_over.get(),
+        taken_over: counters.taken_over.get(),
+        dropped: dropped(counters),
+        held: counters.held.get(),
+        sessions: counters.sessions.get(),
+        subscribers: counters.subscribers.get(),
+        slow_path: counters.slow_path.get(),
+        busy_ratio: busy as f64 / (busy + idle).max(1) as f64,
+        sleeps: counters.sleeps.get(),
+        wakeups: counters.wakeups.get(),
+        frames_free: counters.frames_free.get(),
+        frames_in_kernel: counters.frames_in_kernel.get(),
+        transmit_ring_full: counters.transmit_ring_full.get(),
+        receive_ring_full: counters.receive_ring_full.get(),
+        fill_ring_empty: counters.fill_ring_empty.get(),
+        events_lost: counters.events_lost.get(),
+    }
+}
