@@ -97,10 +97,8 @@ impl Follower {
             }
             state
         };
-        match tokio::time::timeout(Duration::from_secs(20), wait).await {
-            Ok(state) => state,
-            Err(_) => panic!("not seen: {what}; last state {:?}", self.mirror.state()),
-        }
+        let seen = tokio::time::timeout(Duration::from_secs(20), wait).await;
+        seen.unwrap_or_else(|_| panic!("not seen: {what}; last state {:?}", self.mirror.state()))
     }
 }
 
