@@ -62,8 +62,8 @@ Example:
   natgate sessions --state established --json | jq .public")]
     Sessions(SessionsArgs),
     /// Show why packets were dropped, and what to do about it
-    #[command(after_long_help = "Example:\n  natgate drops\n  natgate drops --json")]
-    Drops(ClientArgs),
+    #[command(after_long_help = "Example:\n  natgate drops\n  natgate drops --all --json")]
+    Drops(DropsArgs),
     /// Show the workers and their load
     #[command(after_long_help = "Example:\n  natgate workers\n  natgate workers --json")]
     Workers(ClientArgs),
@@ -194,6 +194,17 @@ pub(crate) struct SessionsArgs {
     /// At most this many
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<u64>,
+}
+
+/// Flags of `drops`.
+#[derive(Args, Debug)]
+pub(crate) struct DropsArgs {
+    /// How to ask.
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    /// Show reasons for which nothing was dropped, too
+    #[arg(long)]
+    pub(crate) all: bool,
 }
 
 /// Flags of `detach`.

@@ -1,4 +1,4 @@
-//! What does Prometheus see? The counters as they are at the moment of the scrape (OpenMetrics text).
+//! What does Prometheus see? The counters as they are at the moment of the scrape (`OpenMetrics` text).
 
 use std::fmt;
 use std::sync::Arc;
@@ -203,7 +203,12 @@ impl Families<'_> {
         let mut family = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         for (labels, value) in samples {
             let labels = text_labels(labels);
-            family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(value, None)?;
+            if labels.is_empty() {
+                family.encode_counter::<NoLabelSet, _, u64>(value, None)?;
+            } else {
+                let mut sample = family.encode_family(&labels)?;
+                sample.encode_counter::<NoLabelSet, _, u64>(value, None)?;
+            }
         }
         Ok(())
     }
@@ -217,7 +222,11 @@ impl Families<'_> {
         let mut family = self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (labels, value) in samples {
             let labels = text_labels(labels);
-            family.encode_family(&labels)?.encode_gauge(value)?;
+            if labels.is_empty() {
+                family.encode_gauge(value)?;
+            } else {
+                family.encode_family(&labels)?.encode_gauge(value)?;
+            }
         }
         Ok(())
     }

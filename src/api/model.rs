@@ -188,7 +188,7 @@ pub(crate) struct SessionRow {
 
 impl SessionRow {
     /// The row with its numbers replaced by names.
-    pub(crate) fn new(row: request::SessionRow, pool: String, rule: String) -> Self {
+    pub(crate) fn new(row: &request::SessionRow, pool: String, rule: String) -> Self {
         Self {
             worker: row.worker,
             protocol: row.protocol.to_string(),

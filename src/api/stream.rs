@@ -52,7 +52,7 @@ pub(super) fn sessions(shared: Arc<Shared>, filter: Filter, permit: OwnedSemapho
         let rule = snapshot.policy.rules.rules().get(usize::from(row.rule));
         let rule = rule.map_or_else(|| format!("#{}", row.rule), |rule| rule.name.clone());
         let pool = pool_name(snapshot, row.pool);
-        SessionRow::new(row, pool, rule)
+        SessionRow::new(&row, pool, rule)
     };
     stream(shared, filter.limit, permit, ask, show)
 }

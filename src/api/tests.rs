@@ -79,7 +79,7 @@ impl Fake {
 }
 
 fn shared(rows: usize, produced: &Arc<AtomicUsize>) -> Shared {
-    let counters: AllCounters = (0..2).map(|_| Default::default()).collect();
+    let counters: AllCounters = (0..2).map(|_| crossbeam::utils::CachePadded::default()).collect();
     counters[0].drops[DropReason::TcpNotSyn.index()].add(5);
     counters[1].drops[DropReason::TcpNotSyn.index()].add(7);
     counters[1].drops[DropReason::NoRule.index()].add(20_000);
@@ -144,7 +144,7 @@ fn worker(number: u16, rows: usize, produced: Arc<AtomicUsize>) -> WorkerFacts {
                 Request::Sessions(filter, to) => {
                     let all =
                         (0..rows).map(|i| session(number, i)).filter(|row| fits(&filter, row));
-                    answer(all.collect(), &to, &woken, &produced);
+                    answer(&all.collect::<Vec<_>>(), &to, &woken, &produced);
                 }
                 Request::Subscribers(_, to) => {
                     let pool = PoolId(0);
@@ -157,13 +157,15 @@ fn worker(number: u16, rows: usize, produced: Arc<AtomicUsize>) -> WorkerFacts {
                         refused: 1,
                         holdings: vec![HoldingRow { pool, blocks }],
                     };
-                    answer(vec![row], &to, &woken, &produced);
+                    answer(&[row], &to, &woken, &produced);
                 }
-                Request::Stop => return,
+                Request::Announce | Request::Stop => return,
             }
         }
     });
-    let wake = Box::new(move || drop(wake.send(())));
+    let wake = Box::new(move || {
+        let _ = wake.send(());
+    });
     WorkerFacts {
         core: Some(usize::from(number)),
         queues: vec![format!("eth0:{number}")],
@@ -174,7 +176,7 @@ fn worker(number: u16, rows: usize, produced: Arc<AtomicUsize>) -> WorkerFacts {
 
 /// As a worker does it: never blocks on the channel, goes on when it is woken, ends with the receiver.
 fn answer<T: Clone>(
-    rows: Vec<T>,
+    rows: &[T],
     to: &Sender<Vec<T>>,
     woken: &crossbeam::channel::Receiver<()>,
     produced: &AtomicUsize,

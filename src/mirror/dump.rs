@@ -12,7 +12,7 @@ use rtnetlink::packet_route::neighbour::{
 };
 use rtnetlink::packet_route::route::RouteType;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage, address::AddressAttribute};
-use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
+use rtnetlink::{Handle, RouteMessageBuilder};
 
 use super::MirrorError;
 use super::link::Link;
@@ -78,7 +78,7 @@ impl Kernel {
     }
 
     pub(super) async fn neighbours(&self) -> Result<Vec<Fact>, MirrorError> {
-        let dump = self.handle.neighbours().get().set_family(IpVersion::V4).execute();
+        let dump = self.handle.neighbours().get().set_address_family(AddressFamily::Inet).execute();
         let facts = collect("neighbours", dump.map_ok(|message| neighbour_fact(&message))).await?;
         Ok(facts.into_iter().flatten().collect())
     }

@@ -16,7 +16,7 @@ use super::MirrorError;
 use super::dump::neighbour_fact;
 use super::neighbours::Fact;
 
-/// RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE.
+/// `RTNLGRP_LINK`, `RTNLGRP_NEIGH`, `RTNLGRP_IPV4_IFADDR`, `RTNLGRP_IPV4_ROUTE`.
 const GROUPS: [u32; 4] = [1, 3, 5, 7];
 /// Asked for; the kernel gives at most `net.core.rmem_max`.
 const RECEIVE_BUFFER: usize = 4 << 20;

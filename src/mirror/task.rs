@@ -122,7 +122,7 @@ impl Task {
         match event {
             Event::Tables => self.stale.tables = true,
             Event::Neighbour(fact) => {
-                let Some((key, state, mac)) = self.ours(fact) else { return };
+                let Some((key, state, mac)) = self.ours(&fact) else { return };
                 self.stale.publish |= self.neighbours.apply(key, state, mac);
             }
             Event::Lost => {
@@ -186,7 +186,7 @@ impl Task {
         let mut changed = stale.publish;
         if stale.neighbours {
             let facts = self.kernel.neighbours().await?;
-            let dump = facts.into_iter().filter_map(|fact| self.ours(fact)).collect();
+            let dump = facts.iter().filter_map(|fact| self.ours(fact)).collect();
             changed |= self.neighbours.replace(dump);
         }
         let mut roads = Roads::clone(&last.roads);
@@ -247,7 +247,7 @@ impl Task {
         Ok(routes)
     }
 
-    fn ours(&self, fact: Fact) -> Option<(Key, Nud, Option<Mac>)> {
+    fn ours(&self, fact: &Fact) -> Option<(Key, Nud, Option<Mac>)> {
         let id = *self.ids.get(&fact.ifindex)?;
         Some(((id, fact.address), fact.state, fact.mac))
     }

@@ -1,0 +1,59 @@
+//! How are large numbers and times written for people?
+
+/// `1234567` as `1.2 M`; small numbers as they are.
+pub(super) fn count(value: u64) -> String {
+    scaled(value, 10_000).map_or_else(|| value.to_string(), |(v, unit)| format!("{v:.1} {unit}"))
+}
+
+/// `1234567` as `1.2 MB`.
+pub(super) fn bytes(value: u64) -> String {
+    scaled(value, 1_000).map_or_else(|| format!("{value} B"), |(v, unit)| format!("{v:.1} {unit}B"))
+}
+
+fn scaled(value: u64, from: u64) -> Option<(f64, char)> {
+    if value < from {
+        return None;
+    }
+    let mut scaled = value as f64;
+    let mut units = ['k', 'M', 'G', 'T', 'P', 'E'].into_iter();
+    let mut unit = units.next()?;
+    scaled /= 1000.0;
+    // What would round to 1000.0 takes the next unit.
+    while scaled >= 999.95 {
+        unit = units.next()?;
+        scaled /= 1000.0;
+    }
+    Some((scaled, unit))
+}
+
+/// Milliseconds as `0.4s`, `12s`, `3m20s`, `2h04m`, `3d02h`.
+pub(super) fn millis(value: u64) -> String {
+    let seconds = value / 1000;
+    match seconds {
+        0..10 => format!("{:.1}s", value as f64 / 1000.0),
+        10..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{}h{:02}m", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{}d{:02}h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_for_people() {
+        assert_eq!(count(0), "0");
+        assert_eq!(count(9_999), "9999");
+        assert_eq!(count(12_345), "12.3 k");
+        assert_eq!(count(999_950), "1.0 M");
+        assert_eq!(count(u64::MAX), "18.4 E");
+        assert_eq!(bytes(999), "999 B");
+        assert_eq!(bytes(3_400_000), "3.4 MB");
+        assert_eq!(millis(400), "0.4s");
+        assert_eq!(millis(200_000), "3m20s");
+        assert_eq!(millis(7_440_000), "2h04m");
+        assert_eq!(millis(93_600_000), "1d02h");
+    }
+}

@@ -1,0 +1,170 @@
+//! How do the long lists look? Row by row, as they arrive: memory does not grow with the list.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+use hyper::body::{Bytes, Incoming};
+use serde::de::DeserializeOwned;
+
+use super::human::{bytes, millis};
+use super::{Filter, ViewError, client};
+use crate::api::model::{Problem, SessionRow, SubscriberRow};
+
+/// natgate sends something within this time.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A list that arrives line by line.
+pub(super) struct Lines {
+    socket: PathBuf,
+    body: Incoming,
+    received: Vec<u8>,
+    read: usize,
+    ended: bool,
+}
+
+/// Asks for a list.
+pub(super) async fn open(socket: &Path, path: &str, filter: &Filter) -> Result<Lines, ViewError> {
+    let limit = filter.limit.map(|limit| limit.to_string());
+    let fields = [
+        ("address", &filter.address),
+        ("pool", &filter.pool),
+        ("protocol", &filter.protocol),
+        ("state", &filter.state),
+        ("limit", &limit),
+    ];
+    let given: Vec<(&str, &String)> =
+        fields.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?))).collect();
+    let query = serde_urlencoded::to_string(given)
+        .map_err(|error| ViewError::Refused(format!("bad filter: {error}")))?;
+    let body = client::get(socket, &format!("{path}?{query}")).await?.into_body();
+    Ok(Lines { socket: socket.to_owned(), body, received: Vec::new(), read: 0, ended: false })
+}
+
+impl Lines {
+    /// The next line, without its end; `None` at the end of the list. A line that says `error` is one.
+    async fn next(&mut self) -> Result<Option<&[u8]>, ViewError> {
+        let start = loop {
+            let rest = &self.received[self.read..];
+            if let Some(length) = rest.iter().position(|byte| *byte == b'\n') {
+                let start = self.read;
+                self.read += length + 1;
+                break start;
+            }
+            if self.ended {
+                return Ok(None);
+            }
+            self.received.drain(..self.read);
+            self.read = 0;
+            match self.more().await? {
+                Some(data) => self.received.extend_from_slice(&data),
+                None => self.ended = true,
+            }
+        };
+        let line = &self.received[start..self.read - 1];
+        if line.starts_with(b"{\"error\"") {
+            let problem: Problem = parse(&self.socket, line)?;
+            return Err(ViewError::Refused(problem.error));
+        }
+        Ok(Some(line))
+    }
+
+    async fn more(&mut self) -> Result<Option<Bytes>, ViewError> {
+        let broken = |why: String| ViewError::Answer { path: self.socket.clone(), why };
+        match tokio::time::timeout(PATIENCE, self.body.frame()).await {
+            Ok(None) => Ok(None),
+            Ok(Some(Ok(frame))) => Ok(Some(frame.into_data().unwrap_or_default())),
+            Ok(Some(Err(error))) => Err(broken(error.to_string())),
+            Err(_) => Err(broken("the list stopped".to_owned())),
+        }
+    }
+}
+
+fn parse<T: DeserializeOwned>(socket: &Path, line: &[u8]) -> Result<T, ViewError> {
+    serde_json::from_slice(line)
+        .map_err(|error| ViewError::Answer { path: socket.to_owned(), why: error.to_string() })
+}
+
+/// Prints the lines as they are, or each as `row` writes it, below `header`; `none` if there is no row.
+async fn print<T: DeserializeOwned>(
+    out: &mut impl Write,
+    mut lines: Lines,
+    json: bool,
+    (header, none): (&str, &str),
+    row: impl Fn(&T) -> String,
+) -> Result<(), ViewError> {
+    let socket = lines.socket.clone();
+    let mut rows = 0_u64;
+    while let Some(line) = lines.next().await? {
+        if json {
+            out.write_all(line)?;
+            out.write_all(b"\n")?;
+            continue;
+        }
+        if rows == 0 {
+            writeln!(out, "{header}")?;
+        }
+        rows += 1;
+        writeln!(out, "{}", row(&parse(&socket, line)?))?;
+    }
+    if rows == 0 && !json {
+        writeln!(out, "{none}")?;
+    }
+    Ok(())
+}
+
+fn heading(colour: bool, text: &str) -> String {
+    if colour { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() }
+}
+
+pub(super) async fn sessions(
+    out: &mut impl Write,
+    colour: bool,
+    lines: Lines,
+    json: bool,
+) -> Result<(), ViewError> {
+    let header = format!(
+        "{:<5}{:<22}{:<22}{:<22}{:<12}{:>7}{:>10}",
+        "", "INTERNAL", "PUBLIC", "REMOTE", "STATE", "IDLE", "BYTES"
+    );
+    let row = |row: &SessionRow| {
+        format!(
+            "{:<5}{:<22}{:<22}{:<22}{:<12}{:>7}{:>10}",
+            row.protocol,
+            row.internal,
+            row.public,
+            row.remote,
+            row.state,
+            millis(u64::from(row.idle_ms)),
+            bytes(row.bytes_out + row.bytes_in)
+        )
+    };
+    print(out, lines, json, (&heading(colour, &header), "no sessions"), row).await
+}
+
+pub(super) async fn subscribers(
+    out: &mut impl Write,
+    colour: bool,
+    lines: Lines,
+    json: bool,
+) -> Result<(), ViewError> {
+    let header = format!(
+        "{:<16}{:>7}{:>10}{:>10}{:>10}{:>8}  {}",
+        "SUBSCRIBER", "WORKER", "SESSIONS", "CREATED", "REFUSED", "BLOCKS", "PUBLIC ADDRESSES"
+    );
+    let row = |row: &SubscriberRow| {
+        let addresses: Vec<&str> = row.holdings.iter().map(|held| held.address.as_str()).collect();
+        format!(
+            "{:<16}{:>7}{:>10}{:>10}{:>10}{:>8}  {}",
+            row.address,
+            row.worker,
+            row.sessions,
+            row.created,
+            row.refused,
+            row.blocks,
+            addresses.join(" ")
+        )
+    };
+    print(out, lines, json, (&heading(colour, &header), "no subscribers"), row).await
+}

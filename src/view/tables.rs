@@ -1,0 +1,163 @@
+//! How do the short answers look for people?
+
+use std::fmt::Write;
+
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+
+use super::human::{bytes, count, millis};
+use crate::api::model::{DropRow, InterfaceRow, PoolRow, Status, WorkerRow};
+
+/// Columns of a terminal that tables are made for.
+const WIDTH: u16 = 100;
+
+/// A table with a header line; columns whose title begins with `>` are aligned to the right.
+fn table(titles: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
+    let align = |index: usize| {
+        let right = titles.get(index).is_some_and(|title| title.starts_with('>'));
+        if right { CellAlignment::Right } else { CellAlignment::Left }
+    };
+    let cells = |row: Vec<String>| -> Vec<Cell> {
+        let cells = row.into_iter().enumerate();
+        cells.map(|(index, text)| Cell::new(text).set_alignment(align(index))).collect()
+    };
+    let header = titles.iter().map(|title| title.trim_start_matches('>').to_owned()).collect();
+    table.set_header(cells(header));
+    for row in rows {
+        table.add_row(cells(row));
+    }
+    table.to_string()
+}
+
+pub(super) fn status(status: &Status) -> String {
+    let ready = if status.ready { "ready" } else { "starting" };
+    let share = 100.0 * status.sessions as f64 / status.sessions_maximum.max(1) as f64;
+    let up = millis(status.uptime_s * 1000);
+    let mut text = format!("natgate {}: {ready}, up {up}, pid {}\n", status.version, status.pid);
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "  {name:<14}{value}");
+    };
+    line("config", format!("{} (generation {})", status.config, status.config_generation));
+    line("workers", status.workers.to_string());
+    let maximum = count(status.sessions_maximum);
+    line("sessions", format!("{} of {maximum} ({share:.1} %)", count(status.sessions)));
+    line("created", count(status.sessions_created));
+    line("subscribers", count(status.subscribers));
+    line("received", count(status.received));
+    line("forwarded", count(status.forwarded));
+    line("answered", count(status.answered));
+    let (workers, steering) = (count(status.dropped), count(status.dropped_by_steering));
+    line("dropped", format!("{workers} by workers, {steering} by steering"));
+    for warning in &status.warnings {
+        line("warning", warning.clone());
+    }
+    text
+}
+
+pub(super) fn pools(rows: &[PoolRow]) -> String {
+    if rows.is_empty() {
+        return "no pools".to_owned();
+    }
+    let titles =
+        ["POOL", ">ADDRESSES", ">BLOCKS", ">HELD", ">RESTING", ">FREE", ">USED", ">BLOCK SIZE"];
+    let row = |row: &PoolRow| {
+        let free = row.blocks.saturating_sub(row.blocks_held + row.blocks_resting);
+        let used = 100.0 * row.blocks_held as f64 / row.blocks.max(1) as f64;
+        vec![
+            row.pool.clone(),
+            row.addresses.to_string(),
+            count(row.blocks),
+            count(row.blocks_held),
+            count(row.blocks_resting),
+            count(free),
+            format!("{used:.1} %"),
+            row.block_size.to_string(),
+        ]
+    };
+    table(&titles, rows.iter().map(row))
+}
+
+/// Most frequent first.
+pub(super) fn drops(mut rows: Vec<DropRow>, all: bool) -> String {
+    rows.retain(|row| all || row.packets > 0);
+    if rows.is_empty() {
+        return "no drops".to_owned();
+    }
+    rows.sort_by(|a, b| b.packets.cmp(&a.packets).then_with(|| a.reason.cmp(&b.reason)));
+    let row = |row: DropRow| vec![count(row.packets), row.reason, row.place, row.remedy];
+    table(&[">PACKETS", "REASON", "WHERE", "REMEDY"], rows.into_iter().map(row))
+}
+
+pub(super) fn workers(rows: &[WorkerRow]) -> String {
+    if rows.is_empty() {
+        return "no workers".to_owned();
+    }
+    let titles = [
+        ">WORKER",
+        ">CORE",
+        ">BUSY",
+        ">RECEIVED",
+        ">FORWARDED",
+        ">DROPPED",
+        ">OVER",
+        ">TAKEN",
+        ">SESSIONS",
+        "QUEUES",
+    ];
+    let row = |row: &WorkerRow| {
+        vec![
+            row.worker.to_string(),
+            row.core.map_or_else(|| "-".to_owned(), |core| core.to_string()),
+            format!("{:.0} %", 100.0 * row.busy_ratio),
+            count(row.received),
+            count(row.forwarded),
+            count(row.dropped),
+            count(row.handed_over),
+            count(row.taken_over),
+            count(row.sessions),
+            row.queues.join(" "),
+        ]
+    };
+    table(&titles, rows.iter().map(row))
+}
+
+pub(super) fn interfaces(rows: &[InterfaceRow]) -> String {
+    if rows.is_empty() {
+        return "no interfaces".to_owned();
+    }
+    let titles = [
+        "INTERFACE",
+        "ROLES",
+        "DRIVER",
+        "MODE",
+        ">QUEUES",
+        ">MTU",
+        ">RX",
+        ">RX BYTES",
+        ">TX",
+        ">TX BYTES",
+    ];
+    let row = |row: &InterfaceRow| {
+        vec![
+            row.interface.clone(),
+            row.roles.join(" "),
+            row.driver.clone(),
+            row.mode.clone(),
+            row.queues.to_string(),
+            row.mtu.to_string(),
+            count(row.received_packets),
+            bytes(row.received_bytes),
+            count(row.transmitted_packets),
+            bytes(row.transmitted_bytes),
+        ]
+    };
+    let mut text = table(&titles, rows.iter().map(row));
+    for row in rows {
+        for warning in &row.warnings {
+            let _ = write!(text, "\nwarning ({}): {warning}", row.interface);
+        }
+    }
+    text
+}

@@ -1,0 +1,115 @@
+//! What the commands print, from a natgate that is threads and counters.
+
+use super::*;
+use crate::api::tests::Fake;
+
+async fn shown(fake: &Fake, what: What, json: bool) -> Result<String, ViewError> {
+    let mut out = Vec::new();
+    show_to(&mut out, false, &fake.socket, &what, json).await?;
+    Ok(String::from_utf8(out).unwrap())
+}
+
+fn tcp() -> Filter {
+    Filter { protocol: Some("tcp".into()), ..Filter::default() }
+}
+
+#[test]
+fn tables_for_people() {
+    let fake = Fake::new(3);
+    fake.run(async || {
+        let commands = [
+            (What::Status, "natgate 0.1.0: starting, up 0.0s"),
+            (What::Pools, "main"),
+            (What::Subscribers(Filter::default()), "10.0.0.1"),
+            (What::Sessions(tcp()), "10.0.0.1:1"),
+            (What::Workers, "eth0:1"),
+            (What::Interfaces, "warning (eth0): slow"),
+        ];
+        for (what, expected) in commands {
+            let text = shown(&fake, what.clone(), false).await.unwrap();
+            assert!(text.contains(expected), "{what:?}: {text}");
+            let longest = text.lines().map(|line| line.chars().count()).max().unwrap();
+            assert!(longest <= 100, "{what:?} is {longest} wide:\n{text}");
+            println!("{text}");
+        }
+        let drops = shown(&fake, What::Drops { all: false }, false).await.unwrap();
+        let reasons: Vec<&str> = drops
+            .lines()
+            .skip(1)
+            .filter_map(|l| l.split_whitespace().find(|w| w.contains('-')))
+            .collect();
+        assert_eq!(reasons[0], "no-rule", "{drops}");
+        assert!(drops.contains("20.0 k") && drops.contains("add a NatRule"), "{drops}");
+        assert!(!drops.contains("malformed"), "{drops}");
+        let all = shown(&fake, What::Drops { all: true }, false).await.unwrap();
+        assert!(all.contains("malformed"));
+    });
+}
+
+#[test]
+fn json_for_programs() {
+    let fake = Fake::new(50_000);
+    fake.run(async || {
+        let status = shown(&fake, What::Status, true).await.unwrap();
+        assert!(serde_json::from_str::<Status>(&status).is_ok());
+        let sessions = shown(&fake, What::Sessions(Filter::default()), true).await.unwrap();
+        assert_eq!(sessions.lines().count(), 100_000);
+        for line in sessions.lines().take(100) {
+            serde_json::from_str::<crate::api::model::SessionRow>(line).unwrap();
+        }
+        let few = Filter { limit: Some(7), ..tcp() };
+        let sessions = shown(&fake, What::Sessions(few), true).await.unwrap();
+        assert_eq!(sessions.lines().count(), 7);
+    });
+}
+
+#[test]
+fn nothing_to_show_is_said() {
+    let fake = Fake::new(0);
+    fake.run(async || {
+        let text = shown(&fake, What::Sessions(Filter::default()), false).await.unwrap();
+        assert_eq!(text, "no sessions\n");
+        let json = shown(&fake, What::Sessions(Filter::default()), true).await.unwrap();
+        assert_eq!(json, "");
+    });
+}
+
+#[test]
+fn errors_say_what_to_do() {
+    let fake = Fake::new(0);
+    fake.run(async || {
+        let bad = Filter { address: Some("a b&c".into()), ..Filter::default() };
+        let error = shown(&fake, What::Sessions(bad), false).await.unwrap_err();
+        assert_eq!(error.to_string(), "bad value 'a b&c' (address): give an IPv4 address");
+        let nowhere = Path::new("/nonexistent/natgate.sock");
+        let error = show_to(&mut Vec::new(), false, nowhere, &What::Status, false).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cannot reach natgate (/nonexistent/natgate.sock): no such file; is 'natgate run' running, \
+             and with the same --socket?"
+        );
+    });
+}
+
+struct Head(usize);
+
+impl Write for Head {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.0 = self.0.checked_sub(data.len()).ok_or(io::ErrorKind::BrokenPipe)?;
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_the_list() {
+    let fake = Fake::new(100_000);
+    fake.run(async || {
+        let what = What::Sessions(Filter::default());
+        let error = show_to(&mut Head(5000), false, &fake.socket, &what, false).await.unwrap_err();
+        assert!(matches!(error, ViewError::Output(e) if e.kind() == io::ErrorKind::BrokenPipe));
+    });
+}
