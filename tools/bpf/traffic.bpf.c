@@ -39,12 +39,26 @@ const volatile __u32 EXPECTED_MASK = 0;
 // FLOWS packets (a number of flows that is a multiple of it does not fit in 32 bits of sources).
 #define STRIDE 2654435761ULL
 
+// The generator's pace. A call of BPF_PROG_RUN costs some 20 ms, so that it is the program that waits.
+struct pace {
+	__u64 generated; // packets
+	__u64 runs;      // runs of the program, those that only waited included
+	__u64 waited;    // nanoseconds
+	__u64 start;     // when packet 0 of this pace was due; 0: not yet known
+	__u64 first;     // its number
+	__u64 interval;  // between packets, in 1/65536 ns; 0: do not wait
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, __u64);
-} GENERATED SEC(".maps");
+	__type(value, struct pace);
+} PACE SEC(".maps");
+
+#define GROUP 64           // packets that are due together
+#define LATEST 1000000ULL  // ns: a generator that was held up longer does not catch up
+#define LOOKS 16           // at the clock in one run, about 0.4 us
 
 enum { PACKETS, BYTES, UNEXPECTED, OTHER, COUNTERS };
 
@@ -70,6 +84,28 @@ static __always_inline __u16 fold(__u32 sum)
 	return ~sum;
 }
 
+// Whether the next packet is due, after a short wait if need be.
+static __always_inline int is_due(struct pace *pace)
+{
+	__u64 begin, now, due;
+
+	pace->runs++;
+	if (!pace->interval)
+		return 1;
+	begin = now = bpf_ktime_get_ns();
+	if (!pace->start) {
+		pace->start = now;
+		pace->first = pace->generated;
+	}
+	due = pace->start + (((pace->generated - pace->first) & ~(GROUP - 1ULL)) * pace->interval >> 16);
+	if (now > due + LATEST)
+		pace->start += now - due;
+	for (int i = 0; i < LOOKS && now < due; i++)
+		now = bpf_ktime_get_ns();
+	pace->waited += now - begin;
+	return now >= due;
+}
+
 // Every field of every header is written each time: the kernel recycles the pages of live frames
 // with whatever their receivers wrote into them.
 SEC("xdp")
@@ -81,12 +117,14 @@ int generate(struct xdp_md *ctx)
 	struct iphdr *ip = (void *)(eth + 1);
 	struct udphdr *udp = (void *)(ip + 1);
 	__u32 zero = 0;
-	__u64 *generated = bpf_map_lookup_elem(&GENERATED, &zero);
+	struct pace *pace = bpf_map_lookup_elem(&PACE, &zero);
 
-	if (!generated || (void *)(udp + 1) > end)
+	if (!pace || (void *)(udp + 1) > end)
 		return XDP_ABORTED;
+	if (!is_due(pace))
+		return XDP_DROP;
 
-	__u64 number = (*generated)++;
+	__u64 number = pace->generated++;
 	__u64 flow = number * STRIDE % FLOWS;
 	__u32 from = SOURCE + flow / PORTS_PER_SOURCE;
 	__u32 to = DESTINATION + flow % DESTINATIONS;

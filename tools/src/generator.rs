@@ -4,12 +4,12 @@
 //! a device. A run of [`BATCH`] frames ends with one flush, as a driver's receive loop does.
 
 use std::net::Ipv4Addr;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use aya::Ebpf;
-use aya::programs::{TestRun, TestRunAttrs, TestRunOptions};
+use aya::maps::{Array, MapData};
+use aya::programs::{TestRun, TestRunAttrs, TestRunOptions, Xdp};
 use serde::Serialize;
 
 use crate::interface::Mac;
@@ -17,8 +17,16 @@ use crate::{cpu, object};
 
 /// Frames per flush.
 const BATCH: u32 = 64;
-/// Frames per call of the kernel when nothing holds back: some tens of milliseconds.
-const UNPACED_CALL: u64 = 1 << 16;
+/// Runs of the program in the first call of the kernel, which shows how fast they are.
+const FIRST_CALL: u64 = 1 << 14;
+/// A call takes at most about so many seconds; between calls the kernel pauses for some 20 ms.
+const LONGEST_CALL: f64 = 2.0;
+/// Places in `struct pace` of the program.
+const GENERATED: usize = 0;
+const RUNS: usize = 1;
+const WAITED: usize = 2;
+const START: usize = 3;
+const INTERVAL: usize = 5;
 /// Ethernet, IPv4 and UDP headers.
 const HEADERS: usize = 14 + 20 + 8;
 /// The kernel's limit for live frames: a page less its own bookkeeping, rounded to an Ethernet frame.
@@ -93,8 +101,20 @@ pub struct Sent {
     pub seconds: f64,
     /// Packets per second.
     pub rate: f64,
-    /// Processor seconds of this process, the receiving driver's work on this core included.
+    /// Processor seconds of this process, the receiving driver's work on this core
+    /// included, waiting for the next packet to be due not.
     pub cpu_seconds: f64,
+}
+
+/// What a generator did since it was made.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Packets handed to the device.
+    pub packets: u64,
+    /// Runs of the program, those that only waited included.
+    pub runs: u64,
+    /// Time that the program spent waiting for a packet to be due, which keeps its core busy.
+    pub waited: Duration,
 }
 
 /// When a run ends.
@@ -110,6 +130,7 @@ pub enum Until {
 #[derive(Debug)]
 pub struct Generator {
     object: Ebpf,
+    pace: Array<MapData, [u64; 6]>,
     template: Vec<u8>,
 }
 
@@ -146,55 +167,74 @@ impl Generator {
             loader.override_global("MAC_FROM", &plan.mac.1, true);
         })?;
         object::program(&mut object, "generate")?;
-        Ok(Self { object, template })
+        let pace = object
+            .take_map("PACE")
+            .context("error: the generator (BPF): its pace is missing; rebuild natgate-tools")?;
+        Ok(Self { object, pace: Array::try_from(pace)?, template })
     }
 
-    /// Sends at `rate` packets a second (0: as fast as possible) in bursts of `burst` until `until`,
-    /// from the core that the calling thread is on.
-    pub fn run(&mut self, rate: u64, burst: u64, until: Until) -> Result<Sent> {
+    /// What was made and how long the program waited, up to now; also while another thread runs it.
+    pub fn progress(&self) -> Result<Progress> {
+        let pace = self.pace.get(&0, 0)?;
+        Ok(Progress {
+            packets: pace[GENERATED],
+            runs: pace[RUNS],
+            waited: Duration::from_nanos(pace[WAITED]),
+        })
+    }
+
+    /// Sends at `rate` packets a second (0: as fast as possible) until `until`, from the core that the
+    /// calling thread is on, and keeps that core busy.
+    pub fn run(&mut self, rate: u64, until: Until) -> Result<Sent> {
+        self.set_pace(rate)?;
         let cpu_before = cpu::of_process()?;
+        let before = self.progress()?;
         let start = Instant::now();
-        let mut packets = 0;
+        let mut runs = FIRST_CALL;
         loop {
-            let elapsed = start.elapsed();
-            let due = if rate == 0 {
-                u64::MAX
-            } else {
-                (elapsed.as_secs_f64() * rate as f64) as u64 + burst
-            };
+            let progress = self.progress()?;
+            let seconds = start.elapsed().as_secs_f64();
+            let packets = progress.packets - before.packets;
+            let done = progress.runs - before.runs;
             let left = match until {
                 Until::Packets(bound) => bound.saturating_sub(packets),
-                Until::Elapsed(bound) if elapsed >= bound => 0,
-                Until::Elapsed(_) => u64::MAX,
+                Until::Elapsed(bound) => {
+                    let left = (bound.as_secs_f64() - seconds).clamp(0.0, LONGEST_CALL);
+                    if done > 0 {
+                        runs = (done as f64 / seconds * left) as u64;
+                    }
+                    runs
+                }
             };
             if left == 0 {
-                break;
+                let used = cpu::of_process()?.saturating_sub(cpu_before).as_secs_f64();
+                let waited = progress.waited.saturating_sub(before.waited).as_secs_f64();
+                let rate = packets as f64 / seconds;
+                let cpu_seconds = (used - waited).max(0.0);
+                return Ok(Sent { packets, seconds, rate, cpu_seconds });
             }
-            let call = if rate == 0 { UNPACED_CALL } else { burst };
-            let now = due.saturating_sub(packets).min(left).min(call);
-            if now < burst.min(left) {
-                let wait = (packets + burst.min(left) - due) as f64 / rate as f64;
-                thread::sleep(Duration::from_secs_f64(wait));
-                continue;
-            }
-            self.send(now as u32)?;
-            packets += now;
+            self.send(left.min(u64::from(u32::MAX >> 1)) as u32)?;
         }
-        let seconds = start.elapsed().as_secs_f64();
-        let cpu_seconds = cpu::of_process()?.saturating_sub(cpu_before).as_secs_f64();
-        Ok(Sent { packets, seconds, rate: packets as f64 / seconds, cpu_seconds })
     }
 
-    fn send(&mut self, packets: u32) -> Result<()> {
-        let program: &mut aya::programs::Xdp = self
+    fn set_pace(&mut self, rate: u64) -> Result<()> {
+        let mut pace = self.pace.get(&0, 0)?;
+        pace[START] = 0;
+        pace[INTERVAL] = (1_000_000_000u64 << 16).checked_div(rate).unwrap_or(0);
+        self.pace.set(0, pace, 0)?;
+        Ok(())
+    }
+
+    fn send(&self, runs: u32) -> Result<()> {
+        let program: &Xdp = self
             .object
-            .program_mut("generate")
+            .program("generate")
             .context("error: the generator (BPF): its program is missing; rebuild natgate-tools")?
             .try_into()?;
         let options = TestRunOptions {
             data_in: Some(&self.template),
-            repeat: packets,
-            attrs: TestRunAttrs::new().xdp_live_frames(BATCH.min(packets)),
+            repeat: runs,
+            attrs: TestRunAttrs::new().xdp_live_frames(BATCH.min(runs)),
             ..TestRunOptions::default()
         };
         program.test_run(options).context(

@@ -83,9 +83,6 @@ struct Generate {
     /// Packets a second; 0 is as fast as possible.
     #[arg(long, value_name = "PPS", default_value_t = 0)]
     rate: u64,
-    /// Packets sent at once when there is a rate.
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..))]
-    burst: u64,
     /// Stop after so many packets.
     #[arg(long, value_name = "N", conflicts_with = "seconds")]
     count: Option<u64>,
@@ -166,7 +163,7 @@ fn generate(args: &Generate) -> Result<()> {
         Some(packets) => Until::Packets(packets),
         None => Until::Elapsed(duration("--seconds", args.seconds)?),
     };
-    let sent = generator.run(args.rate, args.burst, until)?;
+    let sent = generator.run(args.rate, until)?;
     if args.json {
         return print(&serde_json::to_string(&sent)?);
     }
