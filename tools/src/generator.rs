@@ -4,6 +4,7 @@
 //! a device. A run of [`BATCH`] frames ends with one flush, as a driver's receive loop does.
 
 use std::net::Ipv4Addr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -127,10 +128,9 @@ pub enum Until {
 }
 
 /// Packets of one [`Plan`], made by the kernel.
-#[derive(Debug)]
 pub struct Generator {
     object: Ebpf,
-    pace: Array<MapData, [u64; 6]>,
+    pace: Mutex<Array<MapData, [u64; 6]>>,
     template: Vec<u8>,
 }
 
@@ -170,12 +170,12 @@ impl Generator {
         let pace = object
             .take_map("PACE")
             .context("error: the generator (BPF): its pace is missing; rebuild natgate-tools")?;
-        Ok(Self { object, pace: Array::try_from(pace)?, template })
+        Ok(Self { object, pace: Mutex::new(Array::try_from(pace)?), template })
     }
 
     /// What was made and how long the program waited, up to now; also while another thread runs it.
     pub fn progress(&self) -> Result<Progress> {
-        let pace = self.pace.get(&0, 0)?;
+        let pace = self.pace().get(&0, 0)?;
         Ok(Progress {
             packets: pace[GENERATED],
             runs: pace[RUNS],
@@ -185,7 +185,7 @@ impl Generator {
 
     /// Sends at `rate` packets a second (0: as fast as possible) until `until`, from the core that the
     /// calling thread is on, and keeps that core busy.
-    pub fn run(&mut self, rate: u64, until: Until) -> Result<Sent> {
+    pub fn run(&self, rate: u64, until: Until) -> Result<Sent> {
         self.set_pace(rate)?;
         let cpu_before = cpu::of_process()?;
         let before = self.progress()?;
@@ -217,11 +217,16 @@ impl Generator {
         }
     }
 
-    fn set_pace(&mut self, rate: u64) -> Result<()> {
-        let mut pace = self.pace.get(&0, 0)?;
+    fn pace(&self) -> MutexGuard<'_, Array<MapData, [u64; 6]>> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_pace(&self, rate: u64) -> Result<()> {
+        let mut map = self.pace();
+        let mut pace = map.get(&0, 0)?;
         pace[START] = 0;
         pace[INTERVAL] = (1_000_000_000u64 << 16).checked_div(rate).unwrap_or(0);
-        self.pace.set(0, pace, 0)?;
+        map.set(0, pace, 0)?;
         Ok(())
     }
 

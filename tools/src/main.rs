@@ -147,7 +147,7 @@ fn generate(args: &Generate) -> Result<()> {
             "error: --core ({core}): it can't be used; `nproc` says how many there are"
         );
     }
-    let mut generator = Generator::new(&Plan {
+    let generator = Generator::new(&Plan {
         interface: interface::index(&args.interface)?,
         mac: (interface::parse_mac(&args.to_mac)?, interface::mac(&args.interface)?),
         flows: args.flows,
