@@ -1,1 +1,35 @@
-//! AF_XDP: the only place with unsafe code.
+//! AF_XDP: how do packets come from the NIC to a worker and back without a copy?
+//!
+//! The order of a start: [`InterfaceLock`] for each interface, [`open`] (all sockets), then
+//! [`Steering::load`], [`Opened::register`], [`Steering::apply`], and last [`Steering::attach`]: once
+//! the program is attached, everything behind it is ready.
+//!
+//! This is the only module with unsafe code. Its two invariants:
+//!
+//! 1. A frame of the UMEM is in exactly one place: a free list, the common pool, the kernel (fill or
+//!    transmit ring, or on its way), a relay, or a [`Frame`] token. Tokens are made only from
+//!    descriptors that just left another place, can't be cloned, and go back only by value; see
+//!    [`frame`](self::frame).
+//! 2. A file descriptor of a socket is used only while the rings that keep the socket alive are.
+
+#![allow(unsafe_code)]
+
+mod attach;
+mod error;
+mod frame;
+mod io;
+mod lock;
+mod nic;
+mod open;
+mod port;
+mod steering;
+mod wake;
+
+pub use attach::{AttachMode, Inspection, detach, inspect};
+pub use error::XskError;
+pub use frame::{Audit, Frame};
+pub use io::XskIo;
+pub use lock::InterfaceLock;
+pub use open::{BindMode, InterfaceReport, Mode, OpenConfig, OpenInterface, Opened, open};
+pub use steering::{InterfaceEntry, MAX_QUEUES, Steering, SteeringTables};
+pub use wake::Waker;

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//
+// Which packets does natgate take from an interface? One program for all interfaces; it decides by
+// role of the interface, source and destination, and hands what is natgate's to the AF_XDP socket of
+// the queue. Everything else stays with the kernel.
+//
+// Fail closed: a packet that is natgate's but has no socket (start-up, crash, kill -9) is dropped and
+// counted here. It must never reach the kernel's forwarding, which would send it out untranslated.
+//
+// Not looked into, always the kernel's: IPv6, VLAN tags, tunnels.
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/ip.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#define ROLE_INTERNAL 1
+#define ROLE_EXTERNAL 2
+
+#define MAX_INTERFACES 16
+#define MAX_QUEUES 64
+#define MAX_PREFIXES 65536
+
+#define ARP_REQUEST 1
+
+// Order and meaning are known to xsk/steering.rs (DROP_NAMES).
+enum drop_cause {
+	DROP_POD_NO_SOCKET,
+	DROP_POOL_NO_SOCKET,
+	DROP_ARP_NO_SOCKET,
+	DROP_SUPER_PACKET,
+	DROP_CAUSES,
+};
+
+struct interface {
+	__u32 roles;
+	__u32 base;   // index of queue 0 in `sockets`
+	__u32 queues; // beyond this the index belongs to another interface
+	__u32 room;   // largest frame that a socket can take, in bytes
+};
+
+struct prefix {
+	__u32 bits;
+	__be32 address;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_INTERFACES);
+	__type(key, __u32);
+	__type(value, struct interface);
+} interfaces SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_XSKMAP);
+	__uint(max_entries, MAX_INTERFACES * MAX_QUEUES);
+	__type(key, __u32);
+	__type(value, __u32);
+} sockets SEC(".maps");
+
+#define PREFIX_SET(name)                             \
+	struct {                                     \
+		__uint(type, BPF_MAP_TYPE_LPM_TRIE); \
+		__uint(map_flags, BPF_F_NO_PREALLOC); \
+		__uint(max_entries, MAX_PREFIXES);   \
+		__type(key, struct prefix);          \
+		__type(value, __u32);                \
+	} name SEC(".maps")
+
+PREFIX_SET(internal);            // sources that natgate translates
+PREFIX_SET(kernel_destinations); // the host's addresses, pods behind other internal interfaces
+PREFIX_SET(pools);               // public addresses
+PREFIX_SET(exempt);              // destinations that are forwarded untranslated
+
+// First half: counted here. Second half: what programs before this one counted, written by the loader
+// only, so that no count is lost to a race.
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 2 * DROP_CAUSES);
+	__type(key, __u32);
+	__type(value, __u64);
+} drops SEC(".maps");
+
+struct arp_ipv4 {
+	__be16 hardware;
+	__be16 protocol;
+	__u8 hardware_length;
+	__u8 protocol_length;
+	__be16 operation;
+	__u8 sender_mac[ETH_ALEN];
+	__u8 sender_address[4];
+	__u8 target_mac[ETH_ALEN];
+	__be32 target_address;
+} __attribute__((packed));
+
+static __always_inline int holds(void *set, __be32 address)
+{
+	struct prefix key = { .bits = 32, .address = address };
+
+	return bpf_map_lookup_elem(set, &key) != NULL;
+}
+
+static __always_inline int drop(__u32 cause)
+{
+	__u64 *count = bpf_map_lookup_elem(&drops, &cause);
+
+	if (count)
+		*count += 1; // per CPU, and XDP isn't preempted by XDP
+	return XDP_DROP;
+}
+
+static __always_inline int take(struct xdp_md *ctx, const struct interface *in, __u32 cause)
+{
+	__u32 queue = ctx->rx_queue_index;
+	__u32 index = in->base + queue;
+
+	if (queue >= in->queues || !bpf_map_lookup_elem(&sockets, &index))
+		return drop(cause);
+	// Merged by GRO or LRO; the kernel would drop it behind our back, so count it here.
+	if (ctx->data_end - ctx->data > in->room)
+		return drop(DROP_SUPER_PACKET);
+	return bpf_redirect_map(&sockets, index, XDP_DROP);
+}
+
+static __always_inline int steer_arp(struct xdp_md *ctx, const struct interface *in, void *at, void *end)
+{
+	struct arp_ipv4 *arp = at;
+
+	if ((void *)(arp + 1) > end || !(in->roles & ROLE_EXTERNAL))
+		return XDP_PASS;
+	if (arp->operation != bpf_htons(ARP_REQUEST) || arp->protocol != bpf_htons(ETH_P_IP))
+		return XDP_PASS;
+	// Pool addresses aren't configured on the host: the worker answers, and a dead natgate doesn't.
+	if (holds(&pools, arp->target_address))
+		return take(ctx, in, DROP_ARP_NO_SOCKET);
+	return XDP_PASS;
+}
+
+// 224.0.0.0/4 and 255.255.255.255.
+static __always_inline int is_group(__be32 address)
+{
+	__u32 host = bpf_ntohl(address);
+
+	return (host >> 28) == 0xe || host == 0xffffffff;
+}
+
+static __always_inline int steer_ipv4(struct xdp_md *ctx, const struct interface *in, void *at, void *end)
+{
+	struct iphdr *ip = at;
+
+	if ((void *)(ip + 1) > end)
+		return XDP_PASS; // the kernel drops and counts it
+
+	// Any protocol and fragments too: what natgate can't translate must not leave untranslated either.
+	if ((in->roles & ROLE_INTERNAL) && holds(&internal, ip->saddr)) {
+		if (holds(&pools, ip->daddr))
+			return take(ctx, in, DROP_POD_NO_SOCKET);
+		if (is_group(ip->daddr) || holds(&kernel_destinations, ip->daddr))
+			return XDP_PASS;
+		return take(ctx, in, DROP_POD_NO_SOCKET);
+	}
+	if (in->roles & ROLE_EXTERNAL) {
+		if (holds(&pools, ip->daddr))
+			return take(ctx, in, DROP_POOL_NO_SOCKET);
+		if (holds(&exempt, ip->saddr) && holds(&internal, ip->daddr))
+			return take(ctx, in, DROP_POD_NO_SOCKET);
+	}
+	return XDP_PASS;
+}
+
+SEC("xdp")
+int natgate_steer(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data;
+	void *end = (void *)(long)ctx->data_end;
+	struct ethhdr *ethernet = data;
+	__u32 ifindex = ctx->ingress_ifindex;
+	struct interface *in = bpf_map_lookup_elem(&interfaces, &ifindex);
+
+	if (!in || (void *)(ethernet + 1) > end)
+		return XDP_PASS;
+	if (ethernet->h_proto == bpf_htons(ETH_P_IP))
+		return steer_ipv4(ctx, in, ethernet + 1, end);
+	if (ethernet->h_proto == bpf_htons(ETH_P_ARP))
+		return steer_arp(ctx, in, ethernet + 1, end);
+	return XDP_PASS;
+}
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";
