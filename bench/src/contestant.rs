@@ -65,6 +65,7 @@ impl Contestant {
         let log = |name: &str| File::create(results.join(format!("{name}.log")));
         match self {
             Self::Forwarder => {
+                let path = program("natgate-forwarder")?;
                 let macs = ["--sink-mac", rig::SINK, "--generator-mac", rig::GENERATOR];
                 let own = [
                     "--internal-mac",
@@ -72,8 +73,7 @@ impl Contestant {
                     "--external-mac",
                     rig::GATEWAY_EXTERNAL,
                 ];
-                let arguments =
-                    [&[program("natgate-forwarder")?.as_str()][..], &macs, &own].concat();
+                let arguments = [&[path.as_str()][..], &macs, &own].concat();
                 rig.start(&arguments, log("forwarder")?)?;
                 Ok(None)
             }
