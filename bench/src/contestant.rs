@@ -15,7 +15,7 @@ use crate::rig::{self, Rig};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Contestant {
-    /// Plain AF_XDP forwarder without NAT: the limit.
+    /// Plain `AF_XDP` forwarder without NAT: the limit.
     Forwarder,
     /// natgate.
     Natgate,

@@ -1,4 +1,4 @@
-//! What is the least that a userspace gateway on AF_XDP can do? Receive, rewrite the Ethernet
+//! What is the least that a userspace gateway on `AF_XDP` can do? Receive, rewrite the Ethernet
 //! addresses, transmit: the limit of every one that also translates.
 
 use std::time::Duration;

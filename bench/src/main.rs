@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
@@ -45,7 +45,20 @@ struct Cli {
     results: PathBuf,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Messages of our own begin with the word already; the kernel's and the parsers' do not.
+            let message = format!("{error:#}");
+            let word = if message.starts_with("error: ") { "" } else { "error: " };
+            eprintln!("{word}{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let cli = Cli::parse();
     let base = cli.compare.as_deref().map(Run::read).transpose()?;
     fs::create_dir_all(&cli.results)?;

@@ -45,6 +45,17 @@ impl Rig {
         rig.sh("gw", "sysctl -qw net.ipv4.ip_forward=1 && ip route add 10.10.0.0/16 via 10.9.0.2")?;
         rig.sh("sink", "ip route add 203.0.113.0/24 via 198.51.100.1")?;
         rig.sh("gw", "ping -q -c 1 -W 2 198.51.100.2 && ping -q -c 1 -W 2 10.9.0.2")?;
+        // A neighbour that is asked for again while the cores are full would be lost, and all with it.
+        for [space, interface, address, mac] in [
+            ["gw", "ext0", SINK_ADDRESS, SINK],
+            ["gw", "int0", "10.9.0.2", GENERATOR],
+            ["sink", "sink0", "198.51.100.1", GATEWAY_EXTERNAL],
+        ] {
+            rig.sh(
+                space,
+                &format!("ip neigh replace {address} lladdr {mac} dev {interface} nud permanent"),
+            )?;
+        }
         Ok(rig)
     }
 

@@ -4,6 +4,7 @@
 
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
+use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -127,7 +128,20 @@ struct Accepting {
     seconds: f64,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Messages of our own begin with the word already; the kernel's and the parsers' do not.
+            let message = format!("{error:#}");
+            let word = if message.starts_with("error: ") { "" } else { "error: " };
+            eprintln!("{word}{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     match Cli::parse().command {
         Command::Generate(args) => generate(&args),
         Command::Sink(args) => count(&args),

@@ -1,4 +1,4 @@
-//! `natgate-forwarder`: forwards between int0 and ext0 over AF_XDP, without NAT.
+//! `natgate-forwarder`: forwards between int0 and ext0 over `AF_XDP`, without NAT.
 
 #![forbid(unsafe_code)]
 
@@ -9,7 +9,7 @@ use dataplane::interface::{InterfaceId, Mac, Roles};
 use dataplane::xsk::{InterfaceLock, OpenConfig, OpenInterface, Steering, SteeringTables, open};
 use tools::interface::{index, parse_mac};
 
-/// Forwards every UDP packet of 10.10.0.0/16 from int0 to ext0 over AF_XDP, without NAT.
+/// Forwards every UDP packet of 10.10.0.0/16 from int0 to ext0 over `AF_XDP`, without NAT.
 #[derive(Parser)]
 struct Cli {
     /// Where packets go that arrive at int0.
