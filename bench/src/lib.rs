@@ -1,1 +1,14 @@
-//! Placeholder while the crate is written.
+//! How fast is the gateway, against its limit and its peers, in the same run?
+//!
+//! ```text
+//!  gen ──────────── gw ──────────── sink
+//!  live frames  int0  ext0   counts, drops
+//! ```
+
+#![forbid(unsafe_code)]
+
+pub mod contestant;
+pub mod forward;
+pub mod measure;
+pub mod report;
+pub mod rig;

@@ -17,6 +17,7 @@ use dataplane::snapshot::{Policy, Published, Snapshot};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
+use super::listen::ServeError;
 use super::*;
 
 /// A natgate without packets: two workers that are threads with `rows` sessions each.

@@ -1,0 +1,118 @@
+//! `natgate-bench`: measures natgate, its limit and its peers end to end, and prints one table.
+
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use bench::contestant::Contestant;
+use bench::measure::{Settings, trial};
+use bench::report::Run;
+use clap::Parser;
+
+/// Measures natgate, its limit and its peers on veth pairs, interleaved, and prints one table.
+///
+/// Example: tools/bench --quick --only forwarder,nftables
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    /// Two repetitions of one second instead of five of three.
+    #[arg(long)]
+    quick: bool,
+    /// Repetitions.
+    #[arg(long, value_name = "N")]
+    repetitions: Option<usize>,
+    /// Length of each figure.
+    #[arg(long, value_name = "S")]
+    seconds: Option<f64>,
+    /// Numbers of flows.
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1000, 50_000])]
+    flows: Vec<u64>,
+    /// Who takes part.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Contestant::ALL)]
+    only: Vec<Contestant>,
+    /// Say what changed since this run.
+    #[arg(long, value_name = "BASE.json")]
+    compare: Option<PathBuf>,
+    /// Where the release programs are.
+    #[arg(long, value_name = "DIR", default_value = "target/release")]
+    programs: PathBuf,
+    /// Where results and logs go.
+    #[arg(long, value_name = "DIR", default_value = "bench/results")]
+    results: PathBuf,
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Messages of our own begin with the word already; the kernel's and the parsers' do not.
+            let message = format!("{error:#}");
+            let word = if message.starts_with("error: ") { "" } else { "error: " };
+            eprintln!("{word}{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let cli = Cli::parse();
+    let base = cli.compare.as_deref().map(Run::read).transpose()?;
+    fs::create_dir_all(&cli.results)?;
+    let seconds = cli.seconds.unwrap_or(if cli.quick { 1.0 } else { 3.0 });
+    let repetitions = cli.repetitions.unwrap_or(if cli.quick { 2 } else { 5 });
+    ensure!(repetitions > 0, "error: --repetitions (0): nothing would be measured; give 1 or more");
+    let settings = Settings {
+        programs: cli.programs,
+        results: fs::canonicalize(&cli.results)?,
+        length: Duration::try_from_secs_f64(seconds)
+            .context("error: --seconds: not a length of time; give such as 3")?,
+    };
+    let mut run = Run { machine: machine(), trials: Vec::new() };
+    for repetition in 0..repetitions {
+        for &flows in &cli.flows {
+            for &contestant in &cli.only {
+                let trial = trial(&settings, contestant, flows, repetition)?;
+                eprintln!(
+                    "{}/{repetitions}  {flows:>7} flows  {:<32} {:.3} Mpps paced, {:.3} not",
+                    repetition + 1,
+                    contestant.name(),
+                    trial.paced.rate / 1e6,
+                    trial.unpaced.rate / 1e6
+                );
+                run.trials.push(trial);
+            }
+        }
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let path = settings.results.join(format!("{now}.json"));
+    fs::write(&path, serde_json::to_string_pretty(&run)?)?;
+    println!("{}\n\n{}\nwritten to {}", run.machine.join("; "), run.table()?, path.display());
+    if let Some(base) = base {
+        println!("\n{}", run.compare(&base)?);
+    }
+    Ok(())
+}
+
+/// Processor, cores, kernel, commit and command: what stands beside every published figure.
+fn machine() -> Vec<String> {
+    let output = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).output().ok()?;
+        Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("?");
+    let cores = cpu.lines().filter(|line| line.starts_with("processor")).count();
+    vec![
+        format!("{}, {cores} cores", model.trim_start_matches([' ', '\t', ':'])),
+        format!("Linux {}", output("uname", &["-r"]).unwrap_or_default()),
+        format!(
+            "commit {}",
+            output("git", &["describe", "--always", "--dirty"]).unwrap_or_default()
+        ),
+        std::env::args().skip(1).collect::<Vec<_>>().join(" "),
+    ]
+}

@@ -1,0 +1,169 @@
+//! What came out: medians with minimum and maximum, and ratios within each repetition.
+
+use std::fmt::Write as _;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::contestant::Contestant;
+use crate::measure::{Figure, Trial};
+
+/// A whole run, as it is written and compared.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Run {
+    /// Processor, kernel, commit.
+    pub machine: Vec<String>,
+    /// Everything that was measured, in order.
+    pub trials: Vec<Trial>,
+}
+
+/// Median, minimum and maximum.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Spread {
+    /// Half are below it.
+    pub median: f64,
+    /// Lowest.
+    pub least: f64,
+    /// Highest.
+    pub most: f64,
+}
+
+impl Spread {
+    /// Of `values`; `None` if there are none.
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let mut values: Vec<f64> = values.into_iter().collect();
+        values.sort_by(f64::total_cmp);
+        let (least, most) = (*values.first()?, *values.last()?);
+        let middle = values.len() / 2;
+        let median = f64::midpoint(values[(values.len() - 1) / 2], values[middle]);
+        Some(Self { median, least, most })
+    }
+
+    fn show(self, scale: f64, digits: usize) -> String {
+        let [median, least, most] = [self.median, self.least, self.most].map(|value| value * scale);
+        format!("{median:.digits$} ({least:.digits$}–{most:.digits$})")
+    }
+}
+
+impl Run {
+    fn trials(&self, contestant: Contestant, flows: u64) -> impl Iterator<Item = &Trial> {
+        self.trials.iter().filter(move |t| t.contestant == contestant && t.flows == flows)
+    }
+
+    fn spread(&self, of: Contestant, flows: u64, get: impl Fn(&Trial) -> f64) -> Option<Spread> {
+        Spread::of(self.trials(of, flows).map(get))
+    }
+
+    /// Of the rates in the same repetition: `of` as a multiple of `base`.
+    fn ratio(
+        &self,
+        of: Contestant,
+        base: Contestant,
+        flows: u64,
+        get: impl Fn(&Trial) -> f64,
+    ) -> Option<Spread> {
+        Spread::of(self.trials(of, flows).filter_map(|trial| {
+            let peer = self.trials(base, flows).find(|peer| peer.repetition == trial.repetition)?;
+            Some(get(trial) / get(peer))
+        }))
+    }
+
+    fn rows(&self) -> Vec<(u64, Contestant)> {
+        let mut rows = Vec::new();
+        for trial in &self.trials {
+            if !rows.contains(&(trial.flows, trial.contestant)) {
+                rows.push((trial.flows, trial.contestant));
+            }
+        }
+        rows.sort_by_key(|row| row.0);
+        rows
+    }
+
+    /// One table, in Markdown.
+    pub fn table(&self) -> Result<String> {
+        let mut out = String::new();
+        writeln!(
+            out,
+            "| flows | gateway | Mpps paced | Mpps not paced | lost, not paced | CPU s a million, paced | not paced | of the forwarder | of nftables |"
+        )?;
+        writeln!(out, "| ---: | --- | --- | --- | --- | --- | --- | --- | --- |")?;
+        for (flows, who) in self.rows() {
+            let figure = |get: fn(&Trial) -> f64, scale, digits| {
+                self.spread(who, flows, get)
+                    .map_or_else(|| "–".to_owned(), |s| s.show(scale, digits))
+            };
+            let ratio = |base| {
+                self.ratio(who, base, flows, |t| t.paced.rate)
+                    .map_or_else(|| "–".to_owned(), |s| s.show(1.0, 2))
+            };
+            writeln!(
+                out,
+                "| {flows} | {} | {} | {} | {} % | {} | {} | {} | {} |",
+                who.name(),
+                figure(|t| t.paced.rate, 1e-6, 3),
+                figure(|t| t.unpaced.rate, 1e-6, 3),
+                figure(|t| t.unpaced.loss, 100.0, 0),
+                figure(|t| t.paced.cpu_micros, 1.0, 2),
+                figure(|t| t.unpaced.cpu_micros, 1.0, 2),
+                ratio(Contestant::Forwarder),
+                ratio(Contestant::Nftables),
+            )?;
+        }
+        Ok(out)
+    }
+
+    /// What became slower or faster than in `base`, relative to each run's own forwarder where there is
+    /// one: machines differ. Figures are medians.
+    pub fn compare(&self, base: &Self) -> Result<String> {
+        let mut out = String::new();
+        writeln!(
+            out,
+            "| flows | gateway | figure | base | now | change |\n| ---: | --- | --- | --- | --- | --- |"
+        )?;
+        for (flows, who) in self.rows() {
+            let paced: fn(&Trial) -> Figure = |t| t.paced;
+            let unpaced: fn(&Trial) -> Figure = |t| t.unpaced;
+            for (name, get) in [("paced", paced), ("not paced", unpaced)] {
+                let relative = |run: &Self| {
+                    run.ratio(who, Contestant::Forwarder, flows, |t| get(t).rate).map(|s| s.median)
+                };
+                let (Some(now), Some(then)) = (relative(self), relative(base)) else { continue };
+                if who == Contestant::Forwarder {
+                    continue;
+                }
+                let change = (now / then - 1.0) * 100.0;
+                writeln!(
+                    out,
+                    "| {flows} | {} | {name}, of the forwarder | {then:.3} | {now:.3} | {change:+.1} % |",
+                    who.name()
+                )?;
+            }
+        }
+        Ok(out)
+    }
+
+    /// Reads a run that was written before.
+    pub fn read(path: &std::path::Path) -> Result<Self> {
+        let what = || {
+            format!(
+                "error: the run to compare with ({}): it can't be read; give a file from bench/results",
+                path.display()
+            )
+        };
+        let text = std::fs::read_to_string(path).with_context(what)?;
+        serde_json::from_str(&text).with_context(what)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Spread;
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert_eq!(Spread::of([]), None);
+        let of = |values: &[f64]| Spread::of(values.iter().copied()).unwrap().median;
+        assert!((of(&[3.0, 1.0, 2.0]) - 2.0).abs() < 1e-9);
+        assert!((of(&[4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < 1e-9);
+    }
+}
