@@ -39,9 +39,9 @@ impl RateLimit {
     }
 }
 
-/// Answers pings, with a limit each second.
-pub(crate) const ECHO_RATE: u64 = 1_000;
-/// Resets sent each second at most.
+/// Pings answered each second at most, all workers together.
+pub(crate) const ECHO_RATE: u64 = 100;
+/// Resets sent each second at most, all workers together.
 pub(crate) const RESET_RATE: u64 = 1_000;
 /// Segments without session get no reset until the process is this old: whoever takes over must not cut
 /// connections that the other gateway still hands over (`requirements.md`, `grace`).

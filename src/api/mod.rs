@@ -9,5 +9,5 @@ mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub(crate) use listen::{Server};
+pub(crate) use listen::Server;
 pub(crate) use shared::{InterfaceFacts, Shared, WorkerFacts};

@@ -33,7 +33,7 @@ const REQUESTS: usize = 4096;
 pub(crate) enum MirrorError {
     /// No netlink socket.
     #[error(
-        "cannot {what} netlink: {source}; see that this kernel and the sandbox allow AF_NETLINK"
+        "cannot {what} (netlink): {source}; see that this kernel and the sandbox allow AF_NETLINK"
     )]
     Socket {
         /// What failed.
@@ -42,7 +42,7 @@ pub(crate) enum MirrorError {
         source: io::Error,
     },
     /// The kernel did not answer a question.
-    #[error("cannot read the kernel's {what}: {source}")]
+    #[error("cannot read the kernel's {what} (netlink): {source}; start again")]
     Dump {
         /// Which table.
         what: &'static str,
@@ -50,7 +50,9 @@ pub(crate) enum MirrorError {
         source: rtnetlink::Error,
     },
     /// There is no such interface.
-    #[error("no interface named '{name}'; the host has: {known}")]
+    #[error(
+        "unknown interface ({name}): it does not exist in this network namespace; use one of: {known}"
+    )]
     UnknownInterface {
         /// The name asked for.
         name: String,
@@ -58,7 +60,7 @@ pub(crate) enum MirrorError {
         known: String,
     },
     /// An interface vanished.
-    #[error("the interface with index {0} is gone; start again when it is back")]
+    #[error("interface gone (index {0}): it was removed during the start; start again when it is back")]
     LinkGone(u32),
 }
 

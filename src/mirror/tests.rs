@@ -239,6 +239,6 @@ fn an_unknown_interface_is_named() {
     let rig = Rig::new();
     rig.run(async |_| {
         let error = interfaces_by_name(&["nope".to_owned()]).await.unwrap_err();
-        assert_eq!(error.to_string(), "no interface named 'nope'; the host has: in0, lo");
+        assert_eq!(error.to_string(), "unknown interface (nope): it does not exist in this network namespace; use one of: in0, lo");
     });
 }

@@ -67,6 +67,22 @@ fn answered_soon(pod: &Namespace, mark: &'static str) -> Result<()> {
     })?
 }
 
+/// Changes a route, and waits until natgate has seen it.
+fn reroute(rig: &Rig, command: &str) -> Result<()> {
+    let generation = || match &rig.natgate {
+        Some(natgate) => Ok(natgate.json(&["status"])?[0]["roads_generation"].as_u64()),
+        None => anyhow::Ok(None),
+    };
+    let before = generation()?;
+    rig.gw.ip(command)?;
+    if before.is_none() {
+        return Ok(());
+    }
+    wait::until("the mirror to follow", Duration::from_secs(1), || {
+        Ok((generation()? != before).then_some(()))
+    })
+}
+
 fn another_router(rig: &mut Rig) -> Result<()> {
     serve(rig)?;
     rig.r.ip("link add link down name second type macvlan mode bridge\n\
@@ -74,10 +90,10 @@ fn another_router(rig: &mut Rig) -> Result<()> {
     // Each address answers ARP by its own interface only.
     rig.r.sysctl("net.ipv4.conf.all.arp_ignore", 1)?;
     one_datagram(&rig.pods[0], "by the first")?;
-    rig.gw.ip("route replace default via 203.0.113.3")?;
+    reroute(rig, "route replace default via 203.0.113.3")?;
     answered_soon(&rig.pods[0], "by the second")?;
     if rig.natgate.is_some() {
-        rig.gw.ip("route del default")?;
+        reroute(rig, "route del default")?;
         wait::until("no route", Duration::from_secs(2), || {
             // Unanswered is what is expected; the counter tells why.
             let _ = rig.pods[0].exec(&format!("ping -n -q -c 1 -W 0.1 {}", S1[0]));
@@ -85,7 +101,7 @@ fn another_router(rig: &mut Rig) -> Result<()> {
             Ok((dropped > 0).then_some(()))
         })?;
     }
-    rig.gw.ip("route replace default via 203.0.113.1")?;
+    reroute(rig, "route replace default via 203.0.113.1")?;
     answered_soon(&rig.pods[0], "by the first again")
 }
 
