@@ -79,6 +79,11 @@ fn exchange(stream: &mut TcpStream, bytes: &[u8]) -> Result<()> {
 #[test]
 fn the_gateways_own_services_are_reached() {
     let mut rig = Rig::start(options()).unwrap();
+    // The gateway's own kernel sends here too, and its checksums would stay unfinished on the wire.
+    for interface in ["int", "ext"] {
+        let off = rig.gw.exec(&format!("ethtool -K {interface} tx off"));
+        rig.must(off);
+    }
     rig.must(own_services(&rig));
     rig.must(translated_too(&rig));
     let verified = rig.verify();
