@@ -40,12 +40,14 @@ impl Capture {
     pub fn stop(mut self, namespace: &Namespace, marker_to: Ipv4Addr) -> Result<PathBuf> {
         let marker = format!("end of capture {}", self.file.display()).into_bytes();
         let sent = marker.clone();
+        // The marker is looked for from here on: packets may follow it.
+        let written = std::fs::metadata(&self.file)?.len();
         namespace.run(move || -> Result<()> {
             UdpSocket::bind("0.0.0.0:0")?.send_to(&sent, (marker_to, 9))?;
             Ok(())
         })??;
         wait::until("the end of the capture", Duration::from_secs(30), || {
-            let tail = tail(&self.file)?;
+            let tail = tail(&self.file, written)?;
             Ok(tail.windows(marker.len()).any(|bytes| bytes == marker).then_some(()))
         })?;
         self.tcpdump.end(Signal::SIGINT, Duration::from_secs(10))?;
@@ -60,10 +62,9 @@ impl Capture {
     }
 }
 
-fn tail(file: &Path) -> Result<Vec<u8>> {
+fn tail(file: &Path, from: u64) -> Result<Vec<u8>> {
     let mut file = std::fs::File::open(file)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(64 * 1024)))?;
+    file.seek(SeekFrom::Start(from))?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     Ok(bytes)

@@ -206,7 +206,7 @@ fn a_waker_ends_a_sleep_even_if_it_came_first() {
     in_gateway("frames::a_waker_ends_a_sleep_even_if_it_came_first", 1, 1, || {
         let mut gateway = start(&config(1));
         let worker = &mut gateway.opened.workers[0];
-        let waker = worker.waker();
+        let waker = worker.waker().clone();
         let start = Instant::now();
         waker.wake();
         worker.wait(Duration::from_secs(20));
