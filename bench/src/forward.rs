@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use dataplane::interface::{InterfaceId, Mac};
-use dataplane::io::{BURST, PacketIo, Received};
+use dataplane::io::{BURST, PacketIo, Received, touch_headers};
 
 /// Where packets that arrived at one side go.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +25,7 @@ pub fn burst<I: PacketIo>(
     burst: &mut Vec<Received<I::Frame>>,
 ) -> usize {
     let received = io.receive(BURST, burst);
+    touch_headers(io, burst);
     for Received { mut frame, interface } in burst.drain(..) {
         let hop = hops[interface.index()];
         let bytes = io.bytes_mut(&mut frame);

@@ -12,7 +12,7 @@ use crate::drop_reason::DropReason;
 use crate::hand_off::{HandOff, HandedOver};
 use crate::hold::{Hold, Neighbour};
 use crate::interface::{Interface, InterfaceId};
-use crate::io::{BURST, PacketIo, Received};
+use crate::io::{self, BURST, PacketIo, Received};
 use crate::listing::Listing;
 use crate::pipeline::Fate;
 use crate::request::{Notice, Request};
@@ -143,6 +143,7 @@ impl<I: PacketIo> Worker<I> {
         self.follow_snapshot(now);
         let mut burst = std::mem::take(&mut self.burst);
         let mut packets = self.io.receive(BURST, &mut burst);
+        io::touch_headers(&self.io, &burst);
         for received in burst.drain(..) {
             let len = self.io.bytes(&received.frame).len() as u64;
             let counters = self.counters().interface(received.interface);

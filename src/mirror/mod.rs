@@ -60,7 +60,9 @@ pub(crate) enum MirrorError {
         known: String,
     },
     /// An interface vanished.
-    #[error("interface gone (index {0}): it was removed during the start; start again when it is back")]
+    #[error(
+        "interface gone (index {0}): it was removed during the start; start again when it is back"
+    )]
     LinkGone(u32),
 }
 
