@@ -86,6 +86,12 @@ impl Index {
         if wide < self.buckets.len() { wide } else { wide & (self.base - 1) }
     }
 
+    /// Reads the line of the first bucket of `hash`, so that it is near when it is needed.
+    pub(crate) fn touch(&self, hash: u64) {
+        let [first, _] = places(hash);
+        std::hint::black_box(self.buckets[self.bucket_of(first)].overflowed);
+    }
+
     /// Calls `is_it` with the slots that may belong to `hash` until it says yes.
     pub(crate) fn find(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
         let tag = tag_of(hash);

@@ -45,6 +45,14 @@ impl PackedKey {
     }
 }
 
+/// A flow key and its hash: computed once for all the stages that a packet goes through. All workers
+/// share the secret, so it stays good when the packet is handed over.
+#[derive(Clone, Copy, Debug)]
+pub struct HashedKey {
+    pub(crate) key: PackedKey,
+    pub(crate) hash: u64,
+}
+
 /// The secret of this start: whoever does not know it can't choose keys that collide, nor guess ports.
 #[derive(Clone, Debug)]
 pub struct Secret(RandomState);
@@ -58,6 +66,12 @@ impl Secret {
     /// A secret made from `seed`, for tests that must repeat.
     pub fn from_seed(seed: u64) -> Self {
         Self(RandomState::with_seeds(seed, !seed, seed.rotate_left(32), 0x9e37_79b9_7f4a_7c15))
+    }
+
+    /// Packs and hashes a flow key.
+    pub fn hash_key(&self, key: &FlowKey) -> HashedKey {
+        let key = PackedKey::from(key);
+        HashedKey { key, hash: self.hash(key) }
     }
 
     pub(crate) fn hash(&self, key: PackedKey) -> u64 {

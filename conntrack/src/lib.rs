@@ -29,7 +29,7 @@ mod tests;
 
 pub use directory::{BlockNumber, BlockState, Directory, Holder, MAX_WORKERS};
 pub use endpoint::{Endpoint, FlowKey, Protocol, Realm};
-pub use key::Secret;
+pub use key::{HashedKey, Secret};
 pub use listing::{SessionView, SubscriberView};
 pub use nat::{Admission, Nat, NatStats, Refusal};
 pub use pool::{Pool, PoolId, PoolSettings, PublicAddress, Timers};

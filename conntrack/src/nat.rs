@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::directory::Holder;
 use crate::endpoint::{FlowKey, Protocol};
-use crate::key::Secret;
+use crate::key::{HashedKey, Secret};
 use crate::lease::Search;
 use crate::pool::{Pool, PoolId};
 use crate::rewrite::Rewrite;
@@ -104,6 +104,23 @@ impl Nat {
     /// The session that a packet belongs to, and its direction.
     pub fn find(&self, key: &FlowKey) -> Option<Slot> {
         self.table.find(key)
+    }
+
+    /// The same, for a key that is hashed already.
+    pub fn find_hashed(&self, key: HashedKey) -> Option<Slot> {
+        self.table.find_hashed(key)
+    }
+
+    /// Reads the index line where `key` is looked up. Call it for a whole burst before
+    /// [`touch_session`](Self::touch_session): the reads of different packets overlap.
+    pub fn touch_bucket(&self, key: HashedKey) {
+        self.table.touch_bucket(key);
+    }
+
+    /// Reads the line of the session that `key` probably has. Call it for a whole burst before
+    /// [`find_hashed`](Self::find_hashed).
+    pub fn touch_session(&self, key: HashedKey) {
+        self.table.touch_session(key);
     }
 
     /// How packets of `slot` are rewritten.

@@ -2,7 +2,7 @@
 
 use crate::endpoint::{Endpoint, FlowKey};
 use crate::index::Index;
-use crate::key::{PackedKey, Secret};
+use crate::key::{HashedKey, PackedKey, Secret};
 use crate::session::{Direction, Owner, Session, Slot, reply_key};
 use crate::tcp::State;
 use crate::time::Timestamp;
@@ -23,14 +23,6 @@ pub(crate) struct SessionTable {
     secret: Secret,
 }
 
-fn find_slot(index: &Index, sessions: &[Session], hash: u64, key: PackedKey) -> Option<Slot> {
-    let is_it = |slot: u32| {
-        let slot = Slot(slot);
-        sessions.get(slot.session()).is_some_and(|s| s.half(slot.direction()).key == key)
-    };
-    index.find(hash, is_it).map(Slot)
-}
-
 impl SessionTable {
     pub(crate) fn new(max: usize, secret: Secret) -> Self {
         Self {
@@ -44,8 +36,32 @@ impl SessionTable {
     }
 
     pub(crate) fn find(&self, key: &FlowKey) -> Option<Slot> {
-        let key = PackedKey::from(key);
-        find_slot(&self.index, &self.sessions, self.secret.hash(key), key)
+        self.find_hashed(self.secret.hash_key(key))
+    }
+
+    pub(crate) fn find_hashed(&self, key: HashedKey) -> Option<Slot> {
+        let is_it = |slot: u32| {
+            let slot = Slot(slot);
+            let session = self.sessions.get(slot.session());
+            session.is_some_and(|s| s.half(slot.direction()).key == key.key)
+        };
+        self.index.find(key.hash, is_it).map(Slot)
+    }
+
+    /// Reads the index line of `key`.
+    pub(crate) fn touch_bucket(&self, key: HashedKey) {
+        self.index.touch(key.hash);
+    }
+
+    /// Reads the line of the session that `key` probably has.
+    pub(crate) fn touch_session(&self, key: HashedKey) {
+        let touch = |slot: u32| {
+            let slot = Slot(slot);
+            let session = self.sessions.get(slot.session());
+            std::hint::black_box(session.map(|s| s.half(slot.direction()).last_seen));
+            true
+        };
+        self.index.find(key.hash, touch);
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -5,11 +5,10 @@
 
 use std::sync::Arc;
 
-use conntrack::Realm;
 use crossbeam::queue::ArrayQueue;
 
 use crate::io::Received;
-use crate::packet::Packet;
+use crate::pipeline::Parsed;
 use crate::waker::Waker;
 
 /// Packets that a ring holds.
@@ -21,9 +20,7 @@ pub struct HandedOver<F> {
     /// The frame, and where it arrived.
     pub(crate) received: Received<F>,
     /// What is in it.
-    pub(crate) packet: Packet,
-    /// The side it came from.
-    pub(crate) realm: Realm,
+    pub(crate) parsed: Parsed,
 }
 
 type Ring<F> = Arc<ArrayQueue<HandedOver<F>>>;

@@ -7,8 +7,11 @@
 //!                       │ hit
 //!                 next hop ─► rewrite ─► count ─► transmit
 //! ```
+//!
+//! The worker calls the stages for a whole burst: [`Worker::parse`] for every packet, then the lines of
+//! their sessions are read side by side, then [`Worker::arrive`] for every packet, in order.
 
-use conntrack::{CachedHop, Realm, Slot, Timestamp};
+use conntrack::{CachedHop, HashedKey, Realm, Slot, Timestamp};
 
 use crate::drop_reason::DropReason;
 use crate::hand_off::HandedOver;
@@ -28,53 +31,81 @@ pub(crate) enum Fate {
     /// It was turned into an answer and goes back.
     Answer,
     /// It belongs to this worker.
-    HandOver(u16, Packet, Realm),
+    HandOver(u16, Parsed),
+}
+
+/// A packet, the side it came from, and the hashed key of its session, if it can have one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parsed {
+    pub(crate) packet: Packet,
+    pub(crate) realm: Realm,
+    pub(crate) key: Option<HashedKey>,
+}
+
+/// What has arrived; `None`: ARP.
+#[derive(Debug)]
+pub(crate) struct Arrival<F> {
+    pub(crate) received: Received<F>,
+    pub(crate) parsed: Result<Option<Parsed>, DropReason>,
 }
 
 impl<I: PacketIo> Worker<I> {
-    /// A packet that has arrived.
-    pub(crate) fn arrive(&mut self, mut received: Received<I::Frame>, now: Timestamp) {
-        let fate = self.receive(&mut received, now);
-        self.finish(received, fate, now);
+    /// First stage: what is it?
+    pub(crate) fn parse(&self, received: Received<I::Frame>) -> Arrival<I::Frame> {
+        let parsed = Content::parse(self.io.bytes(&received.frame)).map(|content| match content {
+            Content::Arp => None,
+            Content::Packet(packet) => {
+                let realm = self.realm_of(&packet, received.interface);
+                let key = packet.flow_key(realm).ok().map(|key| self.nat.secret().hash_key(&key));
+                Some(Parsed { packet, realm, key })
+            }
+        });
+        if let Ok(Some(Parsed { key: Some(key), .. })) = parsed {
+            self.nat.touch_bucket(key);
+        }
+        Arrival { received, parsed }
+    }
+
+    /// Last stage: what becomes of it?
+    pub(crate) fn arrive(&mut self, mut arrival: Arrival<I::Frame>, now: Timestamp) {
+        let fate = self.decide(&mut arrival, now);
+        self.finish(arrival.received, fate, now);
     }
 
     /// A packet that another worker has given us.
     pub(crate) fn take_over(&mut self, mut given: HandedOver<I::Frame>, now: Timestamp) {
-        let fate = self.translate(&mut given.received, &given.packet, given.realm, now);
+        let fate = self.translate(&mut given.received, &given.parsed, now);
         self.finish(given.received, fate, now);
     }
 
-    fn receive(
+    fn decide(
         &mut self,
-        received: &mut Received<I::Frame>,
+        arrival: &mut Arrival<I::Frame>,
         now: Timestamp,
     ) -> Result<Fate, DropReason> {
-        let packet = match Content::parse(self.io.bytes(&received.frame))? {
-            Content::Arp => return self.answer_arp(received),
-            Content::Packet(packet) => packet,
-        };
-        let realm = self.realm_of(&packet, received.interface);
+        let received = &mut arrival.received;
+        let Some(parsed) = arrival.parsed? else { return self.answer_arp(received) };
+        let packet = &parsed.packet;
         if packet.transport == Transport::Icmp(Echo::Request) && self.is_public(packet.dst.addr) {
-            return self.answer_echo(received, &packet, now);
+            return self.answer_echo(received, packet, now);
         }
-        match self.home_of(&packet, realm)? {
-            home if home == self.id => self.translate(received, &packet, realm, now),
-            home => Ok(Fate::HandOver(home, packet, realm)),
+        match self.home_of(packet, parsed.realm)? {
+            home if home == self.id => self.translate(received, &parsed, now),
+            home => Ok(Fate::HandOver(home, parsed)),
         }
     }
 
     fn translate(
         &mut self,
         received: &mut Received<I::Frame>,
-        packet: &Packet,
-        realm: Realm,
+        parsed: &Parsed,
         now: Timestamp,
     ) -> Result<Fate, DropReason> {
+        let &Parsed { ref packet, realm, key } = parsed;
         if packet.ttl <= 1 {
             return Err(DropReason::TtlExpired);
         }
-        let found = packet.flow_key(realm).ok().and_then(|key| self.nat.find(&key));
-        let slot = match found {
+        let slot = match key.and_then(|key| self.nat.find_hashed(key)) {
             Some(slot) => slot,
             None => match self.admit(received, packet, realm, now)? {
                 Admitted::Session(slot) => slot,
@@ -85,13 +116,8 @@ impl<I: PacketIo> Worker<I> {
         let rewrite = self.nat.rewrite(slot);
         let hop = self.next_hop(slot, rewrite.dst.addr);
         self.may_leave(hop, realm, packet)?;
-        let repairs = self.interface(received.interface).is_some_and(|i| i.repair_checksums);
-        let frame = self.io.bytes_mut(&mut received.frame);
-        if repairs && packet.repair_partial_checksum(frame) {
-            self.counters().checksums_repaired.add(1);
-        }
-        let frame = self.io.bytes_mut(&mut received.frame);
-        packet.translate(frame, &rewrite)?;
+        self.repair_checksum(received, packet);
+        packet.translate(self.io.bytes_mut(&mut received.frame), &rewrite)?;
         self.nat.commit(slot, now, packet.len.into(), packet.tcp_flags());
         Ok(Fate::Forward(hop))
     }
@@ -166,13 +192,18 @@ impl<I: PacketIo> Worker<I> {
     ) -> Result<Fate, DropReason> {
         let hop = self.snapshot.roads.next_hop(packet.dst.addr);
         self.may_leave(hop, realm, packet)?;
+        self.repair_checksum(received, packet);
+        packet.forward_untranslated(self.io.bytes_mut(&mut received.frame))?;
+        Ok(Fate::Forward(hop))
+    }
+
+    /// Computes a partial checksum whole, on interfaces that are known for them.
+    fn repair_checksum(&mut self, received: &mut Received<I::Frame>, packet: &Packet) {
         let repairs = self.interface(received.interface).is_some_and(|i| i.repair_checksums);
         let frame = self.io.bytes_mut(&mut received.frame);
-        if repairs {
-            packet.repair_partial_checksum(frame);
+        if repairs && packet.repair_partial_checksum(frame) {
+            self.counters().checksums_repaired.add(1);
         }
-        packet.forward_untranslated(frame)?;
-        Ok(Fate::Forward(hop))
     }
 
     /// The action of the rule that decides about a flow between these two ends, seen from the pod.

@@ -14,7 +14,7 @@ use crate::hold::{Hold, Neighbour};
 use crate::interface::{Interface, InterfaceId};
 use crate::io::{self, BURST, PacketIo, Received};
 use crate::listing::Listing;
-use crate::pipeline::Fate;
+use crate::pipeline::{Arrival, Fate, Parsed};
 use crate::request::{Notice, Request};
 use crate::roads::{Adjacency, NextHop};
 use crate::snapshot::{Published, Snapshot};
@@ -80,6 +80,7 @@ pub struct Worker<I: PacketIo> {
     listings: Vec<Listing>,
     announcements: Vec<(InterfaceId, std::net::Ipv4Addr)>,
     burst: Vec<Received<I::Frame>>,
+    arrivals: Vec<Arrival<I::Frame>>,
     next_housekeeping: Timestamp,
     stopping: bool,
 }
@@ -113,6 +114,7 @@ impl<I: PacketIo> Worker<I> {
             listings: Vec::new(),
             announcements: Vec::new(),
             burst: Vec::with_capacity(BURST),
+            arrivals: Vec::with_capacity(BURST),
             next_housekeeping: now,
             stopping: false,
             shared,
@@ -141,25 +143,7 @@ impl<I: PacketIo> Worker<I> {
     /// and a slice of everything else. Returns the packets processed.
     pub fn turn(&mut self, now: Timestamp) -> usize {
         self.follow_snapshot(now);
-        let mut burst = std::mem::take(&mut self.burst);
-        let mut packets = self.io.receive(BURST, &mut burst);
-        io::touch_headers(&self.io, &burst);
-        for received in burst.drain(..) {
-            let len = self.io.bytes(&received.frame).len() as u64;
-            let counters = self.counters().interface(received.interface);
-            counters.received_packets.add(1);
-            counters.received_bytes.add(len);
-            self.arrive(received, now);
-        }
-        self.burst = burst;
-        for other in 0..self.hand_off.workers() {
-            for _ in 0..BURST {
-                let Some(given) = self.hand_off.take(other) else { break };
-                packets += 1;
-                self.counters().taken_over.add(1);
-                self.take_over(given, now);
-            }
-        }
+        let packets = self.take_burst(now) + self.take_hand_offs(now);
         self.hand_off.wake();
         self.serve_requests(now);
         self.nat.expire(now, if packets > 0 { EXPIRE_BUDGET.0 } else { EXPIRE_BUDGET.1 });
@@ -171,6 +155,44 @@ impl<I: PacketIo> Worker<I> {
         let counters = self.counters();
         let loops = if packets > 0 { &counters.busy_loops } else { &counters.idle_loops };
         loops.add(1);
+        packets
+    }
+
+    /// A burst from the interfaces, stage by stage.
+    fn take_burst(&mut self, now: Timestamp) -> usize {
+        let mut burst = std::mem::take(&mut self.burst);
+        let mut arrivals = std::mem::take(&mut self.arrivals);
+        let packets = self.io.receive(BURST, &mut burst);
+        io::touch_headers(&self.io, &burst);
+        arrivals.extend(burst.drain(..).map(|received| self.parse(received)));
+        for arrival in &arrivals {
+            if let Ok(Some(Parsed { key: Some(key), .. })) = arrival.parsed {
+                self.nat.touch_session(key);
+            }
+        }
+        for arrival in arrivals.drain(..) {
+            let received = &arrival.received;
+            let len = self.io.bytes(&received.frame).len() as u64;
+            let counters = self.counters().interface(received.interface);
+            counters.received_packets.add(1);
+            counters.received_bytes.add(len);
+            self.arrive(arrival, now);
+        }
+        (self.burst, self.arrivals) = (burst, arrivals);
+        packets
+    }
+
+    /// A burst from each other worker.
+    fn take_hand_offs(&mut self, now: Timestamp) -> usize {
+        let mut packets = 0;
+        for other in 0..self.hand_off.workers() {
+            for _ in 0..BURST {
+                let Some(given) = self.hand_off.take(other) else { break };
+                packets += 1;
+                self.counters().taken_over.add(1);
+                self.take_over(given, now);
+            }
+        }
         packets
     }
 
@@ -197,8 +219,8 @@ impl<I: PacketIo> Worker<I> {
                     self.counters().answered.add(1);
                 }
             }
-            Ok(Fate::HandOver(worker, packet, realm)) => {
-                match self.hand_off.give(worker, HandedOver { received, packet, realm }) {
+            Ok(Fate::HandOver(worker, parsed)) => {
+                match self.hand_off.give(worker, HandedOver { received, parsed }) {
                     Ok(()) => self.counters().handed_over.add(1),
                     Err(back) => self.drop_frame(back.received.frame, DropReason::HandOffFull),
                 }
