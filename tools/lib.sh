@@ -26,7 +26,7 @@ need_root() {
 
 need_cargo() {
 	[[ -r ${HOME:-/root}/.cargo/env ]] && . "${HOME:-/root}/.cargo/env"
-	command -v cargo >/dev/null || fail "cargo (PATH): it is not installed; install Rust 1.90 or later, see rustup.rs"
+	command -v cargo >/dev/null || fail "cargo (PATH): it is not installed; install Rust 1.90 or later with rustup"
 }
 
 # need_packages NAME…: installs those that are missing, without starting their services.

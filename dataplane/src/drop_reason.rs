@@ -33,6 +33,8 @@ drop_reasons! {
     BadHeaderChecksum = "bad-header-checksum", "the sender or a device on the way damages packets";
     /// Not IPv4 and not an ARP request for a pool address.
     NotIpv4 = "not-ipv4", "nothing to do: natgate does not translate this protocol";
+    /// The frame is addressed to another host, or to all (RFC 1812 5.3.4).
+    NotForUs = "not-for-us", "see that senders resolve this gateway's own address; a flooding switch looks like this";
     /// A source or destination address that no router may forward (RFC 1812 5.3.7).
     BadAddress = "bad-address", "look for a spoofing or misconfigured sender";
     /// Source routing, record route or timestamp option (decision D12).

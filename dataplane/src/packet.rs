@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use conntrack::{Endpoint, FlowKey, Protocol, Realm, Rewrite, TcpFlags};
 
 use crate::drop_reason::DropReason;
+use crate::interface::Mac;
 use crate::wire::{
     EtherType, Ethernet, Icmp, Ipv4, Malformed, Tcp, Udp, checksum, ethernet, icmp, tcp, udp,
 };
@@ -69,9 +70,11 @@ pub struct Packet {
 }
 
 impl Content {
-    /// Parses a frame.
-    pub fn parse(frame: &[u8]) -> Result<Self, DropReason> {
-        match Ethernet::new_checked(frame)?.ether_type() {
+    /// Parses a frame that arrived at the interface with the Ethernet address `own`.
+    pub fn parse(frame: &[u8], own: Mac) -> Result<Self, DropReason> {
+        let ethernet = Ethernet::new_checked(frame)?;
+        match ethernet.ether_type() {
+            EtherType::IPV4 if ethernet.dst() != own => Err(DropReason::NotForUs),
             EtherType::IPV4 => Packet::parse(&frame[ethernet::HEADER..]).map(Self::Packet),
             EtherType::ARP => Ok(Self::Arp),
             _ => Err(DropReason::NotIpv4),

@@ -52,7 +52,9 @@ pub(crate) struct Arrival<F> {
 impl<I: PacketIo> Worker<I> {
     /// First stage: what is it?
     pub(crate) fn parse(&self, received: Received<I::Frame>) -> Arrival<I::Frame> {
-        let parsed = Content::parse(self.io.bytes(&received.frame)).map(|content| match content {
+        let own = self.interface(received.interface).map(|it| it.mac).unwrap_or_default();
+        let content = Content::parse(self.io.bytes(&received.frame), own);
+        let parsed = content.map(|content| match content {
             Content::Arp => None,
             Content::Packet(packet) => {
                 let realm = self.realm_of(&packet, received.interface);

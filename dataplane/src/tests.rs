@@ -415,6 +415,11 @@ fn what_may_not_pass_is_dropped_under_its_name() {
     let mut damaged = good.clone();
     damaged[24] ^= 1;
     expect(damaged, INSIDE, DropReason::BadHeaderChecksum);
+    for other in [[0xff; 6], [2, 0, 0, 0, 0, 77]] {
+        let mut frame = good.clone();
+        frame[..6].copy_from_slice(&other);
+        expect(frame, INSIDE, DropReason::NotForUs);
+    }
     let mut ipv6 = good.clone();
     ipv6[12..14].copy_from_slice(&[0x86, 0xdd]);
     expect(ipv6, INSIDE, DropReason::NotIpv4);
