@@ -17,10 +17,18 @@ pub fn natgate_binary() -> Result<PathBuf> {
 }
 
 fn beside_the_test() -> Result<PathBuf> {
+    program("natgate").context("build it with `cargo build -p natgate`, or set NATGATE_BIN")
+}
+
+/// A program of the project that was built into the same target directory as the running test.
+///
+/// # Errors
+/// There is none.
+pub fn program(name: &str) -> Result<PathBuf> {
     // target/debug/deps/suite-0123456789abcdef
     let test = env::current_exe().context("where is this test?")?;
-    let mut beside = test.ancestors().skip(1).take(2).map(|dir| dir.join("natgate"));
-    beside.find(|path| path.is_file()).context(
-        "no natgate beside the tests; build it with `cargo build -p natgate` or set NATGATE_BIN",
-    )
+    let mut beside = test.ancestors().skip(1).take(2).map(|dir| dir.join(name));
+    beside.find(|path| path.is_file()).with_context(|| {
+        format!("no {name} beside the tests; build it with `cargo build --workspace --bins`")
+    })
 }
