@@ -31,7 +31,7 @@ impl Rig {
         Ok(Self { generator, sink, logs: tempfile::tempdir()? })
     }
 
-    fn traffic(&self, host: &Namespace, line: &str) -> Result<Command> {
+    fn traffic(host: &Namespace, line: &str) -> Result<Command> {
         let mut command = host.command(program("natgate-traffic")?);
         command.args(line.split_whitespace());
         Ok(command)
@@ -43,7 +43,7 @@ impl Rig {
             "generate --interface out --to-mac {mac} --source 10.1.0.1 --destination 192.0.2.9 \
              --flows 100 --count {PACKETS} --rate 50000 --json"
         );
-        let text = output(&mut self.traffic(&self.generator, &line)?)?;
+        let text = output(&mut Self::traffic(&self.generator, &line)?)?;
         let sent: serde_json::Value = serde_json::from_str(&text)?;
         sent["packets"].as_u64().context("no packets")
     }
@@ -52,7 +52,7 @@ impl Rig {
     fn sink(&self, prefix: &str) -> Result<Process> {
         let line =
             format!("sink --interface in --expect {prefix} --seconds 4 --interval 0.2 --json");
-        let sink = Process::start(self.traffic(&self.sink, &line)?, "sink", self.logs.path())?;
+        let sink = Process::start(Self::traffic(&self.sink, &line)?, "sink", self.logs.path())?;
         wait::until("the sink", Duration::from_secs(5), || {
             Ok((!sink.stdout().is_empty()).then_some(()))
         })?;
@@ -94,7 +94,7 @@ fn a_wrong_source_is_counted_and_fails_the_command() {
 fn checksums_are_right_and_flows_are_as_many_as_asked_for() {
     let rig = Rig::new().unwrap();
     // Packets that pass the receiving end go up its stack, where the capture sees them.
-    let accepting = rig.traffic(&rig.sink, "accept --interface in --seconds 20").unwrap();
+    let accepting = Rig::traffic(&rig.sink, "accept --interface in --seconds 20").unwrap();
     let _accepting = Process::start(accepting, "accept", rig.logs.path()).unwrap();
     let capture = Capture::start(&rig.sink, "in", rig.logs.path()).unwrap();
     assert_eq!(rig.generate().unwrap(), PACKETS);
