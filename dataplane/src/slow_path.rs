@@ -6,10 +6,12 @@ use conntrack::{Admission, Realm, Refusal, Slot, Timestamp};
 
 use crate::answer;
 use crate::drop_reason::DropReason;
+use crate::interface::Interface;
 use crate::io::{PacketIo, Received};
 use crate::packet::Packet;
 use crate::pipeline::Fate;
 use crate::rule::Action;
+use crate::snapshot::Snapshot;
 use crate::worker::Worker;
 
 /// What the slow path decides about a packet without session.
@@ -81,10 +83,7 @@ impl<I: PacketIo> Worker<I> {
             return Err(DropReason::TcpNotSyn);
         }
         let snapshot = std::sync::Arc::clone(&self.snapshot);
-        let interface = snapshot
-            .interfaces
-            .get(received.interface.index())
-            .ok_or(DropReason::WrongInterface)?;
+        let interface = arrived_by(&snapshot, received)?;
         answer::reset(&mut self.io, &mut received.frame, packet, interface)?;
         Ok(Admitted::Answered)
     }
@@ -95,11 +94,7 @@ impl<I: PacketIo> Worker<I> {
         received: &mut Received<I::Frame>,
     ) -> Result<Fate, DropReason> {
         let policy = &self.snapshot.policy;
-        let interface = self
-            .snapshot
-            .interfaces
-            .get(received.interface.index())
-            .ok_or(DropReason::WrongInterface)?;
+        let interface = arrived_by(&self.snapshot, received)?;
         let frame = self.io.bytes_mut(&mut received.frame);
         answer::arp_reply(frame, interface, |addr| policy.addresses.contains_key(&addr))?;
         Ok(Fate::Answer)
@@ -115,13 +110,17 @@ impl<I: PacketIo> Worker<I> {
         if !self.snapshot.policy.answer_ping || !self.echo_limit.allow(now) {
             return Err(DropReason::EchoLimited);
         }
-        let interface = self
-            .snapshot
-            .interfaces
-            .get(received.interface.index())
-            .ok_or(DropReason::WrongInterface)?;
+        let interface = arrived_by(&self.snapshot, received)?;
         let frame = self.io.bytes_mut(&mut received.frame);
         answer::echo_reply(frame, packet, interface)?;
         Ok(Fate::Answer)
     }
+}
+
+/// The interface that a packet came in by.
+fn arrived_by<'a, F>(
+    snapshot: &'a Snapshot,
+    received: &Received<F>,
+) -> Result<&'a Interface, DropReason> {
+    snapshot.interfaces.get(received.interface.index()).ok_or(DropReason::WrongInterface)
 }
