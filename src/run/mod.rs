@@ -4,7 +4,6 @@ mod dataplane;
 mod table;
 mod world;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -51,6 +50,7 @@ async fn live(config: Config, source: String) -> anyhow::Result<()> {
     // Before anything is started, so that a signal during the start is not lost.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
     let world = World::discover(&config).await?;
     let mut mirror = Mirror::start(&world.ids()).await?;
     let (notices, incoming) = crossbeam::channel::bounded(NOTICES);
@@ -77,13 +77,15 @@ async fn live(config: Config, source: String) -> anyhow::Result<()> {
                 }
             }
             () = &mut serving => bail!("the stats socket has ended; see the log above"),
+            _ = hang_up.recv() => {
+                warn!("SIGHUP: reload is not in this version; nothing changed; restart to change the configuration");
+            }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
     }
     shared.ready.store(false, Ordering::Release);
     stop(&mut dataplane, gateway.on_exit)?;
-    remove_socket(&gateway.socket);
     Ok(())
 }
 
@@ -103,14 +105,6 @@ fn stop(dataplane: &mut Dataplane, on_exit: OnExit) -> anyhow::Result<()> {
         ),
     }
     Ok(())
-}
-
-fn remove_socket(path: &Path) {
-    if let Err(error) = std::fs::remove_file(path)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        warn!("cannot remove the stats socket ({}): {error}", path.display());
-    }
 }
 
 /// Passes on what workers ask, on a thread of its own: the channel's receiver blocks.
