@@ -131,4 +131,13 @@ mod tests {
         assert_eq!(hold.take_ready(|n| n == N), Some((N, vec![1])));
         assert_eq!(hold.len(), 0);
     }
+
+    #[test]
+    fn all_neighbours_together_are_bounded() {
+        let mut hold = Hold::new();
+        let fits = |i: usize| (InterfaceId(0), Ipv4Addr::from(i as u32 / 8));
+        let refused = (0..1_000).filter(|&i| hold.push(fits(i), i, at(10)).1.is_some()).count();
+        assert_eq!((hold.len(), refused), (TOTAL, 1_000 - TOTAL));
+        assert_eq!(hold.take_all().len(), TOTAL);
+    }
 }
