@@ -508,6 +508,30 @@ fn packets_wait_for_their_next_hop_and_none_is_lost() {
 }
 
 #[test]
+fn a_one_armed_gateway_tells_the_sides_apart_by_the_source() {
+    let mut rig = Rig::new(2);
+    let old = rig.snapshot.get();
+    let mut one_armed = interface("arm0", true);
+    one_armed.roles.external = true;
+    let mut roads = (*old.roads).clone();
+    roads.generation += 1;
+    for adjacency in &mut roads.adjacencies {
+        adjacency.interface = INSIDE;
+    }
+    rig.snapshot.publish(Snapshot {
+        interfaces: vec![one_armed],
+        roads: Arc::new(roads),
+        ..(*old).clone()
+    });
+    let (interface, out) = rig.one(INSIDE, &udp((pod(1), 4000), (SERVER, 53), b"q")).unwrap();
+    let out = seen(&out);
+    assert_eq!((interface, out.macs.1), (INSIDE, ROUTER_MAC));
+    let (interface, back) = rig.one(INSIDE, &udp((SERVER, 53), out.src, b"a")).unwrap();
+    let back = seen(&back);
+    assert_eq!((interface, back.macs.1, back.dst), (INSIDE, NODE_MAC, (pod(1), 4000)));
+}
+
+#[test]
 fn a_route_change_is_followed_by_old_sessions() {
     let mut rig = Rig::new(1);
     let packet = udp((pod(1), 4000), (SERVER, 53), b"q");

@@ -121,8 +121,8 @@ impl<I: PacketIo> Worker<I> {
         }
     }
 
-    /// Runs until [`Request::Stop`].
-    pub fn run(&mut self) {
+    /// Runs until [`Request::Stop`]; gives the backend back, with every frame released.
+    pub fn run(mut self) -> I {
         let mut idle_turns = 0;
         while !self.stopping {
             if self.turn(self.shared.clock.now()) > 0 {
@@ -137,6 +137,7 @@ impl<I: PacketIo> Worker<I> {
             }
         }
         self.release_all();
+        self.io
     }
 
     /// One turn of the loop at the time `now`: a burst from the interfaces, one from each other worker,

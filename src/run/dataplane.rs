@@ -19,8 +19,8 @@ use dataplane::snapshot::Published;
 use dataplane::waker::Waker;
 use dataplane::worker::{self, Clock};
 use dataplane::xsk::{
-    self, InterfaceLock, InterfaceReport, OpenConfig, OpenInterface, Opened, Steering, XskError,
-    XskIo,
+    self, Audit, InterfaceLock, InterfaceReport, OpenConfig, OpenInterface, Opened, Steering,
+    XskError, XskIo,
 };
 use tracing::{error, info};
 
@@ -46,7 +46,7 @@ pub(crate) struct Dataplane {
     shared: worker::Shared,
     /// Taken when the workers start.
     io: Vec<XskIo>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<JoinHandle<XskIo>>,
     _locks: Vec<InterfaceLock>,
 }
 
@@ -114,7 +114,7 @@ impl Dataplane {
                 {
                     error!(worker = id, core = core.id, "cannot pin the worker to its core");
                 }
-                Worker::new(id as u16, io, hand_off, requests, shared, now).run();
+                Worker::new(id as u16, io, hand_off, requests, shared, now).run()
             };
             let thread = std::thread::Builder::new().name(format!("natgate-w{id}"));
             self.threads.push(thread.spawn(body).context("cannot start a worker thread")?);
@@ -211,10 +211,13 @@ impl Dataplane {
             let _ = requests.send(Request::Stop);
             waker.wake();
         }
-        for thread in self.threads.drain(..) {
-            if thread.join().is_err() {
-                error!("a worker ended by a panic");
-            }
+        let ended: Vec<XskIo> =
+            self.threads.drain(..).filter_map(|thread| thread.join().ok()).collect();
+        let audit = Audit::of(&ended);
+        if audit.is_conserved() {
+            info!(frames = audit.total, "workers stopped, every frame accounted for");
+        } else {
+            error!(?audit, "workers stopped, and frames are missing; please report this");
         }
     }
 }
