@@ -18,7 +18,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use dataplane::interface::InterfaceId;
-use dataplane::roads::Roads;
+use dataplane::roads::{Roads, Route};
 use ipnet::Ipv4Net;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -71,6 +71,8 @@ pub(crate) enum MirrorError {
 pub(crate) struct MirrorState {
     /// Routes and neighbours, for the workers.
     pub(crate) roads: Arc<Roads>,
+    /// The routing table of `roads`, as a list.
+    pub(crate) routes: Arc<Vec<(Ipv4Net, Route)>>,
     /// The gateway's links, in the order of their [`InterfaceId`]; a link that is gone is down.
     pub(crate) links: Vec<Link>,
     /// The host's own IPv4 addresses, with prefix lengths.

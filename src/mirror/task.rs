@@ -46,7 +46,6 @@ pub(super) struct Task {
     ifindexes: Vec<u32>,
     ids: HashMap<u32, InterfaceId>,
     neighbours: Neighbours,
-    routes: Vec<(Ipv4Net, Route)>,
     stale: Stale,
     rebuild_at: Option<Instant>,
     rested: Instant,
@@ -63,6 +62,7 @@ impl Task {
         let ifindexes: Vec<u32> = links.iter().map(|&(_, ifindex)| ifindex).collect();
         let empty = MirrorState {
             roads: Arc::default(),
+            routes: Arc::default(),
             links: Vec::new(),
             host_addresses: Vec::new(),
             rebuilds: 0,
@@ -78,7 +78,6 @@ impl Task {
             ids: links.iter().map(|&(id, ifindex)| (ifindex, id)).collect(),
             ifindexes,
             neighbours: Neighbours::default(),
-            routes: Vec::new(),
             stale: Stale { tables: true, neighbours: true, publish: true },
             rebuild_at: None,
             rested: Instant::now(),
@@ -195,10 +194,10 @@ impl Task {
             next.host_addresses = self.kernel.addresses().await?;
             changed |= next.links != last.links || next.host_addresses != last.host_addresses;
             let routes = self.read_routes().await?;
-            if routes != self.routes {
+            if routes != *last.routes {
                 roads.generation = roads.generation.wrapping_add(1);
                 roads.routes = routes.iter().copied().collect();
-                self.routes = routes;
+                next.routes = Arc::new(routes);
                 changed = true;
             }
         }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use conntrack::Secret;
 use core_affinity::CoreId;
 use crossbeam::channel::{Receiver, Sender, bounded};
@@ -19,8 +19,8 @@ use dataplane::snapshot::Published;
 use dataplane::waker::Waker;
 use dataplane::worker::{self, Clock};
 use dataplane::xsk::{
-    self, Audit, InterfaceLock, InterfaceReport, OpenConfig, OpenInterface, Opened, Steering,
-    XskError, XskIo,
+    self, Audit, Inspection, InterfaceEntry, InterfaceLock, InterfaceReport, OpenConfig,
+    OpenInterface, Opened, Steering, XskError, XskIo,
 };
 use tracing::{error, info};
 
@@ -47,6 +47,8 @@ pub(crate) struct Dataplane {
     /// Taken when the workers start.
     io: Vec<XskIo>,
     threads: Vec<JoinHandle<XskIo>>,
+    /// At the last look, every interface was there.
+    all_there: bool,
     _locks: Vec<InterfaceLock>,
 }
 
@@ -95,6 +97,7 @@ impl Dataplane {
             shared,
             io: workers,
             threads: Vec::new(),
+            all_there: true,
             _locks: locks,
         })
     }
@@ -181,9 +184,62 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Removes the program: the kernel gets everything.
+    /// Removes the program from every interface that is there: the kernel gets everything. Fails with the
+    /// first failure, after all were tried.
     pub(crate) fn detach(&self) -> Result<(), XskError> {
-        self.interfaces.iter().try_for_each(|(ifindex, name)| xsk::detach(*ifindex, name).map(drop))
+        let detach = |(ifindex, name): &(u32, String)| match xsk::detach(*ifindex, name) {
+            Err(XskError::UnknownInterface { .. }) | Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        };
+        let results: Vec<_> = self.interfaces.iter().map(detach).collect();
+        results.into_iter().collect()
+    }
+
+    /// Sees that the program is on every interface. One that somebody removed is attached again. False while
+    /// an interface is gone; when one of its name is back, it gets the program, which drops all that is
+    /// natgate's, and this process has to end: its sockets were of the old one.
+    pub(crate) fn watch(&mut self, world: &World) -> anyhow::Result<bool> {
+        let mut all_there = true;
+        for index in 0..self.interfaces.len() {
+            let (ifindex, name) = self.interfaces[index].clone();
+            match xsk::inspect(ifindex, &name) {
+                Ok(Inspection::Ours { .. }) => {}
+                Ok(Inspection::None) => {
+                    error!(
+                        interface = name,
+                        "the steering program was removed; attaching it again"
+                    );
+                    lock(&self.steering).attach(ifindex, &name, self.reports[index].attach)?;
+                }
+                Ok(Inspection::Foreign { id, name: program }) => {
+                    return Err(XskError::HookBusy { interface: name, name: program, id }.into());
+                }
+                Err(XskError::UnknownInterface { .. }) => {
+                    self.shut_the_new(index, world)?;
+                    all_there = false;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if self.all_there && !all_there {
+            error!("an interface is gone; natgate ends when it is back, to be started again");
+        }
+        self.all_there = all_there;
+        Ok(all_there)
+    }
+
+    /// If there is a new interface in place of one that is gone: closes it, and says so by an error.
+    fn shut_the_new(&self, index: usize, world: &World) -> anyhow::Result<()> {
+        let name = &self.interfaces[index].1;
+        let Ok(ifindex) = nix::net::if_::if_nametoindex(name.as_str()) else { return Ok(()) };
+        let mut steering = lock(&self.steering);
+        let entry =
+            InterfaceEntry { ifindex, roles: world.roles[index], base: 0, queues: 0, room: 0 };
+        steering.set_interface(entry)?;
+        steering.attach(ifindex, name, self.reports[index].attach)?;
+        bail!(
+            "interface replaced ({name}): it was removed and made again; start natgate again to serve it"
+        )
     }
 
     /// Has the pool addresses announced.

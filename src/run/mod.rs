@@ -1,15 +1,19 @@
 //! How does a gateway live? Start in order, follow the world, stop in order.
 
 mod dataplane;
+mod pods;
 mod table;
 mod world;
 
+use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use ::dataplane::request::Notice;
 use anyhow::{Context, bail};
 use crossbeam::channel::Receiver;
+use futures_util::FutureExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
@@ -25,6 +29,9 @@ use self::world::World;
 /// Notices of workers that may wait for the control thread.
 const NOTICES: usize = 1024;
 
+/// How often the hooks of the interfaces are looked at.
+const WATCH: Duration = Duration::from_millis(250);
+
 /// Runs a gateway until SIGTERM or SIGINT.
 pub(crate) fn run(args: &GatewayArgs) -> anyhow::Result<()> {
     let config = Config::load(args, &config::host_addresses()?)?;
@@ -38,6 +45,9 @@ fn start_log(filter: &str, format: LogFormat) {
     let log = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        // A reader of the log that goes away must not end the gateway.
+        .log_internal_errors(false)
         .with_target(false);
     match format {
         LogFormat::Text => log.init(),
@@ -55,6 +65,7 @@ async fn live(config: Config, source: String) -> anyhow::Result<()> {
     let mut mirror = Mirror::start(&world.ids()).await?;
     let (notices, incoming) = crossbeam::channel::bounded(NOTICES);
     let state = mirror.state();
+    world.refuse_taken_addresses(&state)?;
     let mut dataplane = Dataplane::prepare(&config, &world, &state, notices)?;
     let server = Server::bind(&gateway.socket, gateway.metrics).await?;
     let metrics = server.metrics_address();
@@ -62,13 +73,19 @@ async fn live(config: Config, source: String) -> anyhow::Result<()> {
     let shared = Arc::new(dataplane.shown(&config, source));
     let mut serving = std::pin::pin!(server.serve(Arc::clone(&shared)));
     follow_notices(incoming, mirror.resolver())?;
+    if [&mut terminate, &mut interrupt].into_iter().any(|s| s.recv().now_or_never().is_some()) {
+        info!("told to stop before anything was attached");
+        return Ok(());
+    }
     dataplane.attach()?;
     dataplane.announce();
     shared.ready.store(true, Ordering::Release);
     table::print(&config, &world, &shared, metrics);
     info!(pid = std::process::id(), "ready");
+    let mut watch = tokio::time::interval(WATCH);
     loop {
         tokio::select! {
+            _ = watch.tick() => shared.ready.store(dataplane.watch(&world)?, Ordering::Release),
             changed = mirror.changed() => {
                 let state = changed.context("the kernel mirror has ended; see the log above")?;
                 shared.mirror_resyncs.store(state.resyncs, Ordering::Relaxed);
@@ -93,10 +110,9 @@ async fn live(config: Config, source: String) -> anyhow::Result<()> {
 /// workers; with `block` they stay and drop what is natgate's.
 fn stop(dataplane: &mut Dataplane, on_exit: OnExit) -> anyhow::Result<()> {
     info!("stopping");
-    if on_exit == OnExit::Pass {
-        dataplane.detach()?;
-    }
+    let detached = if on_exit == OnExit::Pass { dataplane.detach() } else { Ok(()) };
     dataplane.stop_workers();
+    detached?;
     match on_exit {
         OnExit::Pass => info!("stopped; the kernel has the pods' traffic now"),
         OnExit::Block => info!(

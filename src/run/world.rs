@@ -3,13 +3,18 @@
 use std::sync::Arc;
 
 use dataplane::interface::{Interface, InterfaceId, Roles};
+use dataplane::roads::Route;
 use dataplane::rule::Action;
 use dataplane::snapshot::{Policy, Snapshot};
 use dataplane::xsk::SteeringTables;
 use ipnet::Ipv4Net;
 
+use anyhow::bail;
+
 use crate::config::{Config, Gateway};
 use crate::mirror::{Link, MirrorError, MirrorState, interfaces_by_name};
+
+use super::pods;
 
 /// Drivers that deliver locally generated packets with partial checksums.
 const PARTIAL_CHECKSUMS: [&str; 3] = ["veth", "virtio_net", "tun"];
@@ -84,11 +89,32 @@ impl World {
         }
     }
 
-    /// What the steering program is to know: the kernel keeps what goes to the host itself, and what
-    /// pods send each other.
+    /// What the steering program is to know, with the kernel's tables as they are in `state`. The kernel
+    /// keeps what goes to the host itself, and what pods send to pods that it can reach.
     pub(crate) fn steering_tables(&self, state: &MirrorState) -> SteeringTables {
         let own = state.host_addresses.iter().map(|net| Ipv4Net::from(net.addr()));
-        let kernel_destinations = own.chain(self.tables.internal.iter().copied()).collect();
-        SteeringTables { kernel_destinations, ..self.tables.clone() }
+        let pods = pods::behind_the_kernel(&self.tables.internal, state, &self.roles);
+        SteeringTables { kernel_destinations: own.chain(pods).collect(), ..self.tables.clone() }
+    }
+
+    /// Refuses pool addresses that belong to others on this host's links: announcing them would cut those
+    /// off.
+    pub(crate) fn refuse_taken_addresses(&self, state: &MirrorState) -> anyhow::Result<()> {
+        let refuse = |address: &std::net::Ipv4Addr, owner: &str| {
+            bail!("pool address taken ({address}): it is {owner}; take it out of the pool")
+        };
+        for (_, route) in state.routes.iter() {
+            let Route::Via(id) = route else { continue };
+            let Some(router) = state.roads.adjacency(*id) else { continue };
+            if self.policy.addresses.contains_key(&router.address) {
+                let interface = &self.links[router.interface.index()].name;
+                refuse(&router.address, &format!("a router that this host uses on {interface}"))?;
+            }
+        }
+        let mut addresses = self.policy.addresses.keys();
+        let own = addresses.find(|a| state.roads.routes.get(**a) == Some(&Route::Local));
+        own.map_or(Ok(()), |address| {
+            refuse(address, "an address or a broadcast address of this host")
+        })
     }
 }

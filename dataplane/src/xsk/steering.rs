@@ -67,6 +67,7 @@ pub struct Steering {
 
 /// Names of the prefix sets, in the order in which prefixes are added; removed in reverse. A pod's
 /// packet passes to the kernel when its source is not `internal`, so that is added first, removed last.
+const KERNEL_DESTINATIONS: usize = 1;
 const SETS: [&str; 4] = ["internal", "kernel_destinations", "pools", "exempt"];
 
 impl Steering {
@@ -102,6 +103,8 @@ impl Steering {
     pub fn apply(&mut self, tables: &SteeringTables) -> Result<(), XskError> {
         let wanted = [&tables.internal, &tables.kernel_destinations, &tables.pools, &tables.exempt]
             .map(|set| set.iter().map(Ipv4Net::trunc).collect::<BTreeSet<_>>());
+        // What the kernel no longer keeps goes first: meanwhile such packets are natgate's.
+        self.remove_unwanted(KERNEL_DESTINATIONS, &wanted[KERNEL_DESTINATIONS])?;
         for (index, wanted) in wanted.iter().enumerate() {
             for prefix in wanted.difference(&self.applied[index].clone()) {
                 self.prefixes(index)?
@@ -110,11 +113,17 @@ impl Steering {
                 self.applied[index].insert(*prefix);
             }
         }
-        for (index, wanted) in wanted.iter().enumerate().rev() {
-            for prefix in &self.applied[index] - wanted {
-                self.prefixes(index)?.remove(&key(prefix)).map_err(failed("remove a prefix"))?;
-                self.applied[index].remove(&prefix);
-            }
+        (0..wanted.len()).rev().try_for_each(|index| self.remove_unwanted(index, &wanted[index]))
+    }
+
+    fn remove_unwanted(
+        &mut self,
+        index: usize,
+        wanted: &BTreeSet<Ipv4Net>,
+    ) -> Result<(), XskError> {
+        for prefix in &self.applied[index] - wanted {
+            self.prefixes(index)?.remove(&key(prefix)).map_err(failed("remove a prefix"))?;
+            self.applied[index].remove(&prefix);
         }
         Ok(())
     }
