@@ -251,13 +251,15 @@ impl Dataplane {
         }
     }
 
-    /// Publishes what the kernel knows now.
+    /// Follows what the kernel knows now: first the steering program, so that no packet is left to the
+    /// kernel a moment longer than its routes allow, then the workers.
     pub(crate) fn follow(&self, world: &World, state: &MirrorState) -> Result<(), XskError> {
+        let applied = lock(&self.steering).apply(&world.steering_tables(state));
         self.shared.snapshot.publish(world.snapshot(state));
         for waker in &self.wakers {
             waker.wake();
         }
-        lock(&self.steering).apply(&world.steering_tables(state))
+        applied
     }
 
     /// Lets every worker finish its burst and ends it.

@@ -56,6 +56,11 @@ impl Gateway {
         )
     }
 
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        self.process.ended()
+    }
+
     /// `kill -9`.
     pub fn kill9(&mut self) -> Result<ExitStatus> {
         self.process.end(Signal::SIGKILL, Duration::from_secs(10))

@@ -5,13 +5,14 @@
 //! ```
 
 use std::process::Output;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use vm_test::binary::natgate_binary;
-use vm_test::namespace::output;
+use vm_test::namespace::{link, output};
 use vm_test::oracle::{Kind, Trace};
 use vm_test::rig::{FROM, PODS, S1};
-use vm_test::{Options, Rig};
+use vm_test::{Options, Rig, wait};
 
 fn forwarding() -> Options {
     Options { gateway_forwards: true, ..Options::natgate() }
@@ -102,6 +103,76 @@ fn refused(rig: &Rig, wrapper: &str, arguments: &[&str], phrases: &[&str]) -> Re
     ensure!(links(rig)? == before, "the links changed from {before} to {}", links(rig)?);
     ensure!(!rig.directory().join("second.sock").exists(), "a socket is left");
     Ok(())
+}
+
+/// Changes a route of the gateway, and waits until natgate has followed.
+fn reroute(rig: &mut Rig, command: &str) -> Result<()> {
+    let generation = |rig: &mut Rig| -> Result<Option<u64>> {
+        Ok(rig.natgate()?.json(&["status"])?[0]["roads_generation"].as_u64())
+    };
+    let before = generation(rig)?;
+    rig.gw.ip(command)?;
+    wait::until("the mirror to follow", Duration::from_secs(2), || {
+        Ok((generation(rig)? != before).then_some(()))
+    })
+}
+
+/// A destination inside `from` that no pod has follows the default route to the outside: it must not get
+/// there with the pod's own address.
+#[test]
+fn a_destination_that_no_pod_has_does_not_leak() {
+    let mut rig = Rig::start(forwarding()).unwrap();
+    for command in ["route add 10.244.0.0/18 via 10.0.0.2", &format!("route del {FROM}")] {
+        let followed = reroute(&mut rig, command);
+        rig.must(followed);
+    }
+    let _ = rig.pods[0].exec("ping -n -q -c 3 -i 0.1 -W 1 10.244.200.9");
+    rig.must(rig.pods[0].exec(&format!("ping -n -q -c 3 -i 0.1 -W 1 {}", S1[0])));
+    let untranslated = untranslated(&mut rig);
+    assert_eq!(rig.must(untranslated), 0);
+}
+
+fn natgate_ended(rig: &mut Rig) -> Result<Option<()>> {
+    Ok(rig.natgate()?.ended()?.map(|_| ()))
+}
+
+#[test]
+fn a_removed_program_is_attached_again() {
+    let mut rig = Rig::start(forwarding()).unwrap();
+    rig.must(rig.gw.ip("link set dev int xdp off"));
+    let back = wait::until("the program to be back", Duration::from_secs(2), || {
+        Ok(links(&rig)?.matches("prog/xdp").count().ge(&2).then_some(()))
+    });
+    rig.must(back);
+    try_to_pass(&rig);
+    let untranslated = untranslated(&mut rig);
+    assert_eq!(rig.must(untranslated), 0);
+}
+
+#[test]
+fn an_interface_that_is_made_again_is_closed_and_natgate_ends() {
+    let mut rig = Rig::start(forwarding()).unwrap();
+    rig.must(rig.node.ip("link del gw0"));
+    let made = link((&rig.node, "gw0"), (&rig.gw, "int"), 1);
+    rig.must(made);
+    let ended =
+        wait::until("the end of natgate", Duration::from_secs(5), || natgate_ended(&mut rig));
+    rig.must(ended);
+    assert_eq!(rig.must(links(&rig)).matches("prog/xdp").count(), 2, "an interface is open");
+}
+
+#[test]
+fn a_pool_with_the_router_in_it_is_refused() {
+    let rig = bare();
+    let mut flags = sides("int", "ext");
+    flags[5] = "203.0.113.1";
+    rig.must(refused(
+        &rig,
+        "",
+        &flags,
+        &["pool address taken (203.0.113.1): it is a router that this host uses on ext"],
+    ));
+    assert!(!rig.must(links(&rig)).contains("xdp"));
 }
 
 const POOL: &str = "203.0.113.10-203.0.113.13";
