@@ -28,7 +28,7 @@ use crate::api::{InterfaceFacts, Shared, WorkerFacts};
 use crate::config::{Config, Gateway, Mode};
 use crate::mirror::MirrorState;
 
-use super::world::World;
+use super::world::{World, host_warnings};
 
 /// Requests that may wait for a worker.
 const REQUESTS: usize = 64;
@@ -154,7 +154,9 @@ impl Dataplane {
             interfaces: interfaces.collect(),
             started: Instant::now(),
             config: source,
-            warnings: config.warnings.iter().map(ToString::to_string).collect(),
+            warnings: (config.warnings.iter().map(ToString::to_string))
+                .chain(host_warnings())
+                .collect(),
             sessions_maximum: config.gateway.sessions.into(),
             now: Box::new(move || clock.now()),
             steering_drops: Box::new(move || steering_drops(&steering)),

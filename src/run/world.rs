@@ -30,6 +30,19 @@ pub(crate) struct World {
     tables: SteeringTables,
 }
 
+/// What the operator should know of this host.
+pub(crate) fn host_warnings() -> Vec<String> {
+    let forwards = std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward");
+    if forwards.is_ok_and(|value| value.trim() == "1") {
+        let warning = "the kernel forwards (net.ipv4.ip_forward): what is not natgate's passes it untranslated: \
+                       sources outside `from`, and what outsiders send to pods; set it to 0, or filter, \
+                       unless this is meant";
+        vec![warning.to_owned()]
+    } else {
+        Vec::new()
+    }
+}
+
 /// Names and roles of the interfaces, internal ones first; a name in both lists has both roles.
 fn named_roles(gateway: &Gateway) -> Vec<(String, Roles)> {
     let internal = gateway.internal.iter().map(|name| {
