@@ -22,10 +22,10 @@ pub(crate) fn detach(args: &DetachArgs) -> anyhow::Result<()> {
         }
         let _lock = InterfaceLock::acquire(*ifindex, name)?;
         if xsk::detach(*ifindex, name)? {
-            println!("{name}: removed; the kernel has its traffic now");
+            crate::say(&format!("{name}: removed; the kernel has its traffic now\n"));
             removed += 1;
         } else {
-            println!("{name}: nothing to remove");
+            crate::say(&format!("{name}: nothing to remove\n"));
         }
     }
     if let Some(name) = args.interfaces.iter().find(|name| known.iter().all(|(_, k)| k != *name)) {
@@ -34,7 +34,7 @@ pub(crate) fn detach(args: &DetachArgs) -> anyhow::Result<()> {
         );
     }
     if args.all && removed == 0 {
-        println!("no interface carries a program of natgate");
+        crate::say("no interface carries a program of natgate\n");
     }
     Ok(())
 }
