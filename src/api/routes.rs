@@ -164,7 +164,7 @@ fn lines(body: Body) -> Response {
 }
 
 fn check(shared: &Shared, query: SessionQuery) -> Result<Filter, Refusal> {
-    let mut filter = Filter { state: query.state, ..Filter::default() };
+    let mut filter = Filter::default();
     if let Some(text) = query.address {
         let address = text.parse();
         filter.address =
@@ -183,11 +183,27 @@ fn check(shared: &Shared, query: SessionQuery) -> Result<Filter, Refusal> {
         let found = found.ok_or_else(|| bad_value("protocol", &text, "use tcp, udp or icmp"))?;
         filter.protocol = Some(found);
     }
+    if let Some(text) = query.state {
+        let names = state_names();
+        if !names.contains(&text.as_str()) {
+            let remedy = format!("the states are: {}", names.join(", "));
+            return Err(bad_value("state", &text, remedy));
+        }
+        filter.state = Some(text);
+    }
     if let Some(text) = query.limit {
         let limit = text.parse();
         filter.limit = Some(limit.map_err(|_| bad_value("limit", &text, "give a number"))?);
     }
     Ok(filter)
+}
+
+/// The names of the states of sessions; states that share one are neighbours.
+fn state_names() -> Vec<&'static str> {
+    let mut names: Vec<&str> =
+        conntrack::State::ALL.into_iter().map(conntrack::State::name).collect();
+    names.dedup();
+    names
 }
 
 fn bad(error: String) -> Refusal {
