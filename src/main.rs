@@ -11,6 +11,7 @@ mod mirror;
 mod run;
 mod view;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -20,7 +21,7 @@ use view::{Filter, What};
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Check(args) => check::check(&args),
+        Command::Check(args) => unless_reader_left(check::check(&args)),
         Command::Run(args) => run::run(&args),
         Command::Detach(args) => detach::detach(&args),
         other => look(other),
@@ -61,12 +62,46 @@ fn look(command: Command) -> anyhow::Result<()> {
     Ok(runtime.block_on(view::show(&client.socket, &what, client.json))?)
 }
 
+/// Writes to standard output. That nobody reads it, or nobody any more, is no reason to fail.
+pub(crate) fn say(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Writes one error to standard error; if that is closed, there is nobody to tell.
+pub(crate) fn complain(error: &anyhow::Error) {
+    let _ = writeln!(io::stderr().lock(), "error: {error:#}");
+}
+
+/// A reader of standard output that goes away early (`| head`) has seen what it wanted.
+fn unless_reader_left(outcome: anyhow::Result<()>) -> anyhow::Result<()> {
+    let Err(error) = outcome else { return Ok(()) };
+    let text = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    let json = error.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind);
+    if text.or(json) == Some(io::ErrorKind::BrokenPipe) { Ok(()) } else { Err(error) }
+}
+
 /// Prints what failed; exit status 2 for an invalid configuration, 1 for everything else.
 fn report(error: &anyhow::Error) -> ExitCode {
     if let Some(errors) = error.downcast_ref::<config::ConfigErrors>() {
-        eprintln!("{errors}");
+        let _ = writeln!(io::stderr().lock(), "{errors}");
         return ExitCode::from(2);
     }
-    eprintln!("error: {error:#}");
+    complain(error);
     ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_that_leaves_early_is_no_error() {
+        let broken = || io::Error::from(io::ErrorKind::BrokenPipe);
+        assert!(unless_reader_left(Err(broken().into())).is_ok());
+        assert!(unless_reader_left(Err(serde_json::Error::io(broken()).into())).is_ok());
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        assert!(unless_reader_left(Err(full.into())).is_err());
+        assert!(unless_reader_left(Err(anyhow::anyhow!("anything else"))).is_err());
+    }
 }

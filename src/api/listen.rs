@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
+use super::pools::PoolRows;
 use super::routes;
 use super::shared::Shared;
 
@@ -91,13 +92,14 @@ impl Server {
 
     /// Answers until the future is dropped.
     pub(crate) async fn serve(self, shared: Arc<Shared>) {
-        let unix = accept_all(routes::all(Arc::clone(&shared)), async || {
+        let pools = Arc::new(PoolRows::new(Arc::clone(&shared)));
+        let unix = accept_all(routes::all(Arc::clone(&shared), Arc::clone(&pools)), async || {
             self.unix.accept().await.map(|(stream, _)| stream)
         });
         let tcp = async {
             let Some(listener) = &self.tcp else { return std::future::pending().await };
             let accept = async || listener.accept().await.map(|(stream, _)| stream);
-            accept_all(routes::public(shared), accept).await;
+            accept_all(routes::public(shared, pools), accept).await;
         };
         tokio::join!(unix, tcp);
     }

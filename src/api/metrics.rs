@@ -9,22 +9,29 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
+use super::pools::PoolRows;
 use super::shared::Shared;
 
 /// `Content-Type` of [`render`]'s text.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// All metrics as text.
-pub(super) fn render(shared: &Arc<Shared>) -> Result<String, fmt::Error> {
+pub(super) fn render(shared: &Arc<Shared>, pools: &Arc<PoolRows>) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("natgate");
-    registry.register_collector(Box::new(Export(Arc::clone(shared))));
+    registry.register_collector(Box::new(Export {
+        shared: Arc::clone(shared),
+        pools: Arc::clone(pools),
+    }));
     let mut text = String::new();
     text::encode(&mut text, &registry)?;
     Ok(text)
 }
 
 #[derive(Debug)]
-struct Export(Arc<Shared>);
+struct Export {
+    shared: Arc<Shared>,
+    pools: Arc<PoolRows>,
+}
 
 impl Collector for Export {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
@@ -40,7 +47,7 @@ impl Collector for Export {
 
 impl Export {
     fn process(&self, families: &mut Families<'_>) -> fmt::Result {
-        let status = self.0.status();
+        let status = self.shared.status();
         families.gauge(
             "build_info",
             "Version of natgate",
@@ -58,7 +65,7 @@ impl Export {
             "Changes with the mirrored routing table",
             u64::from(status.roads_generation),
         )?;
-        let resyncs = self.0.mirror_resyncs.load(std::sync::atomic::Ordering::Relaxed);
+        let resyncs = self.shared.mirror_resyncs.load(std::sync::atomic::Ordering::Relaxed);
         families.plain_counter(
             "mirror_resyncs",
             "Times that netlink messages were lost and the kernel's tables read anew",
@@ -67,7 +74,7 @@ impl Export {
     }
 
     fn packets(&self, families: &mut Families<'_>) -> fmt::Result {
-        let interfaces = self.0.interface_rows();
+        let interfaces = self.shared.interface_rows();
         let mut packets = Vec::new();
         let mut bytes = Vec::new();
         for row in &interfaces {
@@ -87,7 +94,7 @@ impl Export {
     }
 
     fn drops(&self, families: &mut Families<'_>) -> fmt::Result {
-        let rows = self.0.drops();
+        let rows = self.shared.drops();
         let samples: Vec<_> = rows
             .iter()
             .map(|row| {
@@ -101,15 +108,15 @@ impl Export {
         families.plain_gauge(
             "sessions_maximum",
             "Sessions that there may be, all workers together",
-            self.0.sessions_maximum,
+            self.shared.sessions_maximum,
         )
     }
 
     fn pools(&self, families: &mut Families<'_>) -> fmt::Result {
         let mut blocks = Vec::new();
         let mut addresses = Vec::new();
-        let pools = self.0.pools();
-        for row in &pools {
+        let pools = self.pools.get();
+        for row in pools.iter() {
             let name = row.pool.as_str();
             let free = row.blocks.saturating_sub(row.blocks_held + row.blocks_resting);
             let states =
@@ -132,7 +139,7 @@ impl Export {
     }
 
     fn by_worker(&self, of: Of) -> Vec<([(&'static str, String); 1], u64)> {
-        let workers = self.0.counters.iter().enumerate();
+        let workers = self.shared.counters.iter().enumerate();
         workers
             .map(|(number, worker)| ([("worker", number.to_string())], of(worker).get()))
             .collect()

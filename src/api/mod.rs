@@ -3,6 +3,7 @@
 mod listen;
 mod metrics;
 pub(crate) mod model;
+mod pools;
 mod routes;
 mod shared;
 mod stream;

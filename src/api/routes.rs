@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 
 use super::metrics;
 use super::model::Problem;
+use super::pools::PoolRows;
 use super::shared::Shared;
 use super::stream::{self, Filter};
 
@@ -39,20 +40,21 @@ const INDEX: &str = "natgate stats socket
 #[derive(Clone)]
 struct App {
     shared: Arc<Shared>,
+    pools: Arc<PoolRows>,
     streams: Arc<Semaphore>,
 }
 
 /// What the TCP address serves.
-pub(super) fn public(shared: Arc<Shared>) -> Router {
-    finish(probes(), shared)
+pub(super) fn public(shared: Arc<Shared>, pools: Arc<PoolRows>) -> Router {
+    finish(probes(), shared, pools)
 }
 
 /// What the Unix socket serves.
-pub(super) fn all(shared: Arc<Shared>) -> Router {
+pub(super) fn all(shared: Arc<Shared>, pools: Arc<PoolRows>) -> Router {
     let router = probes()
         .route("/", get(async || INDEX))
         .route("/v1/status", get(async |State(app): State<App>| Json(app.shared.status())))
-        .route("/v1/pools", get(async |State(app): State<App>| Json(app.shared.pools())))
+        .route("/v1/pools", get(pool_rows))
         .route("/v1/drops", get(async |State(app): State<App>| Json(app.shared.drops())))
         .route("/v1/workers", get(async |State(app): State<App>| Json(app.shared.worker_rows())))
         .route(
@@ -61,7 +63,7 @@ pub(super) fn all(shared: Arc<Shared>) -> Router {
         )
         .route("/v1/sessions", get(sessions))
         .route("/v1/subscribers", get(subscribers));
-    finish(router, shared)
+    finish(router, shared, pools)
 }
 
 fn probes() -> Router<App> {
@@ -71,16 +73,17 @@ fn probes() -> Router<App> {
         .route("/readyz", get(ready))
 }
 
-fn finish(router: Router<App>, shared: Arc<Shared>) -> Router {
+fn finish(router: Router<App>, shared: Arc<Shared>, pools: Arc<PoolRows>) -> Router {
     let unknown = async |uri: Uri| {
         let error = format!("unknown path '{}'; GET / lists what there is", uri.path());
         Refusal(StatusCode::NOT_FOUND, error)
     };
     let method = async || Refusal(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here".into());
-    router
-        .fallback(unknown)
-        .method_not_allowed_fallback(method)
-        .with_state(App { shared, streams: Arc::new(Semaphore::new(STREAMS)) })
+    router.fallback(unknown).method_not_allowed_fallback(method).with_state(App {
+        shared,
+        pools,
+        streams: Arc::new(Semaphore::new(STREAMS)),
+    })
 }
 
 struct Refusal(StatusCode, String);
@@ -99,8 +102,12 @@ async fn ready(State(app): State<App>) -> (StatusCode, &'static str) {
     }
 }
 
+async fn pool_rows(State(app): State<App>) -> Response {
+    Json(app.pools.get().as_slice()).into_response()
+}
+
 async fn scrape(State(app): State<App>) -> Result<Response, Refusal> {
-    let text = metrics::render(&app.shared)
+    let text = metrics::render(&app.shared, &app.pools)
         .map_err(|error| Refusal(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
@@ -157,7 +164,7 @@ fn lines(body: Body) -> Response {
 }
 
 fn check(shared: &Shared, query: SessionQuery) -> Result<Filter, Refusal> {
-    let mut filter = Filter { state: query.state, ..Filter::default() };
+    let mut filter = Filter::default();
     if let Some(text) = query.address {
         let address = text.parse();
         filter.address =
@@ -176,11 +183,27 @@ fn check(shared: &Shared, query: SessionQuery) -> Result<Filter, Refusal> {
         let found = found.ok_or_else(|| bad_value("protocol", &text, "use tcp, udp or icmp"))?;
         filter.protocol = Some(found);
     }
+    if let Some(text) = query.state {
+        let names = state_names();
+        if !names.contains(&text.as_str()) {
+            let remedy = format!("the states are: {}", names.join(", "));
+            return Err(bad_value("state", &text, remedy));
+        }
+        filter.state = Some(text);
+    }
     if let Some(text) = query.limit {
         let limit = text.parse();
         filter.limit = Some(limit.map_err(|_| bad_value("limit", &text, "give a number"))?);
     }
     Ok(filter)
+}
+
+/// The names of the states of sessions; states that share one are neighbours.
+fn state_names() -> Vec<&'static str> {
+    let mut names: Vec<&str> =
+        conntrack::State::ALL.into_iter().map(conntrack::State::name).collect();
+    names.dedup();
+    names
 }
 
 fn bad(error: String) -> Refusal {

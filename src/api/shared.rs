@@ -114,7 +114,8 @@ impl Shared {
         }
     }
 
-    pub(crate) fn pools(&self) -> Vec<PoolRow> {
+    /// Counts all blocks, which may take long: see [`PoolRows`](super::pools::PoolRows).
+    pub(super) fn pools(&self) -> Vec<PoolRow> {
         let (snapshot, now) = (self.snapshot.get(), (self.now)());
         let row = |pool: &Arc<conntrack::Pool>| {
             let sum = |of: &dyn Fn(&conntrack::Directory) -> u32| {

@@ -205,7 +205,7 @@ fn session(worker: u16, number: usize) -> SessionRow {
         internal: Endpoint::new(Ipv4Addr::new(10, 0, worker as u8, 1), number as u16),
         public: Endpoint::new(Ipv4Addr::new(203, 0, 113, 7), 1024 + number as u16 % 60_000),
         remote: Endpoint::new(Ipv4Addr::new(198, 51, 100, 1), 443),
-        state: if number == 0 { "opening" } else { "established" },
+        state: if number == 0 { "syn-sent" } else { "established" },
         pool: PoolId(0),
         rule: 0,
         idle_ms: 1200,
@@ -269,7 +269,7 @@ fn filters_and_refusals() {
         assert_eq!(count("").await, 18);
         assert_eq!(count("?protocol=tcp").await, 6);
         assert_eq!(count("?address=10.0.1.1&pool=main").await, 9);
-        assert_eq!(count("?state=opening").await, 2);
+        assert_eq!(count("?state=syn-sent").await, 2);
         assert_eq!(count("?limit=5").await, 5);
         assert_eq!(count("?limit=0").await, 0);
         for (path, status, error) in [
@@ -280,6 +280,12 @@ fn filters_and_refusals() {
             ),
             ("/v1/sessions?address=x", 400, "bad value 'x' (address): give an IPv4 address"),
             ("/v1/sessions?pool=none", 400, "bad value 'none' (pool): the pools are: main"),
+            (
+                "/v1/sessions?state=opening",
+                400,
+                "bad value 'opening' (state): the states are: open, syn-sent, syn-received, \
+                 established, fin-internal, fin-external, closing, time-wait, reset",
+            ),
             ("/v1/sessions?limit=-1", 400, "bad value '-1' (limit): give a number"),
             ("/v1/nothing", 404, "unknown path '/v1/nothing'; GET / lists what there is"),
         ] {

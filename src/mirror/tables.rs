@@ -25,6 +25,10 @@ pub(super) struct Hop {
     pub(super) gateway: Option<Ipv4Addr>,
 }
 
+/// A way that exists and that natgate cannot use: it counts as one through an interface that natgate does
+/// not serve.
+const UNUSABLE: Hop = Hop { ifindex: 0, gateway: None };
+
 /// A route of the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct KernelRoute {
@@ -57,6 +61,7 @@ impl KernelRoute {
         let mut prefix =
             Ipv4Net::new(Ipv4Addr::UNSPECIFIED, header.destination_prefix_length).ok()?;
         let (mut table, mut metric, mut multipath) = (u32::from(header.table), 0, None);
+        let mut next_hop_object = false;
         for attribute in &message.attributes {
             match attribute {
                 RouteAttribute::Destination(RouteAddress::Inet(address)) => {
@@ -65,18 +70,25 @@ impl KernelRoute {
                 RouteAttribute::Table(id) => table = *id,
                 RouteAttribute::Priority(value) => metric = *value,
                 RouteAttribute::MultiPath(hops) => multipath = Some(hops),
+                RouteAttribute::NhId(_) => next_hop_object = true,
                 _ => {}
             }
         }
-        let hops = match multipath {
+        let dead = header.flags.intersects(RouteFlags::Dead | RouteFlags::Linkdown);
+        let mut hops: Vec<Hop> = match multipath {
             Some(hops) => {
                 let dead = RouteNextHopFlags::Dead | RouteNextHopFlags::Linkdown;
                 let alive = hops.iter().filter(|hop| !hop.flags.intersects(dead));
                 alive.filter_map(|hop| hop_of(hop.interface_index, &hop.attributes)).collect()
             }
-            None if header.flags.intersects(RouteFlags::Dead | RouteFlags::Linkdown) => Vec::new(),
+            None if dead => Vec::new(),
             None => hop_of(0, &message.attributes).into_iter().collect(),
         };
+        if next_hop_object && multipath.is_none() && hops.is_empty() && !dead {
+            // With `nexthop_compat_mode=0` the kernel names the next-hop object only. The route is there,
+            // and a shorter prefix must not take its packets.
+            hops.push(UNUSABLE);
+        }
         Some(Self { table, prefix: prefix.trunc(), metric, kind: header.kind, hops })
     }
 
@@ -104,15 +116,14 @@ impl KernelRoute {
     }
 }
 
-/// The hop that a list of attributes describes. A next hop with an IPv6 address cannot be used: it
-/// counts as one through an interface that natgate does not serve.
+/// The hop that a list of attributes describes. A next hop with an IPv6 address cannot be used.
 fn hop_of(ifindex: u32, attributes: &[RouteAttribute]) -> Option<Hop> {
     let mut hop = Hop { ifindex, gateway: None };
     for attribute in attributes {
         match attribute {
             RouteAttribute::Oif(ifindex) => hop.ifindex = *ifindex,
             RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => hop.gateway = Some(*gateway),
-            RouteAttribute::Via(_) => return Some(Hop { ifindex: 0, gateway: None }),
+            RouteAttribute::Via(_) => return Some(UNUSABLE),
             _ => {}
         }
     }
@@ -146,4 +157,40 @@ pub(super) fn merge(routes: &[KernelRoute], ours: &dyn Fn(u32) -> bool) -> Vec<(
         }
     }
     merged.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(prefix: [u8; 4], len: u8, attributes: &[RouteAttribute]) -> RouteMessage {
+        let mut message = RouteMessage::default();
+        message.header.table = 254;
+        message.header.kind = RouteType::Unicast;
+        message.header.destination_prefix_length = len;
+        message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(prefix.into())));
+        message.attributes.extend_from_slice(attributes);
+        message
+    }
+
+    fn target(messages: &[RouteMessage], prefix: &str) -> Option<Target> {
+        let routes: Vec<_> = messages.iter().filter_map(KernelRoute::from_message).collect();
+        let merged = merge(&routes, &|ifindex| ifindex == 2);
+        let prefix = prefix.parse().unwrap();
+        merged.into_iter().find_map(|(net, target)| (net == prefix).then_some(target))
+    }
+
+    #[test]
+    fn a_route_with_a_next_hop_object_only_leads_elsewhere() {
+        let id = RouteAttribute::NhId(7);
+        let bare = route([10, 1, 0, 0], 16, std::slice::from_ref(&id));
+        assert_eq!(target(&[bare], "10.1.0.0/16"), Some(Target::Elsewhere));
+        // In compatible mode the kernel says where the object leads, too.
+        let compatible = route([10, 1, 0, 0], 16, &[id.clone(), RouteAttribute::Oif(2)]);
+        assert_eq!(target(&[compatible], "10.1.0.0/16"), Some(Target::OnLink(2)));
+        // A dead one is as if it were not there, as for routes without an object.
+        let mut dead = route([10, 1, 0, 0], 16, &[id, RouteAttribute::Oif(2)]);
+        dead.header.flags |= RouteFlags::Dead;
+        assert_eq!(target(&[dead], "10.1.0.0/16"), None);
+    }
 }

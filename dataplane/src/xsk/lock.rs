@@ -2,10 +2,14 @@
 //! is per network namespace and vanishes with the process, whatever ends it.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixListener};
 
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket,
+    sockopt::PeerCredentials,
+};
 
 use super::error::XskError;
 
@@ -34,12 +38,44 @@ impl InterfaceLock {
     }
 }
 
-/// The process that serves the interface now, if any.
+/// The process that serves the interface now, if any and if it can be known without waiting: nobody
+/// accepts these connections, so that anyone on this host can fill the listener's backlog.
 pub(super) fn holder(ifindex: u32) -> Option<i32> {
-    let stream = UnixStream::connect_addr(&address(ifindex).ok()?).ok()?;
-    Some(getsockopt(&stream, PeerCredentials).ok()?.pid())
+    let address = UnixAddr::new_abstract(name(ifindex).as_bytes()).ok()?;
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None).ok()?;
+    connect(socket.as_raw_fd(), &address).ok()?;
+    Some(getsockopt(&socket, PeerCredentials).ok()?.pid())
 }
 
 fn address(ifindex: u32) -> io::Result<SocketAddr> {
-    SocketAddr::from_abstract_name(format!("natgate/{ifindex}"))
+    SocketAddr::from_abstract_name(name(ifindex))
+}
+
+fn name(ifindex: u32) -> String {
+    format!("natgate/{ifindex}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_backlog_makes_the_holder_unknown_and_holds_up_nothing() {
+        // No interface has such an index.
+        let ifindex = u32::MAX - std::process::id();
+        assert_eq!(holder(ifindex), None);
+        let lock = InterfaceLock::acquire(ifindex, "test").unwrap();
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(holder(ifindex), Some(own));
+        let refused = InterfaceLock::acquire(ifindex, "test").unwrap_err();
+        assert!(matches!(refused, XskError::InUse { pid, .. } if pid == own), "{refused}");
+        // Connections count until they are accepted, also after their end.
+        let most = 1 << 20;
+        assert!((0..most).any(|_| holder(ifindex).is_none()), "the backlog has no end");
+        let refused = InterfaceLock::acquire(ifindex, "test").unwrap_err();
+        assert!(matches!(refused, XskError::InUse { pid: 0, .. }), "{refused}");
+        drop(lock);
+        assert!(InterfaceLock::acquire(ifindex, "test").is_ok());
+    }
 }
