@@ -3,6 +3,7 @@
 use std::fmt::{self, Write};
 use std::net::SocketAddr;
 
+use conntrack::Protocol;
 use dataplane::rule::{Action, Rule};
 
 use crate::api::Shared;
@@ -44,7 +45,7 @@ fn write_table(
     }
     let of_interfaces = shared.interfaces.iter().flat_map(|facts| &facts.warnings);
     for warning in shared.warnings.iter().chain(of_interfaces) {
-        writeln!(out, "  {warning}")?;
+        writeln!(out, "  warning: {warning}")?;
     }
     writeln!(out, "ready")
 }
@@ -99,5 +100,19 @@ fn write_rule(out: &mut String, config: &Config, rule: &Rule) -> fmt::Result {
         Action::Pool(pool) => format!("pool {}", config.pools[pool.index()].name),
         Action::Exempt => "exempt".to_owned(),
     };
-    writeln!(out, "    {:<15} {} to {} · {action}", rule.name, list(&rule.from), list(&rule.to))
+    write!(out, "    {:<15} {} to {}", rule.name, list(&rule.from), list(&rule.to))?;
+    if !rule.except.is_empty() {
+        write!(out, " except {}", list(&rule.except))?;
+    }
+    for (index, service) in rule.services.iter().enumerate() {
+        write!(out, "{} {}", if index == 0 { " ·" } else { "," }, service.protocol)?;
+        let (first, last) = (service.ports.start(), service.ports.end());
+        match service.protocol {
+            Protocol::Icmp => {}
+            _ if first == last => write!(out, " {first}")?,
+            _ if (*first, *last) == (0, u16::MAX) || (*first, *last) == (1, u16::MAX) => {}
+            _ => write!(out, " {first}-{last}")?,
+        }
+    }
+    writeln!(out, " · {action} · priority {}", rule.priority)
 }
