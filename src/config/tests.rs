@@ -156,6 +156,20 @@ fn host_address_in_a_pool_is_refused() {
 }
 
 #[test]
+fn more_interfaces_than_the_data_plane_numbers_are_refused() {
+    let names: Vec<String> = (0..17).map(|number| format!("eth{number}")).collect();
+    let list = |names: &[String]| names.join(", ");
+    let load_with = |internal: &[String], external: &[String]| {
+        let lists = format!("internal: [{}], external: [{}]", list(internal), list(external));
+        load(&with_pool("").replace("internal: [a], external: [b]", &lists))
+    };
+    assert!(load_with(&names[..16], &names[..16]).is_ok());
+    let errors = load_with(&names[..9], &names[8..]).unwrap_err();
+    assert_eq!((errors.0.len(), errors.0[0].place.field.as_str()), (1, "spec.interfaces"));
+    assert_eq!(errors.0[0].why, "17 interfaces are named, 16 are possible");
+}
+
+#[test]
 fn overlap_is_found_behind_a_range_that_reaches_further() {
     let text = with_pool("").replace(
         "192.0.2.0/30, 198.51.100.7",
