@@ -1,12 +1,14 @@
 //! What may a `Gateway` say?
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use dataplane::counters::MAX_INTERFACES;
 use tracing_subscriber::EnvFilter;
 
 use super::field::{Field, Group, Schema};
-use super::problem::Problems;
+use super::problem::{Place, Problems};
 
 /// How packets are exchanged with the driver.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -154,6 +156,16 @@ fn read_interfaces(
             let field = interfaces.required(side, remedy, problems);
             *names = field.map_or_else(Vec::new, |field| interface_names(field, problems));
         }
+    }
+    refuse_too_many(gateway, &interfaces.place, problems);
+}
+
+/// The data plane numbers interfaces; one that is in both lists counts once.
+fn refuse_too_many(gateway: &Gateway, place: &Place, problems: &mut Problems) {
+    let names: BTreeSet<&String> = gateway.internal.iter().chain(&gateway.external).collect();
+    if names.len() > MAX_INTERFACES {
+        let why = format!("{} interfaces are named, {MAX_INTERFACES} are possible", names.len());
+        problems.error(place, "too many interfaces", why, "serve fewer interfaces");
     }
 }
 

@@ -156,6 +156,49 @@ fn host_address_in_a_pool_is_refused() {
 }
 
 #[test]
+fn more_interfaces_than_the_data_plane_numbers_are_refused() {
+    let names: Vec<String> = (0..17).map(|number| format!("eth{number}")).collect();
+    let list = |names: &[String]| names.join(", ");
+    let load_with = |internal: &[String], external: &[String]| {
+        let lists = format!("internal: [{}], external: [{}]", list(internal), list(external));
+        load(&with_pool("").replace("internal: [a], external: [b]", &lists))
+    };
+    assert!(load_with(&names[..16], &names[..16]).is_ok());
+    let errors = load_with(&names[..9], &names[8..]).unwrap_err();
+    assert_eq!((errors.0.len(), errors.0[0].place.field.as_str()), (1, "spec.interfaces"));
+    assert_eq!(errors.0[0].why, "17 interfaces are named, 16 are possible");
+}
+
+/// Two rules: `from` with as many prefixes as given, and an exempt one from the first of them.
+fn rules_of(count: u32) -> Vec<whole::NamedRule> {
+    let place = Place::flag("--from");
+    let rule = |count: u32, target| {
+        let net = |number: u32| ipnet::Ipv4Net::new((0x0a00_0000 + number).into(), 32).unwrap();
+        let from = (0..count).map(|n| field::Placed { value: net(n), place: place.clone() });
+        let (to, from) = (vec![ipnet::Ipv4Net::default()], from.collect());
+        let (except, services) = (Vec::new(), Vec::new());
+        let priority = count;
+        let spec = nat_rule::RuleSpec { priority, from, to, except, services, target };
+        (field::Placed { value: format!("r{count}"), place: place.clone() }, Some(spec))
+    };
+    vec![rule(count, None), rule(1000, Some(nat_rule::Target::Exempt))]
+}
+
+#[test]
+fn more_prefixes_than_the_steering_map_holds_are_refused() {
+    let mut problems = Problems::default();
+    whole::check(&[], &rules_of(60_000), &[], &mut problems);
+    assert!(problems.is_clean());
+    whole::check(&[], &rules_of(60_001), &[], &mut problems);
+    let errors = problems.finish().unwrap_err();
+    assert_eq!(
+        errors.to_string().trim_end(),
+        "error: too many source prefixes (--from): the rules have more than 60000 source prefixes; \
+         merge some into shorter prefixes"
+    );
+}
+
+#[test]
 fn overlap_is_found_behind_a_range_that_reaches_further() {
     let text = with_pool("").replace(
         "192.0.2.0/30, 198.51.100.7",

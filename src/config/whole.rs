@@ -1,6 +1,6 @@
 //! Do the objects fit together?
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 
 use conntrack::PoolId;
@@ -15,6 +15,9 @@ use super::problem::{Place, Problems};
 
 /// Addresses that all pools may have together.
 const MAX_ADDRESSES: u64 = 65_535;
+/// Source prefixes, and destinations of exempt rules, that there may be: each map of the steering program
+/// holds 65,536, and the one with the sources holds the host's own addresses too.
+const MAX_PREFIXES: usize = 60_000;
 /// Pools, and rules, that there may be.
 const MAX_OBJECTS: usize = u16::MAX as usize;
 
@@ -30,6 +33,7 @@ pub(super) fn check(
     problems: &mut Problems,
 ) {
     refuse_too_many(pools, rules, problems);
+    refuse_too_many_prefixes(rules, problems);
     refuse_overlaps(pools, problems);
     refuse_host_addresses(pools, host, problems);
     refuse_internal_pools(pools, rules, problems);
@@ -65,6 +69,31 @@ fn refuse_too_many(pools: &[NamedPool], rules: &[NamedRule], problems: &mut Prob
             let why =
                 format!("the pools have {sum} addresses up to here, {MAX_ADDRESSES} are possible");
             problems.error(&range.place, "too many pool addresses", why, "use smaller pools");
+        }
+    }
+}
+
+fn refuse_too_many_prefixes(rules: &[NamedRule], problems: &mut Problems) {
+    let sources = readable(rules).flat_map(|(_, rule)| &rule.from);
+    bound_prefixes("source", sources.map(|from| (from.value, &from.place)), problems);
+    let exempt = readable(rules).filter(|(_, rule)| matches!(rule.target, Some(Target::Exempt)));
+    let exempt = exempt.flat_map(|(name, rule)| rule.to.iter().map(|to| (*to, &name.place)));
+    bound_prefixes("exempt destination", exempt, problems);
+}
+
+/// Refuses the first prefix beyond those that fit. One that several rules name counts once.
+fn bound_prefixes<'a>(
+    kind: &str,
+    prefixes: impl Iterator<Item = (Ipv4Net, &'a Place)>,
+    problems: &mut Problems,
+) {
+    let mut distinct = BTreeSet::new();
+    for (prefix, place) in prefixes {
+        if distinct.insert(prefix) && distinct.len() > MAX_PREFIXES {
+            let why = format!("the rules have more than {MAX_PREFIXES} {kind} prefixes");
+            let what = format!("too many {kind} prefixes");
+            problems.error(place, what, why, "merge some into shorter prefixes");
+            return;
         }
     }
 }

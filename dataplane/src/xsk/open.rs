@@ -230,12 +230,17 @@ fn check(config: &OpenConfig) -> Result<Vec<u32>, XskError> {
         let why = format!("{} entries are not a power of two", config.ring);
         return bad("rings", why, "give a power of two");
     }
+    let beyond = config.interfaces.iter().find(|i| i.id.index() >= MAX_INTERFACES);
+    if let Some(interface) = beyond {
+        let why = format!("there are more than {MAX_INTERFACES} interfaces");
+        return bad(&interface.name, why, "serve fewer interfaces");
+    }
     let mut queues = Vec::new();
     for interface in &config.interfaces {
         let has = nic::receive_queues(&interface.name)
             .ok_or_else(|| XskError::UnknownInterface { name: interface.name.clone() })?;
         let serve = has.min(interface.queues.unwrap_or(has));
-        if serve == 0 || serve > MAX_QUEUES || interface.id.index() >= MAX_INTERFACES {
+        if serve == 0 || serve > MAX_QUEUES {
             let why = format!("{serve} queues, of 1 to {MAX_QUEUES}");
             return bad(&interface.name, why, "`ethtool -L` changes the number of queues");
         }
@@ -421,4 +426,25 @@ fn warnings(
         ));
     }
     warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_many_interfaces_are_named_as_what_they_are() {
+        let interface = |id: u8| OpenInterface {
+            id: InterfaceId(id),
+            name: format!("if{id}"),
+            ifindex: u32::from(id) + 1,
+            roles: Roles { internal: true, external: true },
+            queues: None,
+            mtu: 1500,
+        };
+        let config = OpenConfig::new((0..=MAX_INTERFACES as u8).map(interface).collect(), 1);
+        let error = check(&config).unwrap_err().to_string();
+        let said = "cannot serve (if16): there are more than 16 interfaces; serve fewer interfaces";
+        assert_eq!(error, said);
+    }
 }
