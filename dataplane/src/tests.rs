@@ -572,6 +572,29 @@ fn pings_to_pool_addresses_are_answered_within_limits() {
 }
 
 #[test]
+fn a_ping_from_outside_with_an_internal_source_is_not_answered() {
+    let mut rig = Rig::new(2);
+    for (count, source) in [(1, pod(1)), (2, PUBLIC)] {
+        assert_eq!(rig.one(OUTSIDE, &ping(source, PUBLIC, 9, b"hello")), None);
+        assert_eq!(rig.dropped(DropReason::Spoofed), count);
+    }
+    assert!(rig.one(INSIDE, &ping(pod(1), PUBLIC, 9, b"hello")).is_some(), "pods may ask");
+}
+
+#[test]
+fn nobody_outside_opens_a_connection_to_a_pod_by_the_exempt_rule() {
+    let mut rig = Rig::new(2);
+    let (server, client) = ((EXEMPT_SERVER, 80), (pod(1), 4000));
+    for flags in ["SA", "A", "FA", "R"] {
+        assert!(rig.one(OUTSIDE, &tcp(server, client, flags, b"")).is_some(), "{flags} is a reply");
+    }
+    assert!(rig.one(INSIDE, &tcp(client, server, "S", b"")).is_some());
+    assert_eq!(rig.dropped(DropReason::Spoofed), 0);
+    assert_eq!(rig.one(OUTSIDE, &tcp(server, client, "S", b"")), None);
+    assert_eq!(rig.dropped(DropReason::Spoofed), 1);
+}
+
+#[test]
 fn arp_is_answered_for_pool_addresses_outside_and_announced() {
     use crate::wire::arp::{self, Operation, Party};
     let ask = |target: Ipv4Addr| {
