@@ -689,6 +689,27 @@ fn listings_come_in_slices_and_stop_for_a_reader_that_is_gone() {
     rig.run();
 }
 
+/// Opens `rounds` times 60 UDP sessions that end after 10 s.
+fn open_sessions(rig: &mut Rig, rounds: u16) {
+    for round in 0..rounds {
+        for n in 0..60 {
+            rig.inject(INSIDE, &udp((pod(n), 4000 + round), (SERVER, 53), b""));
+        }
+        assert_eq!(rig.run().len(), 60);
+    }
+}
+
+#[test]
+fn an_idle_worker_does_not_sleep_while_sessions_are_due() {
+    let mut rig = Rig::new(1);
+    open_sessions(&mut rig, 60);
+    rig.advance(Duration::from_secs(20));
+    let worker = &mut rig.workers[0];
+    while worker.turn(rig.now) == 0 && worker.unfinished {}
+    assert_eq!(worker.nat.stats().ended, 3_600, "the worker went to sleep before");
+    assert!(!worker.unfinished);
+}
+
 /// The rights that docs/operations.md asks for; not `CAP_PERFMON`, not `CAP_SYS_ADMIN`.
 const RIGHTS: &str = "-all,+net_admin,+net_raw,+bpf,+ipc_lock";
 

@@ -82,6 +82,8 @@ pub struct Worker<I: PacketIo> {
     burst: Vec<Received<I::Frame>>,
     arrivals: Vec<Arrival<I::Frame>>,
     next_housekeeping: Timestamp,
+    /// Something besides packets is left to do at once: the worker must not sleep.
+    pub(crate) unfinished: bool,
     stopping: bool,
 }
 
@@ -116,6 +118,7 @@ impl<I: PacketIo> Worker<I> {
             burst: Vec::with_capacity(BURST),
             arrivals: Vec::with_capacity(BURST),
             next_housekeeping: now,
+            unfinished: false,
             stopping: false,
             shared,
         }
@@ -125,7 +128,7 @@ impl<I: PacketIo> Worker<I> {
     pub fn run(mut self) -> I {
         let mut idle_turns = 0;
         while !self.stopping {
-            if self.turn(self.shared.clock.now()) > 0 {
+            if self.turn(self.shared.clock.now()) > 0 || self.unfinished {
                 idle_turns = 0;
                 continue;
             }
@@ -147,7 +150,7 @@ impl<I: PacketIo> Worker<I> {
         let packets = self.take_burst(now) + self.take_hand_offs(now);
         self.hand_off.wake();
         self.serve_requests(now);
-        self.nat.expire(now, if packets > 0 { EXPIRE_BUDGET.0 } else { EXPIRE_BUDGET.1 });
+        self.unfinished = self.expire(now, packets > 0);
         if now >= self.next_housekeeping {
             self.keep_house(now);
         }
@@ -157,6 +160,16 @@ impl<I: PacketIo> Worker<I> {
         let loops = if packets > 0 { &counters.busy_loops } else { &counters.idle_loops };
         loops.add(1);
         packets
+    }
+
+    /// Ends what has been idle for too long, within a budget; whether more may be due.
+    fn expire(&mut self, now: Timestamp, busy: bool) -> bool {
+        let budget = if busy { EXPIRE_BUDGET.0 } else { EXPIRE_BUDGET.1 };
+        let before = self.nat.stats().ended;
+        self.nat.expire(now, budget);
+        // Items of the wheel that end nothing use the budget too: after any end one more look is due.
+        let more_due: bool = self.nat.stats().ended > before;
+        more_due
     }
 
     /// A burst from the interfaces, stage by stage.
