@@ -710,6 +710,44 @@ fn an_idle_worker_does_not_sleep_while_sessions_are_due() {
     assert!(!worker.unfinished);
 }
 
+#[test]
+fn a_listing_without_rows_shows_life_and_keeps_an_idle_worker_awake() {
+    let mut rig = Rig::new(1);
+    open_sessions(&mut rig, 100);
+    let (tx, rx) = channel::bounded(1);
+    let filter = SessionFilter { protocol: Some(Protocol::Tcp), ..SessionFilter::default() };
+    rig.requests[0].send(Request::Sessions(filter, tx)).unwrap();
+    let worker = &mut rig.workers[0];
+    let mut turns = 1;
+    while worker.turn(rig.now) == 0 && worker.unfinished {
+        turns += 1;
+    }
+    assert!(turns >= 6_000 / 256, "asleep after {turns} turns");
+    assert_eq!(rx.try_recv(), Ok(vec![]), "a sign of life");
+    assert_eq!(rx.try_recv(), Err(channel::TryRecvError::Disconnected), "the end");
+}
+
+#[test]
+fn a_listing_whose_reader_is_slow_lets_an_idle_worker_sleep() {
+    let mut rig = Rig::new(1);
+    open_sessions(&mut rig, 20);
+    let (tx, rx) = channel::bounded(1);
+    rig.requests[0].send(Request::Sessions(SessionFilter::default(), tx)).unwrap();
+    let worker = &mut rig.workers[0];
+    let mut rows = 0;
+    for _ in 0..10 {
+        for turn in 0.. {
+            worker.turn(rig.now);
+            if !worker.unfinished {
+                break;
+            }
+            assert!(turn < 10, "the worker spins for a reader that is slow");
+        }
+        rows += rx.try_iter().flatten().count();
+    }
+    assert_eq!(rows, 1_200);
+}
+
 /// The rights that docs/operations.md asks for; not `CAP_PERFMON`, not `CAP_SYS_ADMIN`.
 const RIGHTS: &str = "-all,+net_admin,+net_raw,+bpf,+ipc_lock";
 

@@ -13,7 +13,7 @@ use crate::hand_off::{HandOff, HandedOver};
 use crate::hold::{Hold, Neighbour};
 use crate::interface::{Interface, InterfaceId};
 use crate::io::{self, BURST, PacketIo, Received};
-use crate::listing::Listing;
+use crate::listing::{Listing, Progress};
 use crate::pipeline::{Arrival, Fate, Parsed};
 use crate::request::{Notice, Request};
 use crate::roads::{Adjacency, NextHop};
@@ -149,8 +149,8 @@ impl<I: PacketIo> Worker<I> {
         self.follow_snapshot(now);
         let packets = self.take_burst(now) + self.take_hand_offs(now);
         self.hand_off.wake();
-        self.serve_requests(now);
-        self.unfinished = self.expire(now, packets > 0);
+        let listing = self.serve_requests(now);
+        self.unfinished = self.expire(now, packets > 0) || listing;
         if now >= self.next_housekeeping {
             self.keep_house(now);
         }
@@ -351,7 +351,8 @@ impl<I: PacketIo> Worker<I> {
         counters.wakeups.set(io.transmit_wakeups + io.receive_wakeups);
     }
 
-    fn serve_requests(&mut self, now: Timestamp) {
+    /// Takes new requests and a step in every listing; whether one of them could go on at once.
+    fn serve_requests(&mut self, now: Timestamp) -> bool {
         while let Ok(request) = self.requests.try_recv() {
             match request {
                 Request::Stop => self.stopping = true,
@@ -360,7 +361,13 @@ impl<I: PacketIo> Worker<I> {
             }
         }
         let (id, nat) = (self.id, &self.nat);
-        self.listings.retain_mut(|listing| listing.advance(id, nat, now));
+        let mut more = false;
+        self.listings.retain_mut(|listing| {
+            let progress = listing.advance(id, nat, now);
+            more |= progress == Progress::More;
+            progress != Progress::Ended
+        });
+        more
     }
 
     /// The pool addresses that lie on the link of an external interface: nobody else answers for them.
