@@ -160,14 +160,13 @@ mod tests {
     #[test]
     fn a_neighbour_is_asked_for_at_most_every_500_ms() {
         let mut hold = Hold::new();
-        let mut last = None;
-        for now in (10..20_000).step_by(7) {
-            if hold.push(N, 0, at(now)).0 {
-                assert!(last.is_none_or(|last| now - last >= 500), "{last:?} and {now}");
-                last = Some(now);
-            }
-            hold.take_overdue(at(now));
+        for i in 0..PER_NEIGHBOUR {
+            assert_eq!(hold.push(N, i, at(10)), (i == 0, None));
         }
+        assert_eq!(hold.push(N, 99, at(2_900)), (true, Some(99)));
+        assert_eq!(hold.take_overdue(at(3_010)).len(), PER_NEIGHBOUR);
+        assert_eq!(hold.push(N, 1, at(3_011)), (false, None), "first to wait, but asked lately");
+        assert_eq!(hold.push(N, 2, at(3_400)), (true, None));
         hold.take_overdue(at(60_000));
         assert!(hold.neighbours.is_empty());
     }
