@@ -24,6 +24,10 @@
 
 #define ARP_REQUEST 1
 
+// Frames of 2,048 and of 4,096 bytes without their headroom: the values of `room` (xsk/open.rs, Sizes).
+#define SMALL_ROOM (2048 - 256)
+#define LARGE_ROOM (4096 - 256)
+
 // Order and meaning are known to xsk/steering.rs (DROP_NAMES).
 enum drop_cause {
 	DROP_POD_NO_SOCKET,
@@ -37,7 +41,7 @@ struct interface {
 	__u32 roles;
 	__u32 base;   // index of queue 0 in `sockets`
 	__u32 queues; // beyond this the index belongs to another interface
-	__u32 room;   // largest frame that a socket can take, in bytes
+	__u32 room;   // largest frame that a socket can take: SMALL_ROOM or LARGE_ROOM
 };
 
 struct prefix {
@@ -110,6 +114,18 @@ static __always_inline int drop(__u32 cause)
 	return XDP_DROP;
 }
 
+// Whether the packet is longer than `room`. Without CAP_PERFMON the verifier allows neither a difference of
+// packet pointers nor a variable added to one, but constants; and there are only two kinds of frames.
+static __always_inline int exceeds(struct xdp_md *ctx, __u32 room)
+{
+	void *data = (void *)(long)ctx->data;
+	void *end = (void *)(long)ctx->data_end;
+
+	if (data + SMALL_ROOM >= end)
+		return 0;
+	return room < LARGE_ROOM || data + LARGE_ROOM < end;
+}
+
 static __always_inline int take(struct xdp_md *ctx, const struct interface *in, __u32 cause)
 {
 	__u32 queue = ctx->rx_queue_index;
@@ -118,7 +134,7 @@ static __always_inline int take(struct xdp_md *ctx, const struct interface *in, 
 	if (queue >= in->queues || !bpf_map_lookup_elem(&sockets, &index))
 		return drop(cause);
 	// Merged by GRO or LRO; the kernel would drop it behind our back, so count it here.
-	if (ctx->data_end - ctx->data > in->room)
+	if (exceeds(ctx, in->room))
 		return drop(DROP_SUPER_PACKET);
 	return bpf_redirect_map(&sockets, index, XDP_DROP);
 }

@@ -26,7 +26,14 @@ pub(crate) type Neighbour = (InterfaceId, Ipv4Addr);
 #[derive(Debug)]
 struct Waiting<F> {
     frames: Vec<(Timestamp, F)>,
-    asked: Timestamp,
+    /// When the kernel was asked last.
+    asked: Option<Timestamp>,
+}
+
+impl<F> Waiting<F> {
+    fn asked_lately(&self, now: Timestamp) -> bool {
+        self.asked.is_some_and(|asked| now.since(asked) < ASK_AGAIN)
+    }
 }
 
 /// The packets of one worker that wait.
@@ -54,15 +61,19 @@ impl<F> Hold<F> {
         frame: F,
         now: Timestamp,
     ) -> (bool, Option<F>) {
+        // Before anything is made: a flood to many neighbours must not fill the map either.
+        if self.len >= TOTAL {
+            return (false, Some(frame));
+        }
         let waiting = self
             .neighbours
             .entry(neighbour)
-            .or_insert_with(|| Waiting { frames: Vec::new(), asked: Timestamp::default() });
-        let ask = waiting.frames.is_empty() || now.since(waiting.asked) >= ASK_AGAIN;
+            .or_insert_with(|| Waiting { frames: Vec::new(), asked: None });
+        let ask = !waiting.asked_lately(now);
         if ask {
-            waiting.asked = now;
+            waiting.asked = Some(now);
         }
-        if waiting.frames.len() >= PER_NEIGHBOUR || self.len >= TOTAL {
+        if waiting.frames.len() >= PER_NEIGHBOUR {
             return (ask, Some(frame));
         }
         waiting.frames.push((now, frame));
@@ -91,7 +102,8 @@ impl<F> Hold<F> {
                 .take_while(|(since, _)| now.since(*since) >= PATIENCE)
                 .count();
             overdue.extend(waiting.frames.drain(..count).map(|(_, frame)| frame));
-            !waiting.frames.is_empty()
+            // An entry outlives its packets until the kernel may be asked again, to remember that.
+            !waiting.frames.is_empty() || waiting.asked_lately(now)
         });
         self.len -= overdue.len();
         overdue
@@ -130,6 +142,33 @@ mod tests {
         assert!(hold.take_ready(|_| false).is_none());
         assert_eq!(hold.take_ready(|n| n == N), Some((N, vec![1])));
         assert_eq!(hold.len(), 0);
+    }
+
+    #[test]
+    fn a_full_hold_asks_nothing_and_makes_no_entries() {
+        let mut hold = Hold::new();
+        let neighbour = |i: u32| (InterfaceId(0), Ipv4Addr::from(i));
+        let asked = (0..2_000).filter(|&i| hold.push(neighbour(i), i, at(10)).0).count();
+        assert_eq!(
+            (asked, hold.neighbours.len()),
+            (TOTAL, TOTAL),
+            "one question for each that waits"
+        );
+        assert_eq!(hold.push(neighbour(0), 0, at(2_000)), (false, Some(0)));
+    }
+
+    #[test]
+    fn a_neighbour_is_asked_for_at_most_every_500_ms() {
+        let mut hold = Hold::new();
+        for i in 0..PER_NEIGHBOUR {
+            assert_eq!(hold.push(N, i, at(10)), (i == 0, None));
+        }
+        assert_eq!(hold.push(N, 99, at(2_900)), (true, Some(99)));
+        assert_eq!(hold.take_overdue(at(3_010)).len(), PER_NEIGHBOUR);
+        assert_eq!(hold.push(N, 1, at(3_011)), (false, None), "first to wait, but asked lately");
+        assert_eq!(hold.push(N, 2, at(3_400)), (true, None));
+        hold.take_overdue(at(60_000));
+        assert!(hold.neighbours.is_empty());
     }
 
     #[test]

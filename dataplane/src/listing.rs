@@ -12,6 +12,20 @@ use crate::request::{
 /// Places of the table looked at between two bursts.
 const SLICE: usize = 256;
 
+/// Places looked at without a row after which an empty slice tells the reader that the worker lives.
+const SIGN_OF_LIFE: usize = 16 * SLICE;
+
+/// How far a listing is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// It can go on at once.
+    More,
+    /// The reader has no room.
+    Blocked,
+    /// Nothing is left, or the reader is gone.
+    Ended,
+}
+
 /// A question that is being answered.
 #[derive(Debug)]
 pub(crate) enum Listing {
@@ -24,27 +38,47 @@ pub(crate) struct Answer<F, R> {
     filter: F,
     reply: Sender<Vec<R>>,
     cursor: usize,
+    /// Places looked at since something was sent.
+    silent: usize,
     /// Rows that the reader had no room for.
     pending: Vec<R>,
 }
 
 impl<F, R> Answer<F, R> {
     fn new(filter: F, reply: Sender<Vec<R>>) -> Self {
-        Self { filter, reply, cursor: 0, pending: Vec::new() }
+        Self { filter, reply, cursor: 0, silent: 0, pending: Vec::new() }
     }
 
-    /// Sends what is pending; `None` if the reader is gone, else whether there is room for more.
-    fn send(&mut self) -> Option<bool> {
-        if self.pending.is_empty() {
-            return Some(true);
+    /// Answers one slice; `rows` looks at the places from the cursor on, `None` at the end.
+    fn advance(&mut self, rows: impl FnOnce(&F, &mut usize) -> Option<Vec<R>>) -> Progress {
+        let before = self.send();
+        if before != Progress::More {
+            return before;
+        }
+        let start = self.cursor;
+        let Some(rows) = rows(&self.filter, &mut self.cursor) else { return Progress::Ended };
+        self.silent += self.cursor - start;
+        self.pending = rows;
+        self.send()
+    }
+
+    /// Sends what is pending, or a sign of life when one is due.
+    fn send(&mut self) -> Progress {
+        if self.pending.is_empty() && self.silent < SIGN_OF_LIFE {
+            return Progress::More;
         }
         match self.reply.try_send(std::mem::take(&mut self.pending)) {
-            Ok(()) => Some(true),
+            Ok(()) => {
+                self.silent = 0;
+                Progress::More
+            }
+            // The reader has slices to read and needs no sign.
+            Err(TrySendError::Full(rows)) if rows.is_empty() => Progress::More,
             Err(TrySendError::Full(rows)) => {
                 self.pending = rows;
-                Some(false)
+                Progress::Blocked
             }
-            Err(TrySendError::Disconnected(_)) => None,
+            Err(TrySendError::Disconnected(_)) => Progress::Ended,
         }
     }
 }
@@ -61,39 +95,19 @@ impl Listing {
         }
     }
 
-    /// Answers one slice; false at the end, or when the reader is gone.
-    pub(crate) fn advance(&mut self, worker: u16, nat: &Nat, now: Timestamp) -> bool {
+    /// Answers one slice.
+    pub(crate) fn advance(&mut self, worker: u16, nat: &Nat, now: Timestamp) -> Progress {
         match self {
-            Self::Sessions(answer) => {
-                match answer.send() {
-                    None => return false,
-                    Some(false) => return true,
-                    Some(true) => {}
-                }
-                let Some(views) = nat.sessions(&mut answer.cursor, SLICE, now) else {
-                    return false;
-                };
-                let filter = &answer.filter;
-                answer.pending = views
-                    .filter(|view| filter.admits(view))
-                    .map(|view| session_row(worker, &view))
-                    .collect();
-                answer.send().is_some()
-            }
-            Self::Subscribers(answer) => {
-                match answer.send() {
-                    None => return false,
-                    Some(false) => return true,
-                    Some(true) => {}
-                }
-                let Some(views) = nat.subscribers(&mut answer.cursor, SLICE) else { return false };
-                let filter = &answer.filter;
-                answer.pending = views
-                    .filter(|view| filter.admits(view))
-                    .map(|view| subscriber_row(worker, view))
-                    .collect();
-                answer.send().is_some()
-            }
+            Self::Sessions(answer) => answer.advance(|filter, cursor| {
+                let views = nat.sessions(cursor, SLICE, now)?;
+                let admitted = views.filter(|view| filter.admits(view));
+                Some(admitted.map(|view| session_row(worker, &view)).collect())
+            }),
+            Self::Subscribers(answer) => answer.advance(|filter, cursor| {
+                let views = nat.subscribers(cursor, SLICE)?;
+                let admitted = views.filter(|view| filter.admits(view));
+                Some(admitted.map(|view| subscriber_row(worker, view)).collect())
+            }),
         }
     }
 }

@@ -89,7 +89,7 @@ impl<I: PacketIo> Worker<I> {
         let Some(parsed) = arrival.parsed? else { return self.answer_arp(received) };
         let packet = &parsed.packet;
         if packet.transport == Transport::Icmp(Echo::Request) && self.is_public(packet.dst.addr) {
-            return self.answer_echo(received, packet, now);
+            return self.answer_echo(received, packet, parsed.realm, now);
         }
         match self.home_of(packet, parsed.realm)? {
             home if home == self.id => self.translate(received, &parsed, now),

@@ -58,7 +58,11 @@ impl<I: PacketIo> Worker<I> {
             });
         }
         let (rule, action) = self.rule_for(packet, realm).ok_or(DropReason::NoRule)?;
+        let opens = packet.tcp_flags().is_some_and(conntrack::TcpFlags::opens);
         let pool = match (action, realm) {
+            // Pods open exempt connections, nobody else: from outside come replies only. Other protocols
+            // do not tell an opening from a reply, and there is no state that could.
+            (Action::Exempt, Realm::External) if opens => return Err(DropReason::Spoofed),
             (Action::Exempt, _) => return Ok(Admitted::Exempt),
             (Action::Pool(_), Realm::External) => return Err(DropReason::Spoofed),
             (Action::Pool(pool), Realm::Internal) => pool,
@@ -105,8 +109,16 @@ impl<I: PacketIo> Worker<I> {
         &mut self,
         received: &mut Received<I::Frame>,
         packet: &Packet,
+        realm: Realm,
         now: Timestamp,
     ) -> Result<Fate, DropReason> {
+        // The answer leaves by the interface that the ping came in by: outside, no internal address may be
+        // its destination. (Only here: sources inside `from` may send replies, to exempt traffic say.)
+        let source = packet.src.addr;
+        let known = self.is_public(source) || self.snapshot.policy.rules.knows_source(source);
+        if realm == Realm::External && known {
+            return Err(DropReason::Spoofed);
+        }
         if !self.snapshot.policy.answer_ping || !self.echo_limit.allow(now) {
             return Err(DropReason::EchoLimited);
         }

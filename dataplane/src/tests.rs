@@ -572,6 +572,29 @@ fn pings_to_pool_addresses_are_answered_within_limits() {
 }
 
 #[test]
+fn a_ping_from_outside_with_an_internal_source_is_not_answered() {
+    let mut rig = Rig::new(2);
+    for (count, source) in [(1, pod(1)), (2, PUBLIC)] {
+        assert_eq!(rig.one(OUTSIDE, &ping(source, PUBLIC, 9, b"hello")), None);
+        assert_eq!(rig.dropped(DropReason::Spoofed), count);
+    }
+    assert!(rig.one(INSIDE, &ping(pod(1), PUBLIC, 9, b"hello")).is_some(), "pods may ask");
+}
+
+#[test]
+fn nobody_outside_opens_a_connection_to_a_pod_by_the_exempt_rule() {
+    let mut rig = Rig::new(2);
+    let (server, client) = ((EXEMPT_SERVER, 80), (pod(1), 4000));
+    for flags in ["SA", "A", "FA", "R"] {
+        assert!(rig.one(OUTSIDE, &tcp(server, client, flags, b"")).is_some(), "{flags} is a reply");
+    }
+    assert!(rig.one(INSIDE, &tcp(client, server, "S", b"")).is_some());
+    assert_eq!(rig.dropped(DropReason::Spoofed), 0);
+    assert_eq!(rig.one(OUTSIDE, &tcp(server, client, "S", b"")), None);
+    assert_eq!(rig.dropped(DropReason::Spoofed), 1);
+}
+
+#[test]
 fn arp_is_answered_for_pool_addresses_outside_and_announced() {
     use crate::wire::arp::{self, Operation, Party};
     let ask = |target: Ipv4Addr| {
@@ -664,6 +687,88 @@ fn listings_come_in_slices_and_stop_for_a_reader_that_is_gone() {
     rig.run();
     drop(rx);
     rig.run();
+}
+
+/// Opens `rounds` times 60 UDP sessions that end after 10 s.
+fn open_sessions(rig: &mut Rig, rounds: u16) {
+    for round in 0..rounds {
+        for n in 0..60 {
+            rig.inject(INSIDE, &udp((pod(n), 4000 + round), (SERVER, 53), b""));
+        }
+        assert_eq!(rig.run().len(), 60);
+    }
+}
+
+#[test]
+fn an_idle_worker_does_not_sleep_while_sessions_are_due() {
+    let mut rig = Rig::new(1);
+    open_sessions(&mut rig, 60);
+    rig.advance(Duration::from_secs(20));
+    let worker = &mut rig.workers[0];
+    while worker.turn(rig.now) == 0 && worker.unfinished {}
+    assert_eq!(worker.nat.stats().ended, 3_600, "the worker went to sleep before");
+    assert!(!worker.unfinished);
+}
+
+#[test]
+fn a_listing_without_rows_shows_life_and_keeps_an_idle_worker_awake() {
+    let mut rig = Rig::new(1);
+    open_sessions(&mut rig, 100);
+    let (tx, rx) = channel::bounded(1);
+    let filter = SessionFilter { protocol: Some(Protocol::Tcp), ..SessionFilter::default() };
+    rig.requests[0].send(Request::Sessions(filter, tx)).unwrap();
+    let worker = &mut rig.workers[0];
+    let mut turns = 1;
+    while worker.turn(rig.now) == 0 && worker.unfinished {
+        turns += 1;
+    }
+    assert!(turns >= 6_000 / 256, "asleep after {turns} turns");
+    assert_eq!(rx.try_recv(), Ok(vec![]), "a sign of life");
+    assert_eq!(rx.try_recv(), Err(channel::TryRecvError::Disconnected), "the end");
+}
+
+#[test]
+fn a_listing_whose_reader_is_slow_lets_an_idle_worker_sleep() {
+    let mut rig = Rig::new(1);
+    open_sessions(&mut rig, 20);
+    let (tx, rx) = channel::bounded(1);
+    rig.requests[0].send(Request::Sessions(SessionFilter::default(), tx)).unwrap();
+    let worker = &mut rig.workers[0];
+    let mut rows = 0;
+    for _ in 0..10 {
+        for turn in 0.. {
+            worker.turn(rig.now);
+            if !worker.unfinished {
+                break;
+            }
+            assert!(turn < 10, "the worker spins for a reader that is slow");
+        }
+        rows += rx.try_iter().flatten().count();
+    }
+    assert_eq!(rows, 1_200);
+}
+
+/// The rights that docs/operations.md asks for; not `CAP_PERFMON`, not `CAP_SYS_ADMIN`.
+const RIGHTS: &str = "-all,+net_admin,+net_raw,+bpf,+ipc_lock";
+
+#[test]
+fn the_steering_program_loads_without_cap_perfmon() {
+    const CHILD: &str = "NATGATE_TEST_LOADS";
+    if std::env::var(CHILD).is_ok() {
+        crate::xsk::Steering::load().unwrap();
+        return;
+    }
+    if std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap()) != 0 {
+        return; // only root can load it at all
+    }
+    crate::xsk::Steering::load().unwrap();
+    let mut child = std::process::Command::new("setpriv");
+    child.args(["--bounding-set", RIGHTS, "--inh-caps", RIGHTS]);
+    child.arg(std::env::current_exe().unwrap()).env(CHILD, "1");
+    child.args(["--exact", "tests::the_steering_program_loads_without_cap_perfmon", "--nocapture"]);
+    let output = child.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{output:?}");
 }
 
 proptest! {

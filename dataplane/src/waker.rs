@@ -49,13 +49,47 @@ impl Waker {
 
     /// The worker woke up, for whatever reason.
     pub(crate) fn woke(&self) {
-        if self.0.state.swap(AWAKE, Ordering::SeqCst) == NOTIFIED {
-            // Empty if the notifier has not written yet: then the next sleep ends early, once.
-            let _ = self.0.event.read();
-        }
+        self.0.state.swap(AWAKE, Ordering::SeqCst);
+        // Always, whatever the state was: a notifier that has exchanged the state writes some time later,
+        // perhaps after this read. Such an event ends the next sleep early, once, and is taken here then.
+        // None that is needed gets lost: while the worker is awake nobody begins to notify by the event.
+        let _ = self.0.event.read();
     }
 
     pub(crate) fn event(&self) -> BorrowedFd<'_> {
         self.0.event.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+    use super::*;
+
+    /// Sleeps as a worker does; whether the event ended it.
+    fn sleep(waker: &Waker) -> bool {
+        assert!(waker.may_sleep());
+        let mut fds = [PollFd::new(waker.event(), PollFlags::POLLIN)];
+        let ready = poll(&mut fds, PollTimeout::from(1u8)).unwrap();
+        waker.woke();
+        ready > 0
+    }
+
+    #[test]
+    fn an_event_written_after_woke_ends_one_sleep_early_and_no_more() {
+        let waker = Waker::new().unwrap();
+        assert!(waker.may_sleep());
+        // `wake`, torn apart: the worker wakes up between its two steps.
+        assert_eq!(waker.0.state.swap(NOTIFIED, Ordering::SeqCst), SLEEPING);
+        waker.woke();
+        waker.0.event.write(1).unwrap();
+        assert!(sleep(&waker), "the stale event");
+        for _ in 0..3 {
+            assert!(!sleep(&waker), "the stale event was never taken");
+        }
+        waker.wake();
+        assert!(!waker.may_sleep(), "a notice before the sleep");
+        assert!(!sleep(&waker));
     }
 }

@@ -13,7 +13,7 @@ use crate::hand_off::{HandOff, HandedOver};
 use crate::hold::{Hold, Neighbour};
 use crate::interface::{Interface, InterfaceId};
 use crate::io::{self, BURST, PacketIo, Received};
-use crate::listing::Listing;
+use crate::listing::{Listing, Progress};
 use crate::pipeline::{Arrival, Fate, Parsed};
 use crate::request::{Notice, Request};
 use crate::roads::{Adjacency, NextHop};
@@ -82,6 +82,8 @@ pub struct Worker<I: PacketIo> {
     burst: Vec<Received<I::Frame>>,
     arrivals: Vec<Arrival<I::Frame>>,
     next_housekeeping: Timestamp,
+    /// Something besides packets is left to do at once: the worker must not sleep.
+    pub(crate) unfinished: bool,
     stopping: bool,
 }
 
@@ -116,6 +118,7 @@ impl<I: PacketIo> Worker<I> {
             burst: Vec::with_capacity(BURST),
             arrivals: Vec::with_capacity(BURST),
             next_housekeeping: now,
+            unfinished: false,
             stopping: false,
             shared,
         }
@@ -125,7 +128,7 @@ impl<I: PacketIo> Worker<I> {
     pub fn run(mut self) -> I {
         let mut idle_turns = 0;
         while !self.stopping {
-            if self.turn(self.shared.clock.now()) > 0 {
+            if self.turn(self.shared.clock.now()) > 0 || self.unfinished {
                 idle_turns = 0;
                 continue;
             }
@@ -146,8 +149,8 @@ impl<I: PacketIo> Worker<I> {
         self.follow_snapshot(now);
         let packets = self.take_burst(now) + self.take_hand_offs(now);
         self.hand_off.wake();
-        self.serve_requests(now);
-        self.nat.expire(now, if packets > 0 { EXPIRE_BUDGET.0 } else { EXPIRE_BUDGET.1 });
+        let listing = self.serve_requests(now);
+        self.unfinished = self.expire(now, packets > 0) || listing;
         if now >= self.next_housekeeping {
             self.keep_house(now);
         }
@@ -157,6 +160,16 @@ impl<I: PacketIo> Worker<I> {
         let loops = if packets > 0 { &counters.busy_loops } else { &counters.idle_loops };
         loops.add(1);
         packets
+    }
+
+    /// Ends what has been idle for too long, within a budget; whether more may be due.
+    fn expire(&mut self, now: Timestamp, busy: bool) -> bool {
+        let budget = if busy { EXPIRE_BUDGET.0 } else { EXPIRE_BUDGET.1 };
+        let before = self.nat.stats().ended;
+        self.nat.expire(now, budget);
+        // Items of the wheel that end nothing use the budget too: after any end one more look is due.
+        let more_due: bool = self.nat.stats().ended > before;
+        more_due
     }
 
     /// A burst from the interfaces, stage by stage.
@@ -338,7 +351,8 @@ impl<I: PacketIo> Worker<I> {
         counters.wakeups.set(io.transmit_wakeups + io.receive_wakeups);
     }
 
-    fn serve_requests(&mut self, now: Timestamp) {
+    /// Takes new requests and a step in every listing; whether one of them could go on at once.
+    fn serve_requests(&mut self, now: Timestamp) -> bool {
         while let Ok(request) = self.requests.try_recv() {
             match request {
                 Request::Stop => self.stopping = true,
@@ -347,7 +361,13 @@ impl<I: PacketIo> Worker<I> {
             }
         }
         let (id, nat) = (self.id, &self.nat);
-        self.listings.retain_mut(|listing| listing.advance(id, nat, now));
+        let mut more = false;
+        self.listings.retain_mut(|listing| {
+            let progress = listing.advance(id, nat, now);
+            more |= progress == Progress::More;
+            progress != Progress::Ended
+        });
+        more
     }
 
     /// The pool addresses that lie on the link of an external interface: nobody else answers for them.
