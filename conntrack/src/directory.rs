@@ -34,44 +34,46 @@ pub enum BlockState {
     Free,
     /// Given out.
     Held(Holder),
-    /// Given back by this subscriber, and not for others until then (seconds).
-    Resting(Holder, u32),
+    /// Given back by this subscriber, and not for others until this second (modulo 2^30).
+    Resting(Ipv4Addr, u32),
 }
 
 const FREE: u64 = 0;
 const HELD: u64 = 1;
 const RESTING: u64 = 2;
-const SECONDS_BITS: u32 = 20;
+/// Enough for 34 years: a word that nobody touches says the right thing for half of that. Nobody asks a
+/// resting block for its worker, so the seconds may lie where a held one has it.
+const SECONDS_BITS: u32 = 30;
 const SECONDS_MASK: u32 = (1 << SECONDS_BITS) - 1;
 
-/// Word layout: subscriber (32 bits) | worker (10) | second until which it rests, modulo 2^20 (20) | state (2).
+/// Word layout: subscriber (32 bits) | held: worker (10), 0 (20); resting: second until which it rests,
+/// modulo 2^30 (30) | state (2).
 fn encode(state: BlockState) -> u64 {
-    let pack = |holder: Holder, seconds: u32, kind: u64| {
-        u64::from(u32::from(holder.subscriber)) << 32
-            | u64::from(holder.worker) << 22
-            | u64::from(seconds & SECONDS_MASK) << 2
-            | kind
+    let pack = |subscriber: Ipv4Addr, middle: u64, kind: u64| {
+        u64::from(u32::from(subscriber)) << 32 | middle << 2 | kind
     };
     match state {
         BlockState::Free => FREE,
-        BlockState::Held(holder) => pack(holder, 0, HELD),
-        BlockState::Resting(holder, until) => pack(holder, until, RESTING),
+        BlockState::Held(holder) => pack(holder.subscriber, u64::from(holder.worker) << 20, HELD),
+        BlockState::Resting(subscriber, until) => {
+            pack(subscriber, u64::from(until & SECONDS_MASK), RESTING)
+        }
     }
 }
 
 fn decode(word: u64) -> BlockState {
-    let holder = Holder {
-        subscriber: Ipv4Addr::from((word >> 32) as u32),
-        worker: (word >> 22) as u16 & (MAX_WORKERS as u16 - 1),
-    };
+    let subscriber = Ipv4Addr::from((word >> 32) as u32);
     match word & 3 {
-        HELD => BlockState::Held(holder),
-        RESTING => BlockState::Resting(holder, (word >> 2) as u32 & SECONDS_MASK),
+        HELD => {
+            let worker = (word >> 22) as u16 & (MAX_WORKERS as u16 - 1);
+            BlockState::Held(Holder { subscriber, worker })
+        }
+        RESTING => BlockState::Resting(subscriber, (word >> 2) as u32 & SECONDS_MASK),
         _ => BlockState::Free,
     }
 }
 
-/// Whether the second `until` (modulo 2^20) has come at `now`; rests are far shorter than half the range.
+/// Whether the second `until` (modulo 2^30) has come at `now`; rests are far shorter than half the range.
 fn is_over(until: u32, now: Timestamp) -> bool {
     let now = now.as_secs() as u32 & SECONDS_MASK;
     now.wrapping_sub(until) & SECONDS_MASK < 1 << (SECONDS_BITS - 1)
@@ -163,9 +165,7 @@ impl Directory {
         let available = match decode(seen) {
             BlockState::Free => true,
             BlockState::Held(_) => false,
-            BlockState::Resting(last, until) => {
-                last.subscriber == holder.subscriber || is_over(until, now)
-            }
+            BlockState::Resting(last, until) => last == holder.subscriber || is_over(until, now),
         };
         let held = encode(BlockState::Held(holder));
         let won = available
@@ -183,7 +183,7 @@ impl Directory {
             BlockState::Free
         } else {
             // Rounded up, so that a rest is never shorter than asked.
-            BlockState::Resting(holder, (now + rest).as_secs() as u32 + 1)
+            BlockState::Resting(holder.subscriber, (now + rest).as_secs() as u32 + 1)
         };
         let held = encode(BlockState::Held(holder));
         let done = self.word(block).is_some_and(|word| {

@@ -8,9 +8,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use crate::{
-    Admission, BlockNumber, BlockState, Direction, Endpoint, FlowKey, Holder, MAX_WORKERS, Nat,
-    Pool, PoolId, PoolSettings, Protocol, Realm, Refusal, Secret, SessionView, State, TcpFlags,
-    Timestamp,
+    Admission, BlockNumber, BlockState, Direction, Directory, Endpoint, FlowKey, Holder,
+    MAX_WORKERS, Nat, Pool, PoolId, PoolSettings, Protocol, Realm, Refusal, Secret, SessionView,
+    State, TcpFlags, Timestamp,
 };
 
 const POOL: Admission = Admission { pool: PoolId(0), rule: 7 };
@@ -328,6 +328,28 @@ fn a_directory_can_be_claimed_dry_by_many_threads_without_a_double() {
     let claimed: Vec<_> = threads.into_iter().flat_map(|t| t.join().unwrap()).collect();
     assert_eq!(claimed.len(), 1008);
     assert_eq!(claimed.iter().collect::<HashSet<_>>().len(), 1008);
+}
+
+#[test]
+fn a_rest_that_is_over_does_not_come_back_after_days() {
+    let directory = Directory::new(1024..=1151, 64);
+    let holder = |n| Holder { subscriber: pod(n), worker: MAX_WORKERS as u16 - 1 };
+    for start in [0, 1] {
+        let block = directory.claim(holder(1), start, secs(10)).unwrap();
+        directory.release(block, holder(1), Duration::from_secs(120), secs(10));
+    }
+    assert_eq!(directory.resting(secs(130)), 2, "never shorter than asked");
+    assert_eq!(directory.claim(holder(2), 0, secs(130)), None);
+    for day in 1..2_000 {
+        assert_eq!(directory.resting(secs(day * 86_400)), 0, "on day {day}");
+    }
+    let block = directory.claim(holder(2), 0, secs(9 * 86_400)).unwrap();
+    assert_eq!(directory.state(block), BlockState::Held(holder(2)));
+    // Nor does the epoch matter.
+    let now = secs((1 << 30) - 60);
+    directory.release(block, holder(2), Duration::from_secs(86_400), now);
+    assert_eq!(directory.resting(now + Duration::from_secs(86_400)), 1);
+    assert_eq!(directory.resting(now + Duration::from_secs(86_401)), 0);
 }
 
 #[derive(Clone, Copy, Debug)]
