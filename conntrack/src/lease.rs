@@ -60,6 +60,13 @@ impl Search<'_> {
         }
     }
 
+    /// The lease of a connection that is over, if nothing else can be had; claims nothing.
+    pub(crate) fn replacing(&self, holding: &Holding) -> Option<Lease> {
+        let all_used = holding.blocks.len() >= self.pool.settings.quota_blocks as usize
+            && self.unused(holding).is_none();
+        if all_used { self.closed(holding) } else { None }
+    }
+
     fn endpoint(&self, address: u16, port: u16) -> Endpoint {
         Endpoint::new(self.pool.addresses[usize::from(address)].addr, port)
     }

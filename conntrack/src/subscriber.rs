@@ -30,12 +30,26 @@ pub(crate) struct Holding {
     anchor: Option<u16>,
     pub(crate) blocks: Vec<PortBlock>,
     pub(crate) sessions: u32,
+    /// When the last session ended; meaningful while there is none.
+    pub(crate) idle_since: Timestamp,
     recent: VecDeque<(u16, BlockNumber)>,
 }
 
 impl Holding {
     fn new(pool: PoolId) -> Self {
-        Self { pool, anchor: None, blocks: Vec::new(), sessions: 0, recent: VecDeque::new() }
+        Self {
+            pool,
+            anchor: None,
+            blocks: Vec::new(),
+            sessions: 0,
+            idle_since: Timestamp::default(),
+            recent: VecDeque::new(),
+        }
+    }
+
+    /// Whether there is nothing to remember.
+    pub(crate) fn is_bare(&self) -> bool {
+        self.sessions == 0 && self.blocks.is_empty() && self.anchor.is_none()
     }
 
     /// Takes one more block; the new block is the last of `blocks`.
@@ -54,6 +68,7 @@ impl Holding {
             .or_else(|| self.claim_fresh(pool, holder, random, now))
             .ok_or(NoBlock::Exhausted)?;
         self.anchor.get_or_insert(address);
+        self.idle_since = now;
         let directory = &pool.addresses[usize::from(address)].directory;
         let first = *directory.ports(number).start();
         self.blocks.push(PortBlock::new(address, number, first, pool.settings.block_size));
@@ -110,6 +125,7 @@ impl Holding {
         now: Timestamp,
     ) {
         self.sessions = self.sessions.saturating_sub(1);
+        self.idle_since = now;
         let Some(index) = self.block_of(pool, public) else { return };
         self.blocks[index].return_port(protocol, public.port);
         if self.blocks[index].is_empty() && self.blocks.iter().filter(|b| b.is_empty()).count() > 1
@@ -148,6 +164,8 @@ pub(crate) struct Subscriber {
     pub(crate) refused: u64,
     /// When the last session ended; meaningful while there is none.
     pub(crate) idle_since: Timestamp,
+    /// When it is looked at for what it does not need.
+    pub(crate) settle_at: Timestamp,
     live: bool,
 }
 
@@ -179,9 +197,14 @@ impl Subscribers {
         }
     }
 
+    /// The number of the subscriber at `addr`, if known.
+    pub(crate) fn find(&self, addr: Ipv4Addr) -> Option<u32> {
+        self.by_addr.get(&addr).copied()
+    }
+
     /// The number of the subscriber at `addr`, who is made known if new.
     pub(crate) fn get_or_insert(&mut self, addr: Ipv4Addr, now: Timestamp) -> u32 {
-        if let Some(&number) = self.by_addr.get(&addr) {
+        if let Some(number) = self.find(addr) {
             return number;
         }
         let subscriber = Subscriber {
@@ -191,6 +214,7 @@ impl Subscribers {
             created: 0,
             refused: 0,
             idle_since: now,
+            settle_at: Timestamp::NEVER,
             live: true,
         };
         let number = if let Some(number) = self.free.pop() {

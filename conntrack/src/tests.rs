@@ -352,6 +352,93 @@ fn a_rest_that_is_over_does_not_come_back_after_days() {
     assert_eq!(directory.resting(now + Duration::from_secs(86_401)), 0);
 }
 
+#[test]
+fn a_full_table_takes_no_blocks_and_makes_no_subscribers() {
+    let (mut nat, pool) = nat_with(PoolSettings::default(), 1, 1);
+    let flow = |n: u32| key(Protocol::Udp, (Ipv4Addr::from(0x0a00_0000 + n), 1), remote(1, 80));
+    nat.open(&flow(0), POOL, None, secs(1)).unwrap();
+    for n in 1..2_000 {
+        assert_eq!(nat.open(&flow(n), POOL, None, secs(1)), Err(Refusal::TableFull));
+    }
+    assert_eq!((pool.addresses[0].directory.held(), nat.stats().subscribers), (1, 1));
+    // A known subscriber gets no further block either.
+    for n in 0..100 {
+        let flow = FlowKey { src: Endpoint::new(flow(0).src.addr, 100 + n), ..flow(0) };
+        assert_eq!(nat.open(&flow, POOL, None, secs(1)), Err(Refusal::TableFull));
+    }
+    assert_eq!(pool.addresses[0].directory.held(), 1);
+}
+
+#[test]
+fn a_full_table_still_lets_a_closed_connection_be_replaced() {
+    let settings = PoolSettings { quota_blocks: 1, ..tiny_settings() };
+    let (mut nat, _) = nat_with(settings, 1, 64);
+    for i in 0..64u16 {
+        let flow = key(Protocol::Tcp, (pod(1), 1 + i), remote(1, 80));
+        let slot = nat.open(&flow, POOL, SYN, secs(1)).unwrap();
+        nat.commit(slot, secs(1), 60, Some(TcpFlags(TcpFlags::RST)));
+    }
+    let flow = key(Protocol::Tcp, (pod(1), 1000), remote(1, 80));
+    nat.open(&flow, POOL, SYN, secs(2)).unwrap();
+    assert_eq!(nat.stats().sessions, 64);
+}
+
+#[test]
+fn refused_flows_leave_no_subscribers_behind_and_renew_no_timer() {
+    let (mut nat, pool) = nat_with(tiny_settings(), 1, 10);
+    let flow = |n: u32| key(Protocol::Udp, (Ipv4Addr::from(0x0a00_0000 + n), 1), remote(1, 80));
+    for n in 0..1_000 {
+        assert_eq!(nat.open(&flow(n), POOL, None, secs(1)).is_ok(), n < 2);
+    }
+    assert_eq!(nat.stats().subscribers, 2);
+    // Idle from 301 s on; refused flows must not keep the block.
+    nat.expire(secs(302), 1_000);
+    let other = Admission { pool: PoolId(9), rule: 0 };
+    for s in 302..1_000 {
+        assert_eq!(nat.open(&flow(0), other, None, secs(s)), Err(Refusal::PoolExhausted));
+        nat.expire(secs(s), 1_000);
+        assert!(s < 364 || pool.addresses[0].directory.held() == 0, "held at {s} s");
+    }
+    assert_eq!(nat.stats().subscribers, 0);
+}
+
+#[test]
+fn a_block_comes_back_although_its_subscriber_is_busy_in_another_pool() {
+    let pool = |id, n| {
+        Arc::new(Pool::new(PoolId(id), "p", tiny_settings(), [Ipv4Addr::new(203, 0, 113, n)]))
+    };
+    let pools = [pool(0, 10), pool(1, 11)];
+    let mut nat = Nat::new(0, 100, Secret::from_seed(1), secs(0));
+    nat.adopt(&pools);
+    let held = |n: usize| pools[n].addresses[0].directory.held();
+    let busy = key(Protocol::Udp, (pod(1), 2), remote(2, 443));
+    let slot = nat.open(&busy, Admission { pool: PoolId(1), rule: 0 }, None, secs(1)).unwrap();
+    for round in 0..3u64 {
+        // The session ends after 10 s, the block returns 60 s later.
+        let start = round * 1_000 + 1;
+        let dns = key(Protocol::Udp, (pod(1), 1), remote(1, 53));
+        nat.open(&dns, POOL, None, secs(start)).unwrap();
+        for s in start..start + 1_000 {
+            nat.commit(slot, secs(s), 100, None);
+            nat.expire(secs(s), 1_000);
+            assert_eq!(held(0), u32::from(s < start + 71), "round {round}, second {s}");
+        }
+    }
+    assert_eq!(held(1), 1);
+}
+
+#[test]
+fn expire_says_when_its_budget_is_used_up() {
+    let (mut nat, _) = nat_with(PoolSettings::default(), 1, 100);
+    for port in 1..=50 {
+        let flow = key(Protocol::Udp, (pod(1), port), remote(1, 53));
+        nat.open(&flow, POOL, None, secs(0)).unwrap();
+    }
+    assert!(nat.expire(secs(20), 32));
+    assert!(!nat.expire(secs(20), 32));
+    assert_eq!(nat.stats().sessions, 0);
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Open { pod: u8, port: u16, server: u8, protocol: usize },
