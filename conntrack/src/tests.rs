@@ -428,6 +428,28 @@ fn a_block_comes_back_although_its_subscriber_is_busy_in_another_pool() {
 }
 
 #[test]
+fn a_guessed_reset_from_outside_hands_no_tuple_over() {
+    let settings = PoolSettings { quota_blocks: 1, ..tiny_settings() };
+    let (mut nat, _) = nat_with(settings, 1, 1_000);
+    let flow = |port| key(Protocol::Tcp, (pod(1), port), remote(1, 80));
+    for port in 1..=64 {
+        let slot = nat.open(&flow(port), POOL, SYN, secs(1)).unwrap();
+        let back = nat.find(&reply_to(&nat, &flow(port))).unwrap();
+        nat.commit(back, secs(1), 40, Some(TcpFlags(TcpFlags::SYN | TcpFlags::ACK)));
+        nat.commit(slot, secs(1), 40, ACK);
+    }
+    let rst = Some(TcpFlags(TcpFlags::RST));
+    let back = nat.find(&reply_to(&nat, &flow(1))).unwrap();
+    nat.commit(back, secs(2), 40, rst);
+    assert_eq!(nat.open(&flow(999), POOL, SYN, secs(2)), Err(Refusal::QuotaBlocks));
+    let victim = nat.find(&flow(1)).expect("the reset ended a live session");
+    // The pod's own reset does make room.
+    nat.commit(victim, secs(3), 40, rst);
+    nat.open(&flow(999), POOL, SYN, secs(4)).unwrap();
+    assert_eq!(nat.find(&flow(1)), None);
+}
+
+#[test]
 fn expire_says_when_its_budget_is_used_up() {
     let (mut nat, _) = nat_with(PoolSettings::default(), 1, 100);
     for port in 1..=50 {
