@@ -2,12 +2,13 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use ahash::RandomState;
 
 use crate::block::PortBlock;
 use crate::directory::{BlockNumber, Holder};
-use crate::endpoint::{Endpoint, Protocol};
+use crate::endpoint::{Endpoint, FlowKey, Protocol};
 use crate::pool::{Pool, PoolId};
 use crate::time::Timestamp;
 
@@ -22,6 +23,20 @@ pub(crate) enum NoBlock {
     Exhausted,
 }
 
+/// Remotes that a subscriber was refused a port for, and that are remembered at once.
+const REFUSED_REMOTES: usize = 8;
+/// For this long, no port is looked for again after there was none.
+const REFUSED_FOR: Duration = Duration::from_millis(100);
+
+/// No port of a holding was left for this remote.
+#[derive(Clone, Copy, Debug)]
+struct RefusedLately {
+    protocol: Protocol,
+    remote: Endpoint,
+    until: Timestamp,
+    why: NoBlock,
+}
+
 /// What one subscriber holds in one pool.
 #[derive(Debug)]
 pub(crate) struct Holding {
@@ -33,6 +48,8 @@ pub(crate) struct Holding {
     /// When the last session ended; meaningful while there is none.
     pub(crate) idle_since: Timestamp,
     recent: VecDeque<(u16, BlockNumber)>,
+    /// Remotes for which no port was found lately.
+    refused: VecDeque<RefusedLately>,
 }
 
 impl Holding {
@@ -44,12 +61,31 @@ impl Holding {
             sessions: 0,
             idle_since: Timestamp::default(),
             recent: VecDeque::new(),
+            refused: VecDeque::new(),
         }
     }
 
     /// Whether there is nothing to remember.
     pub(crate) fn is_bare(&self) -> bool {
         self.sessions == 0 && self.blocks.is_empty() && self.anchor.is_none()
+    }
+
+    /// Why a flow like `key` was refused lately, if it was and no port has become free since.
+    pub(crate) fn refused_lately(&self, key: &FlowKey, now: Timestamp) -> Option<NoBlock> {
+        let same =
+            |r: &&RefusedLately| now < r.until && r.remote == key.dst && r.protocol == key.protocol;
+        self.refused.iter().find(same).map(|r| r.why)
+    }
+
+    /// Remembers for a moment that flows like `key` are refused: the search for a port that is not there
+    /// is the longest.
+    pub(crate) fn refuse(&mut self, key: &FlowKey, why: NoBlock, now: Timestamp) {
+        if self.refused.len() == REFUSED_REMOTES {
+            self.refused.pop_front();
+        }
+        let until = now + REFUSED_FOR;
+        let (protocol, remote) = (key.protocol, key.dst);
+        self.refused.push_back(RefusedLately { protocol, remote, until, why });
     }
 
     /// Takes one more block; the new block is the last of `blocks`.
@@ -69,6 +105,7 @@ impl Holding {
             .ok_or(NoBlock::Exhausted)?;
         self.anchor.get_or_insert(address);
         self.idle_since = now;
+        self.refused.clear();
         let directory = &pool.addresses[usize::from(address)].directory;
         let first = *directory.ports(number).start();
         self.blocks.push(PortBlock::new(address, number, first, pool.settings.block_size));
@@ -125,6 +162,7 @@ impl Holding {
         now: Timestamp,
     ) {
         self.sessions = self.sessions.saturating_sub(1);
+        self.refused.clear();
         self.idle_since = now;
         let Some(index) = self.block_of(pool, public) else { return };
         self.blocks[index].return_port(protocol, public.port);

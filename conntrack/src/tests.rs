@@ -450,6 +450,43 @@ fn a_guessed_reset_from_outside_hands_no_tuple_over() {
 }
 
 #[test]
+fn a_refused_remote_is_refused_at_once_for_a_moment() {
+    let settings = PoolSettings { quota_blocks: 1, ..tiny_settings() };
+    let (mut nat, _) = nat_with(settings, 1, 1_000);
+    let flow = |port, server| key(Protocol::Tcp, (pod(1), port), remote(server, 80));
+    let mut slots = Vec::new();
+    for port in 1..=64 {
+        slots.push(nat.open(&flow(port, 1), POOL, SYN, secs(1)).unwrap());
+    }
+    assert_eq!(nat.open(&flow(99, 1), POOL, SYN, secs(1)), Err(Refusal::QuotaBlocks));
+    // Nothing is looked for, although there is something now.
+    nat.commit(slots[0], secs(1), 40, Some(TcpFlags(TcpFlags::RST)));
+    let soon = secs(1) + Duration::from_millis(99);
+    assert_eq!(nat.open(&flow(99, 1), POOL, SYN, soon), Err(Refusal::QuotaBlocks));
+    nat.open(&flow(99, 2), POOL, SYN, soon).expect("another remote");
+    nat.open(&flow(99, 1), POOL, SYN, secs(1) + Duration::from_millis(100)).unwrap();
+    // The end of a session is noticed at once.
+    let later = secs(1) + Duration::from_millis(100);
+    assert_eq!(nat.open(&flow(98, 1), POOL, SYN, later), Err(Refusal::QuotaBlocks));
+    nat.expire(secs(300), 10_000);
+    nat.open(&flow(98, 1), POOL, SYN, later).unwrap();
+}
+
+#[test]
+fn a_refusal_in_a_huge_holding_looks_at_a_bounded_number_of_ports() {
+    let settings =
+        PoolSettings { quota_blocks: 313, quota_sessions: 100_000, ..PoolSettings::default() };
+    let (mut nat, _) = nat_with(settings, 1, 100_000);
+    let flow = |port| key(Protocol::Tcp, (pod(1), port), remote(1, 80));
+    let slots: Vec<_> =
+        (0..313 * 64).map(|i| nat.open(&flow(i), POOL, SYN, secs(1)).unwrap()).collect();
+    nat.commit(slots[7], secs(1), 40, Some(TcpFlags(TcpFlags::RST)));
+    // One closed connection among 20,000, and 4,096 are looked at: it is found sometimes.
+    let found = (10..50).position(|s| nat.open(&flow(50_000), POOL, SYN, secs(s)).is_ok());
+    assert!(found.is_some_and(|tries| tries > 0), "{found:?}");
+}
+
+#[test]
 fn expire_says_when_its_budget_is_used_up() {
     let (mut nat, _) = nat_with(PoolSettings::default(), 1, 100);
     for port in 1..=50 {
