@@ -34,44 +34,46 @@ pub enum BlockState {
     Free,
     /// Given out.
     Held(Holder),
-    /// Given back by this subscriber, and not for others until then (seconds).
-    Resting(Holder, u32),
+    /// Given back by this subscriber, and not for others until this second (modulo 2^30).
+    Resting(Ipv4Addr, u32),
 }
 
 const FREE: u64 = 0;
 const HELD: u64 = 1;
 const RESTING: u64 = 2;
-const SECONDS_BITS: u32 = 20;
+/// Enough for 34 years: a word that nobody touches says the right thing for half of that. Nobody asks a
+/// resting block for its worker, so the seconds may lie where a held one has it.
+const SECONDS_BITS: u32 = 30;
 const SECONDS_MASK: u32 = (1 << SECONDS_BITS) - 1;
 
-/// Word layout: subscriber (32 bits) | worker (10) | second until which it rests, modulo 2^20 (20) | state (2).
+/// Word layout: subscriber (32 bits) | held: worker (10), 0 (20); resting: second until which it rests,
+/// modulo 2^30 (30) | state (2).
 fn encode(state: BlockState) -> u64 {
-    let pack = |holder: Holder, seconds: u32, kind: u64| {
-        u64::from(u32::from(holder.subscriber)) << 32
-            | u64::from(holder.worker) << 22
-            | u64::from(seconds & SECONDS_MASK) << 2
-            | kind
+    let pack = |subscriber: Ipv4Addr, middle: u64, kind: u64| {
+        u64::from(u32::from(subscriber)) << 32 | middle << 2 | kind
     };
     match state {
         BlockState::Free => FREE,
-        BlockState::Held(holder) => pack(holder, 0, HELD),
-        BlockState::Resting(holder, until) => pack(holder, until, RESTING),
+        BlockState::Held(holder) => pack(holder.subscriber, u64::from(holder.worker) << 20, HELD),
+        BlockState::Resting(subscriber, until) => {
+            pack(subscriber, u64::from(until & SECONDS_MASK), RESTING)
+        }
     }
 }
 
 fn decode(word: u64) -> BlockState {
-    let holder = Holder {
-        subscriber: Ipv4Addr::from((word >> 32) as u32),
-        worker: (word >> 22) as u16 & (MAX_WORKERS as u16 - 1),
-    };
+    let subscriber = Ipv4Addr::from((word >> 32) as u32);
     match word & 3 {
-        HELD => BlockState::Held(holder),
-        RESTING => BlockState::Resting(holder, (word >> 2) as u32 & SECONDS_MASK),
+        HELD => {
+            let worker = (word >> 22) as u16 & (MAX_WORKERS as u16 - 1);
+            BlockState::Held(Holder { subscriber, worker })
+        }
+        RESTING => BlockState::Resting(subscriber, (word >> 2) as u32 & SECONDS_MASK),
         _ => BlockState::Free,
     }
 }
 
-/// Whether the second `until` (modulo 2^20) has come at `now`; rests are far shorter than half the range.
+/// Whether the second `until` (modulo 2^30) has come at `now`; rests are far shorter than half the range.
 fn is_over(until: u32, now: Timestamp) -> bool {
     let now = now.as_secs() as u32 & SECONDS_MASK;
     now.wrapping_sub(until) & SECONDS_MASK < 1 << (SECONDS_BITS - 1)
@@ -84,6 +86,8 @@ pub struct Directory {
     shift: u32,
     words: Box<[AtomicU64]>,
     held: AtomicU32,
+    /// Releases so far, modulo 2^32 (32 bits) | second before which there is nothing to claim (32).
+    barren: AtomicU64,
 }
 
 impl Directory {
@@ -94,7 +98,13 @@ impl Directory {
         let first = u32::from(*ports.start()).div_ceil(u32::from(block_size));
         let end = (u32::from(*ports.end()) + 1) >> shift;
         let words = (first..end.max(first)).map(|_| AtomicU64::new(FREE)).collect();
-        Self { first: first as u16, shift, words, held: AtomicU32::new(0) }
+        Self {
+            first: first as u16,
+            shift,
+            words,
+            held: AtomicU32::new(0),
+            barren: AtomicU64::new(0),
+        }
     }
 
     /// How many blocks there are.
@@ -142,13 +152,41 @@ impl Directory {
     /// Claims a block for `holder`, looking from the block at `start` (any number, taken modulo the
     /// number of blocks) onwards. Blocks that rest are passed over, unless they rest for `holder`'s own
     /// subscriber. `None` if no block can be had.
+    ///
+    /// That there was none is remembered until a block is released or has rested enough, so that refused
+    /// packets do not walk the directory. Until then, a subscriber gets a block that rests for it by
+    /// [`claim_block`](Self::claim_block) only.
     pub fn claim(&self, holder: Holder, start: u64, now: Timestamp) -> Option<BlockNumber> {
         let count = self.words.len();
-        if self.held() as usize >= count {
+        let barren = self.barren.load(Ordering::Acquire);
+        if self.held() as usize >= count || now.as_secs() < u64::from(barren as u32) {
             return None;
         }
         let start = (start % count as u64) as usize;
-        (0..count).map(|i| (start + i) % count).find_map(|i| self.claim_at(i, holder, now))
+        let found =
+            (0..count).map(|i| (start + i) % count).find_map(|i| self.claim_at(i, holder, now));
+        if found.is_none() {
+            self.remember_barren(barren, now);
+        }
+        found
+    }
+
+    /// Remembers until when a walk finds nothing, unless a block was released since `seen` was read.
+    fn remember_barren(&self, seen: u64, now: Timestamp) {
+        let left = |word: &AtomicU64| match decode(word.load(Ordering::Acquire)) {
+            BlockState::Free => Some(0),
+            BlockState::Held(_) => None,
+            BlockState::Resting(_, until) if is_over(until, now) => Some(0),
+            BlockState::Resting(_, until) => {
+                Some(until.wrapping_sub(now.as_secs() as u32) & SECONDS_MASK)
+            }
+        };
+        let until = self.words.iter().filter_map(left).min().map_or(u64::from(u32::MAX), |left| {
+            (now.as_secs() + u64::from(left)).min(u64::from(u32::MAX))
+        });
+        let next = seen >> 32 << 32 | until;
+        // Fails if a block was released meanwhile, maybe behind the walk: then nothing is known.
+        let _ = self.barren.compare_exchange(seen, next, Ordering::AcqRel, Ordering::Relaxed);
     }
 
     /// Claims exactly `block`, if it can be had.
@@ -163,9 +201,7 @@ impl Directory {
         let available = match decode(seen) {
             BlockState::Free => true,
             BlockState::Held(_) => false,
-            BlockState::Resting(last, until) => {
-                last.subscriber == holder.subscriber || is_over(until, now)
-            }
+            BlockState::Resting(last, until) => last == holder.subscriber || is_over(until, now),
         };
         let held = encode(BlockState::Held(holder));
         let won = available
@@ -183,7 +219,7 @@ impl Directory {
             BlockState::Free
         } else {
             // Rounded up, so that a rest is never shorter than asked.
-            BlockState::Resting(holder, (now + rest).as_secs() as u32 + 1)
+            BlockState::Resting(holder.subscriber, (now + rest).as_secs() as u32 + 1)
         };
         let held = encode(BlockState::Held(holder));
         let done = self.word(block).is_some_and(|word| {
@@ -191,6 +227,53 @@ impl Directory {
         });
         if done {
             self.held.fetch_sub(1, Ordering::Relaxed);
+            // After the word: who reads this count also finds the block. Counted even if nothing was
+            // remembered, because a walk may be under way. It never fails.
+            let forget = |barren: u64| Some((barren >> 32).wrapping_add(1) << 32);
+            let _ = self.barren.fetch_update(Ordering::AcqRel, Ordering::Relaxed, forget);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A refusal must not walk the directory again, and must not outlive what made it so.
+    #[test]
+    fn a_failed_walk_is_remembered_until_something_can_be_had() {
+        let at = |s: u64| Timestamp::from_millis(s * 1000);
+        let holder = |n: u32| Holder { subscriber: Ipv4Addr::from(n), worker: 3 };
+        let remembered = |d: &Directory| d.barren.load(Ordering::Relaxed) as u32;
+        let directory = Directory::new(1024..=1279, 64);
+        let blocks: Vec<_> =
+            (0..4).map(|i| directory.claim(holder(1), i, at(1)).unwrap()).collect();
+        directory.release(blocks[0], holder(1), Duration::from_secs(50), at(1));
+        directory.release(blocks[1], holder(1), Duration::from_secs(20), at(1));
+        assert_eq!(remembered(&directory), 0);
+        assert_eq!(directory.claim(holder(2), 0, at(2)), None);
+        assert_eq!(remembered(&directory), 22, "the earliest end of a rest");
+        assert_eq!(directory.claim(holder(2), 0, at(21)), None);
+        assert_eq!(directory.claim(holder(2), 0, at(22)), Some(blocks[1]));
+        assert_eq!(directory.claim(holder(2), 0, at(22)), None);
+        assert_eq!(remembered(&directory), 52);
+        // The last subscriber still gets its own block if it asks for it.
+        assert!(directory.claim_block(blocks[0], holder(1), at(22)));
+        directory.release(blocks[0], holder(1), Duration::from_secs(50), at(22));
+        assert_eq!(directory.claim(holder(2), 0, at(22)), None);
+        directory.release(blocks[2], holder(1), Duration::ZERO, at(22));
+        assert_eq!(directory.claim(holder(2), 0, at(22)), Some(blocks[2]));
+    }
+
+    #[test]
+    fn a_release_during_a_walk_is_not_forgotten() {
+        let now = Timestamp::from_millis(1_000);
+        let holder = Holder { subscriber: Ipv4Addr::LOCALHOST, worker: 0 };
+        let directory = Directory::new(1024..=1151, 64);
+        let block = directory.claim(holder, 0, now).unwrap();
+        let seen = directory.barren.load(Ordering::Acquire);
+        directory.release(block, holder, Duration::ZERO, now);
+        directory.remember_barren(seen, now);
+        assert_eq!(directory.claim(holder, 0, now), Some(block));
     }
 }

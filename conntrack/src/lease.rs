@@ -19,6 +19,8 @@ use crate::time::Timestamp;
 
 /// Ports tried for reuse before a further block is claimed.
 const REUSE_PROBES: usize = 64;
+/// Ports tried at most before a flow is refused: a packet must not walk a huge holding.
+const FULL_PROBES: usize = 4096;
 /// Closed connections compared before the one that is over for longest is taken.
 const CLOSED_COMPARED: usize = 32;
 
@@ -42,6 +44,9 @@ pub(crate) struct Search<'a> {
 
 impl Search<'_> {
     pub(crate) fn lease(&self, holding: &mut Holding) -> Result<Lease, NoBlock> {
+        if let Some(no_block) = holding.refused_lately(self.key, self.now) {
+            return Err(no_block);
+        }
         if let Some(public) = self.unused(holding).or_else(|| self.reusable(holding, REUSE_PROBES))
         {
             return Ok(Lease { public, replaces: None });
@@ -52,12 +57,33 @@ impl Search<'_> {
                 let public = self.unused(holding).ok_or(NoBlock::Exhausted)?;
                 Ok(Lease { public, replaces: None })
             }
-            Err(no_block) => self
-                .reusable(holding, usize::MAX)
-                .map(|public| Lease { public, replaces: None })
-                .or_else(|| self.closed(holding))
-                .ok_or(no_block),
+            Err(no_block) => {
+                let found = self
+                    .reusable(holding, FULL_PROBES)
+                    .map(|public| Lease { public, replaces: None })
+                    .or_else(|| self.closed(holding));
+                if found.is_none() {
+                    holding.refuse(self.key, no_block, self.now);
+                }
+                found.ok_or(no_block)
+            }
         }
+    }
+
+    /// The lease of a connection that is over, if nothing else can be had; claims nothing.
+    pub(crate) fn replacing(&self, holding: &mut Holding) -> Option<Lease> {
+        let all_used = self.key.protocol == Protocol::Tcp
+            && holding.blocks.len() >= self.pool.settings.quota_blocks as usize
+            && self.unused(holding).is_none()
+            && holding.refused_lately(self.key, self.now).is_none();
+        if !all_used {
+            return None;
+        }
+        let found = self.closed(holding);
+        if found.is_none() {
+            holding.refuse(self.key, NoBlock::Quota, self.now);
+        }
+        found
     }
 
     fn endpoint(&self, address: u16, port: u16) -> Endpoint {
@@ -98,7 +124,8 @@ impl Search<'_> {
             let session = self.table.get(slot);
             session.state().is_over().then(|| (session.idle(self.now), slot, public))
         };
-        let candidates = self.endpoints(holding).filter_map(over).take(CLOSED_COMPARED);
+        let candidates =
+            self.endpoints(holding).take(FULL_PROBES).filter_map(over).take(CLOSED_COMPARED);
         let (_, slot, public) = candidates.max_by_key(|&(idle, ..)| idle)?;
         Some(Lease { public, replaces: Some(slot) })
     }

@@ -10,13 +10,13 @@ use crate::lease::Search;
 use crate::pool::{Pool, PoolId};
 use crate::rewrite::Rewrite;
 use crate::session::{CachedHop, Direction, Owner, Slot};
-use crate::subscriber::{NoBlock, Subscribers};
+use crate::subscriber::{Holding, NoBlock, Subscribers};
 use crate::table::SessionTable;
 use crate::tcp::{State, TcpFlags};
 use crate::time::Timestamp;
 use crate::wheel::Wheel;
 
-/// A subscriber without sessions gives its last block back after this time.
+/// A subscriber without sessions in a pool gives its last block there back after this time.
 const KEEP_LAST_BLOCK: Duration = Duration::from_secs(60);
 /// A subscriber without sessions keeps its public address for this long (`pooling.linger`).
 const KEEP_ANCHOR: Duration = Duration::from_secs(600);
@@ -74,7 +74,8 @@ pub struct Nat {
     pub(crate) table: SessionTable,
     wheel: Wheel,
     pub(crate) subscribers: Subscribers,
-    /// Subscribers without sessions: to give their last block back, then to be forgotten.
+    /// Subscribers with an idle holding: to give its last block back; those without sessions: to be
+    /// forgotten.
     idle: Wheel,
     created: u64,
     ended: u64,
@@ -175,6 +176,9 @@ impl Nat {
             Some(_) => return Err(Refusal::NotSyn),
             None => State::Open,
         };
+        if self.table.is_full() && self.subscribers.find(key.src.addr).is_none() {
+            return Err(Refusal::TableFull);
+        }
         let number = self.subscribers.get_or_insert(key.src.addr, now);
         let opened = self.open_for(number, key, admission, state, now);
         let subscriber = self.subscribers.get_mut(number);
@@ -185,9 +189,30 @@ impl Nat {
             self.arm(slot, now);
         } else {
             subscriber.refused += 1;
-            self.rest_if_idle(number, now);
+            self.settle_refused(number);
         }
         opened
+    }
+
+    /// A refusal keeps nobody in memory: neither who came for the first time, nor, by renewing a timer,
+    /// who was about to be forgotten.
+    fn settle_refused(&mut self, number: u32) {
+        let subscriber = self.subscribers.get_mut(number);
+        if subscriber.sessions > 0 {
+            return;
+        }
+        if subscriber.holdings.iter().all(Holding::is_bare) {
+            self.forget(number);
+        } else {
+            // A block may have been claimed before the index refused.
+            let soon = subscriber.idle_since + KEEP_LAST_BLOCK;
+            self.arm_idle(number, soon);
+        }
+    }
+
+    fn forget(&mut self, number: u32) {
+        self.idle.disarm(number);
+        self.subscribers.forget(number);
     }
 
     fn open_for(
@@ -206,10 +231,15 @@ impl Nat {
             return Err(Refusal::QuotaSessions);
         }
         let search = Search { table: &self.table, pool: &pool, key, holder, random, now };
-        let lease = search.lease(holding).map_err(|no_block| match no_block {
-            NoBlock::Quota => Refusal::QuotaBlocks,
-            NoBlock::Exhausted => Refusal::PoolExhausted,
-        })?;
+        let lease = if self.table.is_full() {
+            // Before a block is claimed: a full table must not empty the pool as well.
+            search.replacing(holding).ok_or(Refusal::TableFull)?
+        } else {
+            search.lease(holding).map_err(|no_block| match no_block {
+                NoBlock::Quota => Refusal::QuotaBlocks,
+                NoBlock::Exhausted => Refusal::PoolExhausted,
+            })?
+        };
         if let Some(slot) = lease.replaces {
             // Its block can't be released by this: had another block been empty, a port of that one
             // would have been taken.
@@ -238,23 +268,30 @@ impl Nat {
         let subscriber = self.subscribers.get_mut(owner.subscriber);
         subscriber.sessions = subscriber.sessions.saturating_sub(1);
         let holder = Holder { subscriber: subscriber.addr, worker: self.worker };
-        if let Some(pool) = self.pools.get(owner.pool.index()) {
-            subscriber.holding_mut(owner.pool).end_session(pool, protocol, public, holder, now);
-        }
-        self.rest_if_idle(owner.subscriber, now);
-    }
-
-    /// Starts the time after which a subscriber without sessions gives its last block back.
-    fn rest_if_idle(&mut self, number: u32, now: Timestamp) {
-        let subscriber = self.subscribers.get_mut(number);
         if subscriber.sessions == 0 {
             subscriber.idle_since = now;
-            self.idle.arm(number, (now + KEEP_LAST_BLOCK).as_secs() as u32 + 1);
+        }
+        let holding = subscriber.holding_mut(owner.pool);
+        if let Some(pool) = self.pools.get(owner.pool.index()) {
+            holding.end_session(pool, protocol, public, holder, now);
+        }
+        if holding.sessions == 0 {
+            self.arm_idle(owner.subscriber, now + KEEP_LAST_BLOCK);
+        }
+    }
+
+    /// Looks at what a subscriber does not need at `due` or soon after; never later than planned before.
+    fn arm_idle(&mut self, number: u32, due: Timestamp) {
+        let subscriber = self.subscribers.get_mut(number);
+        if due < subscriber.settle_at {
+            subscriber.settle_at = due;
+            self.idle.arm(number, due.as_secs() as u32 + 1);
         }
     }
 
     /// Ends what is due, looking at `budget` sessions at most. Costs nothing when nothing is due.
-    pub fn expire(&mut self, now: Timestamp, mut budget: u32) {
+    /// True if the budget was used up: there may be more.
+    pub fn expire(&mut self, now: Timestamp, mut budget: u32) -> bool {
         while let Some(number) = self.wheel.pop(now.as_secs() as u32, &mut budget) {
             let slot = Slot::new(number, Direction::Outbound);
             let Some((session, owner)) = self.table.live(number as usize) else { continue };
@@ -269,25 +306,36 @@ impl Nat {
         while let Some(number) = self.idle.pop(now.as_secs() as u32, &mut budget) {
             self.settle_idle(number, now);
         }
+        budget == 0
     }
 
-    /// Takes back what a subscriber that has been idle for long does not need.
+    /// Takes back what a subscriber that has been idle for long, in a pool or at all, does not need.
     fn settle_idle(&mut self, number: u32, now: Timestamp) {
         let subscriber = self.subscribers.get_mut(number);
-        if subscriber.sessions > 0 {
-            return;
-        }
+        subscriber.settle_at = Timestamp::NEVER;
         let holder = Holder { subscriber: subscriber.addr, worker: self.worker };
-        for holding in &mut subscriber.holdings {
-            if let Some(pool) = self.pools.get(holding.pool.index()) {
+        let mut next = Timestamp::NEVER;
+        for holding in subscriber.holdings.iter_mut().filter(|h| h.sessions == 0) {
+            let Some(pool) = self.pools.get(holding.pool.index()) else { continue };
+            let due = holding.idle_since + KEEP_LAST_BLOCK;
+            if now >= due {
                 holding.release_empty(pool, holder, now);
+            } else if !holding.blocks.is_empty() {
+                next = next.min(due);
             }
         }
-        if now.since(subscriber.idle_since) >= KEEP_ANCHOR {
-            self.subscribers.forget(number);
-        } else {
-            let until = subscriber.idle_since + KEEP_ANCHOR;
-            self.idle.arm(number, until.as_secs() as u32 + 1);
+        if subscriber.sessions == 0 {
+            let due = subscriber.idle_since + KEEP_ANCHOR;
+            // A block that a refused flow has claimed may be younger than the last session.
+            if now >= due && subscriber.holdings.iter().all(|h| h.blocks.is_empty()) {
+                return self.forget(number);
+            }
+            if now < due {
+                next = next.min(due);
+            }
+        }
+        if next < Timestamp::NEVER {
+            self.arm_idle(number, next);
         }
     }
 

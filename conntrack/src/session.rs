@@ -188,7 +188,7 @@ impl Session {
             State::Established | State::FinInternal | State::FinExternal => timers.tcp_established,
             State::ClosingInternal | State::ClosingExternal => timers.tcp_closing,
             State::TimeWait => timers.tcp_time_wait,
-            State::Reset => timers.tcp_reset,
+            State::Reset | State::ResetExternal | State::ResetOpening => timers.tcp_reset,
         }
     }
 }

@@ -2,12 +2,13 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use ahash::RandomState;
 
 use crate::block::PortBlock;
 use crate::directory::{BlockNumber, Holder};
-use crate::endpoint::{Endpoint, Protocol};
+use crate::endpoint::{Endpoint, FlowKey, Protocol};
 use crate::pool::{Pool, PoolId};
 use crate::time::Timestamp;
 
@@ -22,6 +23,20 @@ pub(crate) enum NoBlock {
     Exhausted,
 }
 
+/// Remotes that a subscriber was refused a port for, and that are remembered at once.
+const REFUSED_REMOTES: usize = 8;
+/// For this long, no port is looked for again after there was none.
+const REFUSED_FOR: Duration = Duration::from_millis(100);
+
+/// No port of a holding was left for this remote.
+#[derive(Clone, Copy, Debug)]
+struct RefusedLately {
+    protocol: Protocol,
+    remote: Endpoint,
+    until: Timestamp,
+    why: NoBlock,
+}
+
 /// What one subscriber holds in one pool.
 #[derive(Debug)]
 pub(crate) struct Holding {
@@ -30,12 +45,47 @@ pub(crate) struct Holding {
     anchor: Option<u16>,
     pub(crate) blocks: Vec<PortBlock>,
     pub(crate) sessions: u32,
+    /// When the last session ended; meaningful while there is none.
+    pub(crate) idle_since: Timestamp,
     recent: VecDeque<(u16, BlockNumber)>,
+    /// Remotes for which no port was found lately.
+    refused: VecDeque<RefusedLately>,
 }
 
 impl Holding {
     fn new(pool: PoolId) -> Self {
-        Self { pool, anchor: None, blocks: Vec::new(), sessions: 0, recent: VecDeque::new() }
+        Self {
+            pool,
+            anchor: None,
+            blocks: Vec::new(),
+            sessions: 0,
+            idle_since: Timestamp::default(),
+            recent: VecDeque::new(),
+            refused: VecDeque::new(),
+        }
+    }
+
+    /// Whether there is nothing to remember.
+    pub(crate) fn is_bare(&self) -> bool {
+        self.sessions == 0 && self.blocks.is_empty() && self.anchor.is_none()
+    }
+
+    /// Why a flow like `key` was refused lately, if it was and no port has become free since.
+    pub(crate) fn refused_lately(&self, key: &FlowKey, now: Timestamp) -> Option<NoBlock> {
+        let same =
+            |r: &&RefusedLately| now < r.until && r.remote == key.dst && r.protocol == key.protocol;
+        self.refused.iter().find(same).map(|r| r.why)
+    }
+
+    /// Remembers for a moment that flows like `key` are refused: the search for a port that is not there
+    /// is the longest.
+    pub(crate) fn refuse(&mut self, key: &FlowKey, why: NoBlock, now: Timestamp) {
+        if self.refused.len() == REFUSED_REMOTES {
+            self.refused.pop_front();
+        }
+        let until = now + REFUSED_FOR;
+        let (protocol, remote) = (key.protocol, key.dst);
+        self.refused.push_back(RefusedLately { protocol, remote, until, why });
     }
 
     /// Takes one more block; the new block is the last of `blocks`.
@@ -54,6 +104,8 @@ impl Holding {
             .or_else(|| self.claim_fresh(pool, holder, random, now))
             .ok_or(NoBlock::Exhausted)?;
         self.anchor.get_or_insert(address);
+        self.idle_since = now;
+        self.refused.clear();
         let directory = &pool.addresses[usize::from(address)].directory;
         let first = *directory.ports(number).start();
         self.blocks.push(PortBlock::new(address, number, first, pool.settings.block_size));
@@ -110,6 +162,8 @@ impl Holding {
         now: Timestamp,
     ) {
         self.sessions = self.sessions.saturating_sub(1);
+        self.refused.clear();
+        self.idle_since = now;
         let Some(index) = self.block_of(pool, public) else { return };
         self.blocks[index].return_port(protocol, public.port);
         if self.blocks[index].is_empty() && self.blocks.iter().filter(|b| b.is_empty()).count() > 1
@@ -148,6 +202,8 @@ pub(crate) struct Subscriber {
     pub(crate) refused: u64,
     /// When the last session ended; meaningful while there is none.
     pub(crate) idle_since: Timestamp,
+    /// When it is looked at for what it does not need.
+    pub(crate) settle_at: Timestamp,
     live: bool,
 }
 
@@ -179,9 +235,14 @@ impl Subscribers {
         }
     }
 
+    /// The number of the subscriber at `addr`, if known.
+    pub(crate) fn find(&self, addr: Ipv4Addr) -> Option<u32> {
+        self.by_addr.get(&addr).copied()
+    }
+
     /// The number of the subscriber at `addr`, who is made known if new.
     pub(crate) fn get_or_insert(&mut self, addr: Ipv4Addr, now: Timestamp) -> u32 {
-        if let Some(&number) = self.by_addr.get(&addr) {
+        if let Some(number) = self.find(addr) {
             return number;
         }
         let subscriber = Subscriber {
@@ -191,6 +252,7 @@ impl Subscribers {
             created: 0,
             refused: 0,
             idle_since: now,
+            settle_at: Timestamp::NEVER,
             live: true,
         };
         let number = if let Some(number) = self.free.pop() {

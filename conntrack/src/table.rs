@@ -68,6 +68,10 @@ impl SessionTable {
         self.sessions.len() - self.free.len()
     }
 
+    pub(crate) fn is_full(&self) -> bool {
+        self.len() >= self.max
+    }
+
     pub(crate) fn get(&self, slot: Slot) -> &Session {
         &self.sessions[slot.session()]
     }

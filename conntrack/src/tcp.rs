@@ -49,13 +49,17 @@ pub enum State {
     ClosingExternal,
     /// TCP: both FINs acknowledged.
     TimeWait,
-    /// TCP: reset.
+    /// TCP: reset from inside after it was established.
     Reset,
+    /// TCP: reset from outside after it was established; maybe by somebody who guessed.
+    ResetExternal,
+    /// TCP: reset from either side before it was established.
+    ResetOpening,
 }
 
 impl State {
     /// All states.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Open,
         Self::SynSent,
         Self::SynReceived,
@@ -66,6 +70,8 @@ impl State {
         Self::ClosingExternal,
         Self::TimeWait,
         Self::Reset,
+        Self::ResetExternal,
+        Self::ResetOpening,
     ];
 
     /// The name that people see.
@@ -79,20 +85,23 @@ impl State {
             Self::FinExternal => "fin-external",
             Self::ClosingInternal | Self::ClosingExternal => "closing",
             Self::TimeWait => "time-wait",
-            Self::Reset => "reset",
+            Self::Reset | Self::ResetExternal | Self::ResetOpening => "reset",
         }
     }
 
     /// Whether the connection is over: its ports may serve the same remote again when no other is left.
+    ///
+    /// Not after a reset from outside: sequence numbers are not checked, so anybody who can forge the
+    /// remote's address could hand a live connection's tuple to another one.
     pub(crate) const fn is_over(self) -> bool {
-        matches!(self, Self::TimeWait | Self::Reset)
+        matches!(self, Self::TimeWait | Self::Reset | Self::ResetOpening)
     }
 
     /// The state after a segment with `flags` from inside (`outbound`) or outside.
     #[must_use]
     pub(crate) fn after(self, flags: TcpFlags, outbound: bool) -> Self {
         if flags.has(TcpFlags::RST) {
-            return if self == Self::TimeWait { self } else { Self::Reset };
+            return self.after_reset(outbound);
         }
         if flags.has(TcpFlags::SYN) {
             return self.after_syn(flags, outbound);
@@ -101,12 +110,32 @@ impl State {
         if flags.has(TcpFlags::FIN) { next.after_fin(outbound) } else { next }
     }
 
+    fn after_reset(self, outbound: bool) -> Self {
+        match (self, outbound) {
+            (Self::SynSent | Self::SynReceived, _) => Self::ResetOpening,
+            (
+                Self::Established | Self::FinInternal | Self::FinExternal | Self::ResetExternal,
+                true,
+            ) => Self::Reset,
+            (Self::Established | Self::FinInternal | Self::FinExternal, false) => {
+                Self::ResetExternal
+            }
+            // Both have closed already: there is nothing to come back to after this.
+            (Self::ClosingInternal | Self::ClosingExternal, true) => Self::TimeWait,
+            _ => self,
+        }
+    }
+
     fn after_syn(self, flags: TcpFlags, outbound: bool) -> Self {
         match (self, outbound) {
             // A new connection on the same tuple (`requirements.md`: SYN on TIME_WAIT or reset reopens).
-            (Self::TimeWait | Self::Reset, true) if flags.opens() => Self::SynSent,
-            // SYN-ACK, or the other half of a simultaneous open.
-            (Self::SynSent, false) => Self::SynReceived,
+            (Self::TimeWait | Self::Reset | Self::ResetExternal | Self::ResetOpening, true)
+                if flags.opens() =>
+            {
+                Self::SynSent
+            }
+            // SYN-ACK, or the other half of a simultaneous open; after a guessed reset as well.
+            (Self::SynSent | Self::ResetOpening, false) => Self::SynReceived,
             _ => self,
         }
     }
@@ -117,8 +146,10 @@ impl State {
         }
         match (self, outbound) {
             // Both have sent their SYN: any segment that acknowledges completes the handshake. And a later
-            // segment revives a session after a reset (RFC 7857 section 2.2).
-            (Self::SynReceived, true) | (Self::Reset, _) => Self::Established,
+            // segment revives a session after a reset (RFC 7857 section 2.2), but only to what it was.
+            (Self::SynReceived, true) | (Self::Reset | Self::ResetExternal, _) => Self::Established,
+            // The remote still talks, so the reset was not its own: the handshake goes on.
+            (Self::ResetOpening, false) => Self::SynReceived,
             // The FIN that came last is acknowledged by the other side.
             (Self::ClosingInternal, false) | (Self::ClosingExternal, true) => Self::TimeWait,
             _ => self,
@@ -127,7 +158,7 @@ impl State {
 
     fn after_fin(self, outbound: bool) -> Self {
         match (self, outbound) {
-            (Self::SynReceived | Self::Established | Self::SynSent, true) => Self::FinInternal,
+            (Self::SynReceived | Self::Established, true) => Self::FinInternal,
             (Self::SynReceived | Self::Established, false) => Self::FinExternal,
             (Self::FinInternal, false) => Self::ClosingExternal,
             (Self::FinExternal, true) => Self::ClosingInternal,
@@ -177,10 +208,63 @@ mod tests {
     #[test]
     fn reset_and_revival() {
         let reset = [(false, S | A), (true, A), (false, R)];
-        assert_eq!(run(&reset), State::Reset);
+        assert_eq!(run(&reset), State::ResetExternal);
+        assert_eq!(run(&[&reset[..], &[(true, R)]].concat()), State::Reset);
         assert_eq!(run(&[&reset[..], &[(true, A)]].concat()), State::Established);
         assert_eq!(run(&[&reset[..], &[(true, S)]].concat()), State::SynSent);
-        assert_eq!(run(&[(false, R | A)]), State::Reset, "refused");
+        assert_eq!(run(&[(false, R | A)]), State::ResetOpening, "refused");
+    }
+
+    /// All sequences of segments from the pod alone.
+    #[test]
+    fn a_pod_alone_establishes_nothing() {
+        let segments = [0, S, A, F, R, S | A, F | A, R | A, S | F];
+        let mut reached = std::collections::HashSet::from([State::SynSent]);
+        loop {
+            let next = |&state: &State| segments.map(|f| state.after(TcpFlags(f), true));
+            let more: Vec<State> = reached.iter().flat_map(next).collect();
+            let before = reached.len();
+            reached.extend(more);
+            if reached.len() == before {
+                break;
+            }
+        }
+        let expected = [State::SynSent, State::ResetOpening];
+        assert_eq!(reached, expected.into_iter().collect());
+    }
+
+    #[test]
+    fn a_fin_on_syn_sent_changes_nothing() {
+        assert_eq!(run(&[(true, F)]), State::SynSent);
+        assert_eq!(run(&[(true, F | A)]), State::SynSent);
+        assert_eq!(run(&[(false, F | A)]), State::SynSent);
+    }
+
+    #[test]
+    fn a_guessed_reset_stops_no_handshake_and_no_connection() {
+        let opening = [(false, R), (false, S | A), (true, A)];
+        assert_eq!(run(&opening), State::Established);
+        let received = [(false, S | A), (false, R), (true, A), (false, A), (true, A)];
+        assert_eq!(run(&received[..3]), State::ResetOpening);
+        assert_eq!(run(&received), State::Established);
+        for state in State::ALL {
+            let after = state.after(TcpFlags(R), false);
+            let was_open =
+                !state.is_over() && state != State::SynSent && state != State::SynReceived;
+            assert!(!(was_open && after.is_over()), "{state:?} is over by a reset from outside");
+        }
+    }
+
+    #[test]
+    fn a_reset_while_both_close_revives_to_nothing_longer() {
+        let closing =
+            [(false, S | A), (true, A), (true, F | A), (false, F | A), (true, R), (true, A)];
+        assert_eq!(run(&closing), State::TimeWait);
+    }
+
+    #[test]
+    fn all_states_are_listed_once_in_order() {
+        assert!(State::ALL.iter().enumerate().all(|(i, &state)| state as usize == i));
     }
 
     #[test]

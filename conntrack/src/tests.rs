@@ -8,9 +8,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use crate::{
-    Admission, BlockNumber, BlockState, Direction, Endpoint, FlowKey, Holder, MAX_WORKERS, Nat,
-    Pool, PoolId, PoolSettings, Protocol, Realm, Refusal, Secret, SessionView, State, TcpFlags,
-    Timestamp,
+    Admission, BlockNumber, BlockState, Direction, Directory, Endpoint, FlowKey, Holder,
+    MAX_WORKERS, Nat, Pool, PoolId, PoolSettings, Protocol, Realm, Refusal, Secret, SessionView,
+    State, TcpFlags, Timestamp,
 };
 
 const POOL: Admission = Admission { pool: PoolId(0), rule: 7 };
@@ -328,6 +328,174 @@ fn a_directory_can_be_claimed_dry_by_many_threads_without_a_double() {
     let claimed: Vec<_> = threads.into_iter().flat_map(|t| t.join().unwrap()).collect();
     assert_eq!(claimed.len(), 1008);
     assert_eq!(claimed.iter().collect::<HashSet<_>>().len(), 1008);
+}
+
+#[test]
+fn a_rest_that_is_over_does_not_come_back_after_days() {
+    let directory = Directory::new(1024..=1151, 64);
+    let holder = |n| Holder { subscriber: pod(n), worker: MAX_WORKERS as u16 - 1 };
+    for start in [0, 1] {
+        let block = directory.claim(holder(1), start, secs(10)).unwrap();
+        directory.release(block, holder(1), Duration::from_secs(120), secs(10));
+    }
+    assert_eq!(directory.resting(secs(130)), 2, "never shorter than asked");
+    assert_eq!(directory.claim(holder(2), 0, secs(130)), None);
+    for day in 1..2_000 {
+        assert_eq!(directory.resting(secs(day * 86_400)), 0, "on day {day}");
+    }
+    let block = directory.claim(holder(2), 0, secs(9 * 86_400)).unwrap();
+    assert_eq!(directory.state(block), BlockState::Held(holder(2)));
+    // Nor does the epoch matter.
+    let now = secs((1 << 30) - 60);
+    directory.release(block, holder(2), Duration::from_secs(86_400), now);
+    assert_eq!(directory.resting(now + Duration::from_secs(86_400)), 1);
+    assert_eq!(directory.resting(now + Duration::from_secs(86_401)), 0);
+}
+
+#[test]
+fn a_full_table_takes_no_blocks_and_makes_no_subscribers() {
+    let (mut nat, pool) = nat_with(PoolSettings::default(), 1, 1);
+    let flow = |n: u32| key(Protocol::Udp, (Ipv4Addr::from(0x0a00_0000 + n), 1), remote(1, 80));
+    nat.open(&flow(0), POOL, None, secs(1)).unwrap();
+    for n in 1..2_000 {
+        assert_eq!(nat.open(&flow(n), POOL, None, secs(1)), Err(Refusal::TableFull));
+    }
+    assert_eq!((pool.addresses[0].directory.held(), nat.stats().subscribers), (1, 1));
+    // A known subscriber gets no further block either.
+    for n in 0..100 {
+        let flow = FlowKey { src: Endpoint::new(flow(0).src.addr, 100 + n), ..flow(0) };
+        assert_eq!(nat.open(&flow, POOL, None, secs(1)), Err(Refusal::TableFull));
+    }
+    assert_eq!(pool.addresses[0].directory.held(), 1);
+}
+
+#[test]
+fn a_full_table_still_lets_a_closed_connection_be_replaced() {
+    let settings = PoolSettings { quota_blocks: 1, ..tiny_settings() };
+    let (mut nat, _) = nat_with(settings, 1, 64);
+    for i in 0..64u16 {
+        let flow = key(Protocol::Tcp, (pod(1), 1 + i), remote(1, 80));
+        let slot = nat.open(&flow, POOL, SYN, secs(1)).unwrap();
+        nat.commit(slot, secs(1), 60, Some(TcpFlags(TcpFlags::RST)));
+    }
+    let flow = key(Protocol::Tcp, (pod(1), 1000), remote(1, 80));
+    nat.open(&flow, POOL, SYN, secs(2)).unwrap();
+    assert_eq!(nat.stats().sessions, 64);
+}
+
+#[test]
+fn refused_flows_leave_no_subscribers_behind_and_renew_no_timer() {
+    let (mut nat, pool) = nat_with(tiny_settings(), 1, 10);
+    let flow = |n: u32| key(Protocol::Udp, (Ipv4Addr::from(0x0a00_0000 + n), 1), remote(1, 80));
+    for n in 0..1_000 {
+        assert_eq!(nat.open(&flow(n), POOL, None, secs(1)).is_ok(), n < 2);
+    }
+    assert_eq!(nat.stats().subscribers, 2);
+    // Idle from 301 s on; refused flows must not keep the block.
+    nat.expire(secs(302), 1_000);
+    let other = Admission { pool: PoolId(9), rule: 0 };
+    for s in 302..1_000 {
+        assert_eq!(nat.open(&flow(0), other, None, secs(s)), Err(Refusal::PoolExhausted));
+        nat.expire(secs(s), 1_000);
+        assert!(s < 364 || pool.addresses[0].directory.held() == 0, "held at {s} s");
+    }
+    assert_eq!(nat.stats().subscribers, 0);
+}
+
+#[test]
+fn a_block_comes_back_although_its_subscriber_is_busy_in_another_pool() {
+    let pool = |id, n| {
+        Arc::new(Pool::new(PoolId(id), "p", tiny_settings(), [Ipv4Addr::new(203, 0, 113, n)]))
+    };
+    let pools = [pool(0, 10), pool(1, 11)];
+    let mut nat = Nat::new(0, 100, Secret::from_seed(1), secs(0));
+    nat.adopt(&pools);
+    let held = |n: usize| pools[n].addresses[0].directory.held();
+    let busy = key(Protocol::Udp, (pod(1), 2), remote(2, 443));
+    let slot = nat.open(&busy, Admission { pool: PoolId(1), rule: 0 }, None, secs(1)).unwrap();
+    for round in 0..3u64 {
+        // The session ends after 10 s, the block returns 60 s later.
+        let start = round * 1_000 + 1;
+        let dns = key(Protocol::Udp, (pod(1), 1), remote(1, 53));
+        nat.open(&dns, POOL, None, secs(start)).unwrap();
+        for s in start..start + 1_000 {
+            nat.commit(slot, secs(s), 100, None);
+            nat.expire(secs(s), 1_000);
+            assert_eq!(held(0), u32::from(s < start + 71), "round {round}, second {s}");
+        }
+    }
+    assert_eq!(held(1), 1);
+}
+
+#[test]
+fn a_guessed_reset_from_outside_hands_no_tuple_over() {
+    let settings = PoolSettings { quota_blocks: 1, ..tiny_settings() };
+    let (mut nat, _) = nat_with(settings, 1, 1_000);
+    let flow = |port| key(Protocol::Tcp, (pod(1), port), remote(1, 80));
+    for port in 1..=64 {
+        let slot = nat.open(&flow(port), POOL, SYN, secs(1)).unwrap();
+        let back = nat.find(&reply_to(&nat, &flow(port))).unwrap();
+        nat.commit(back, secs(1), 40, Some(TcpFlags(TcpFlags::SYN | TcpFlags::ACK)));
+        nat.commit(slot, secs(1), 40, ACK);
+    }
+    let rst = Some(TcpFlags(TcpFlags::RST));
+    let back = nat.find(&reply_to(&nat, &flow(1))).unwrap();
+    nat.commit(back, secs(2), 40, rst);
+    assert_eq!(nat.open(&flow(999), POOL, SYN, secs(2)), Err(Refusal::QuotaBlocks));
+    let victim = nat.find(&flow(1)).expect("the reset ended a live session");
+    // The pod's own reset does make room.
+    nat.commit(victim, secs(3), 40, rst);
+    nat.open(&flow(999), POOL, SYN, secs(4)).unwrap();
+    assert_eq!(nat.find(&flow(1)), None);
+}
+
+#[test]
+fn a_refused_remote_is_refused_at_once_for_a_moment() {
+    let settings = PoolSettings { quota_blocks: 1, ..tiny_settings() };
+    let (mut nat, _) = nat_with(settings, 1, 1_000);
+    let flow = |port, server| key(Protocol::Tcp, (pod(1), port), remote(server, 80));
+    let mut slots = Vec::new();
+    for port in 1..=64 {
+        slots.push(nat.open(&flow(port, 1), POOL, SYN, secs(1)).unwrap());
+    }
+    assert_eq!(nat.open(&flow(99, 1), POOL, SYN, secs(1)), Err(Refusal::QuotaBlocks));
+    // Nothing is looked for, although there is something now.
+    nat.commit(slots[0], secs(1), 40, Some(TcpFlags(TcpFlags::RST)));
+    let soon = secs(1) + Duration::from_millis(99);
+    assert_eq!(nat.open(&flow(99, 1), POOL, SYN, soon), Err(Refusal::QuotaBlocks));
+    nat.open(&flow(99, 2), POOL, SYN, soon).expect("another remote");
+    nat.open(&flow(99, 1), POOL, SYN, secs(1) + Duration::from_millis(100)).unwrap();
+    // The end of a session is noticed at once.
+    let later = secs(1) + Duration::from_millis(100);
+    assert_eq!(nat.open(&flow(98, 1), POOL, SYN, later), Err(Refusal::QuotaBlocks));
+    nat.expire(secs(300), 10_000);
+    nat.open(&flow(98, 1), POOL, SYN, later).unwrap();
+}
+
+#[test]
+fn a_refusal_in_a_huge_holding_looks_at_a_bounded_number_of_ports() {
+    let settings =
+        PoolSettings { quota_blocks: 313, quota_sessions: 100_000, ..PoolSettings::default() };
+    let (mut nat, _) = nat_with(settings, 1, 100_000);
+    let flow = |port| key(Protocol::Tcp, (pod(1), port), remote(1, 80));
+    let slots: Vec<_> =
+        (0..313 * 64).map(|i| nat.open(&flow(i), POOL, SYN, secs(1)).unwrap()).collect();
+    nat.commit(slots[7], secs(1), 40, Some(TcpFlags(TcpFlags::RST)));
+    // One closed connection among 20,000, and 4,096 are looked at: it is found sometimes.
+    let found = (10..50).position(|s| nat.open(&flow(50_000), POOL, SYN, secs(s)).is_ok());
+    assert!(found.is_some_and(|tries| tries > 0), "{found:?}");
+}
+
+#[test]
+fn expire_says_when_its_budget_is_used_up() {
+    let (mut nat, _) = nat_with(PoolSettings::default(), 1, 100);
+    for port in 1..=50 {
+        let flow = key(Protocol::Udp, (pod(1), port), remote(1, 53));
+        nat.open(&flow, POOL, None, secs(0)).unwrap();
+    }
+    assert!(nat.expire(secs(20), 32));
+    assert!(!nat.expire(secs(20), 32));
+    assert_eq!(nat.stats().sessions, 0);
 }
 
 #[derive(Clone, Copy, Debug)]

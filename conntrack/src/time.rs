@@ -11,6 +11,9 @@ use std::time::Duration;
 pub struct Timestamp(u64);
 
 impl Timestamp {
+    /// Later than everything.
+    pub(crate) const NEVER: Self = Self(u64::MAX);
+
     /// The time `millis` milliseconds after the epoch.
     pub const fn from_millis(millis: u64) -> Self {
         Self(millis)
