@@ -167,7 +167,12 @@ impl<I: PacketIo> Worker<I> {
     }
 
     /// Whether the packet may leave that way: by the right side, and not too big for it.
-    fn may_leave(&self, hop: NextHop, realm: Realm, packet: &Packet) -> Result<(), DropReason> {
+    pub(crate) fn may_leave(
+        &self,
+        hop: NextHop,
+        realm: Realm,
+        packet: &Packet,
+    ) -> Result<(), DropReason> {
         let id = match hop {
             NextHop::Adjacency(id) => self.snapshot.roads.adjacency(id).map(|a| a.interface),
             NextHop::Unknown(interface, _) => Some(interface),

@@ -68,6 +68,8 @@ impl<I: PacketIo> Worker<I> {
             (Action::Pool(pool), Realm::Internal) => pool,
         };
         let key = packet.flow_key(realm)?;
+        // A flow that has no way out takes no port.
+        self.may_leave(self.snapshot.roads.next_hop(packet.dst.addr), realm, packet)?;
         match self.nat.open(&key, Admission { pool, rule }, packet.tcp_flags(), now) {
             Ok(slot) => Ok(Admitted::Session(slot)),
             Err(Refusal::NotSyn) => self.answer_reset(received, packet, now),

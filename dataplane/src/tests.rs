@@ -457,6 +457,17 @@ fn record_route_does_not_leave() {
 }
 
 #[test]
+fn a_flow_without_a_way_out_takes_no_port() {
+    let mut rig = Rig::new(1);
+    let nowhere = Ipv4Addr::new(198, 51, 100, 1);
+    assert_eq!(rig.one(INSIDE, &udp((pod(1), 4000), (nowhere, 53), b"q")), None);
+    rig.advance(Duration::from_secs(1));
+    rig.run();
+    assert_eq!(rig.dropped(DropReason::NoRoute), 1);
+    assert_eq!(rig.sum(|c| c.sessions_created.get() + c.subscribers.get()), 0);
+}
+
+#[test]
 fn replies_only_from_the_addressed_remote() {
     let mut rig = Rig::new(2);
     let request = udp((pod(1), 4000), (SERVER, 53), b"q");

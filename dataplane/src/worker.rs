@@ -133,7 +133,7 @@ impl<I: PacketIo> Worker<I> {
                 continue;
             }
             idle_turns += 1;
-            if idle_turns > SPINS {
+            if idle_turns > SPINS && !self.stopping {
                 self.sleep();
             } else {
                 std::hint::spin_loop();
@@ -165,11 +165,7 @@ impl<I: PacketIo> Worker<I> {
     /// Ends what has been idle for too long, within a budget; whether more may be due.
     fn expire(&mut self, now: Timestamp, busy: bool) -> bool {
         let budget = if busy { EXPIRE_BUDGET.0 } else { EXPIRE_BUDGET.1 };
-        let before = self.nat.stats().ended;
-        self.nat.expire(now, budget);
-        // Items of the wheel that end nothing use the budget too: after any end one more look is due.
-        let more_due: bool = self.nat.stats().ended > before;
-        more_due
+        self.nat.expire(now, budget)
     }
 
     /// A burst from the interfaces, stage by stage.
