@@ -6,7 +6,7 @@ use conntrack::{Endpoint, PoolId, Protocol};
 use crossbeam::channel::Sender;
 
 /// A question to one worker. The worker answers in slices between bursts and stops when the
-/// receiver is gone; the end of the answer is the end of the channel.
+/// receiver is gone; a slice may be empty (a sign of life), and the end of the answer is the end of the channel.
 #[derive(Debug)]
 pub enum Request {
     /// List sessions.

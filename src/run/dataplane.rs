@@ -204,7 +204,7 @@ impl Dataplane {
         let mut all_there = true;
         for index in 0..self.interfaces.len() {
             let (ifindex, name) = self.interfaces[index].clone();
-            match xsk::inspect(ifindex, &name) {
+            match xsk::glance(ifindex, &name) {
                 Ok(Inspection::Ours { .. }) => {}
                 Ok(Inspection::None) => {
                     error!(
@@ -303,7 +303,7 @@ fn queues_of(report: &InterfaceReport, worker: usize, workers: usize) -> Vec<Str
 /// Says so before anything is opened.
 fn refuse_foreign_programs(interfaces: &[(u32, String)]) -> Result<(), XskError> {
     interfaces.iter().try_for_each(|(ifindex, interface)| {
-        match xsk::inspect(*ifindex, interface)? {
+        match xsk::glance(*ifindex, interface)? {
             xsk::Inspection::Foreign { id, name } => {
                 Err(XskError::HookBusy { interface: interface.clone(), name, id })
             }

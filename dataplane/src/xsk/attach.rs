@@ -73,10 +73,23 @@ pub enum Inspection {
 /// When the kernel can't be asked (to name an attached program takes `CAP_SYS_ADMIN`), or there is no
 /// such interface.
 pub fn inspect(ifindex: u32, interface: &str) -> Result<Inspection, XskError> {
+    let mut found = glance(ifindex, interface)?;
+    if let Inspection::Ours { process, .. } = &mut found {
+        *process = holder(ifindex);
+    }
+    Ok(found)
+}
+
+/// The same, without asking which process serves the interface: for who looks often, since every question
+/// waits in the backlog of that process's lock.
+///
+/// # Errors
+/// When the kernel can't be asked, or there is no such interface.
+pub fn glance(ifindex: u32, interface: &str) -> Result<Inspection, XskError> {
     let Some((id, mode)) = query(ifindex, interface)? else { return Ok(Inspection::None) };
     Ok(match program(id) {
         Some(info) if info.name() == PROGRAM.as_bytes() => {
-            Inspection::Ours { id, mode, process: holder(ifindex) }
+            Inspection::Ours { id, mode, process: None }
         }
         None if missing_capability(&["CAP_SYS_ADMIN"]).is_some() => {
             return Err(XskError::MissingCapability {
@@ -98,7 +111,7 @@ pub fn inspect(ifindex: u32, interface: &str) -> Result<Inspection, XskError> {
 /// # Errors
 /// [`XskError::HookBusy`] if the program is another's.
 pub fn detach(ifindex: u32, interface: &str) -> Result<bool, XskError> {
-    match inspect(ifindex, interface)? {
+    match glance(ifindex, interface)? {
         Inspection::None => Ok(false),
         Inspection::Foreign { id, name } => {
             Err(XskError::HookBusy { interface: interface.to_owned(), name, id })
@@ -118,7 +131,7 @@ pub(super) fn attach(
     program: BorrowedFd<'_>,
     mode: AttachMode,
 ) -> Result<Option<u32>, XskError> {
-    let old = match inspect(ifindex, interface)? {
+    let old = match glance(ifindex, interface)? {
         Inspection::None => None,
         Inspection::Foreign { id, name } => {
             return Err(XskError::HookBusy { interface: interface.to_owned(), name, id });

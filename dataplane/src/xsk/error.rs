@@ -124,7 +124,7 @@ pub enum XskError {
     },
     /// The kernel refused the program or a map.
     #[error(
-        "cannot {what} (steering program): {why}; natgate needs Linux 6.1 or later with BPF and XSKMAP"
+        "cannot {what} (steering program): {why}; natgate needs Linux 5.15 or later with BPF and XSKMAP"
     )]
     Bpf {
         /// The operation.

@@ -25,7 +25,7 @@ mod open;
 mod port;
 mod steering;
 
-pub use attach::{AttachMode, Inspection, detach, inspect};
+pub use attach::{AttachMode, Inspection, detach, glance, inspect};
 pub use error::XskError;
 pub use frame::{Audit, Frame};
 pub use io::XskIo;

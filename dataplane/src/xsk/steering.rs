@@ -84,7 +84,11 @@ impl Steering {
         }) {
             return Err(XskError::MissingCapability { what, place: PROGRAM.into(), capability });
         }
-        let failed = |error: String| XskError::Bpf { what, why: error };
+        // The first line: what follows is the verifier's log.
+        let failed = |error: String| {
+            let why = error.lines().next().unwrap_or_default().to_owned();
+            XskError::Bpf { what, why }
+        };
         let mut object = Ebpf::load(OBJECT).map_err(|error| failed(chain(&error)))?;
         let program: &mut Xdp = object
             .program_mut(PROGRAM)
