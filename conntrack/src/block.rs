@@ -67,8 +67,8 @@ pub(crate) struct PortBlock {
     pub(crate) number: BlockNumber,
     first_port: u16,
     unused: [Bitmap; 3],
-    /// Sessions by protocol and port.
-    uses: Box<[u16]>,
+    /// Sessions by protocol and port; as many as a table may have.
+    uses: Box<[u32]>,
     len: u16,
     sessions: u32,
 }
@@ -102,7 +102,7 @@ impl PortBlock {
         port.checked_sub(self.first_port).is_some_and(|number| number < self.len)
     }
 
-    fn uses_mut(&mut self, protocol: Protocol, number: u16) -> &mut u16 {
+    fn uses_mut(&mut self, protocol: Protocol, number: u16) -> &mut u32 {
         &mut self.uses[protocol.index() * usize::from(self.len) + usize::from(number)]
     }
 
@@ -160,6 +160,20 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_port_counts_more_sessions_than_16_bits_hold() {
+        let mut block = PortBlock::new(0, BlockNumber(16), 1024, 16);
+        for _ in 0..70_000 {
+            block.use_port(Protocol::Udp, 1024);
+        }
+        for _ in 0..69_999 {
+            block.return_port(Protocol::Udp, 1024);
+            assert_ne!(block.unused_port(Protocol::Udp, 0), Some(1024));
+        }
+        block.return_port(Protocol::Udp, 1024);
+        assert_eq!(block.unused_port(Protocol::Udp, 0), Some(1024));
     }
 
     #[test]

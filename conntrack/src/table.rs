@@ -7,7 +7,7 @@ use crate::session::{Direction, Owner, Session, Slot, reply_key};
 use crate::tcp::State;
 use crate::time::Timestamp;
 
-/// The table is as large as it may be.
+/// The table is as large as it may be, or the reply key is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TableFull;
 
@@ -93,6 +93,13 @@ impl SessionTable {
         owner: Owner,
         now: Timestamp,
     ) -> Result<Slot, TableFull> {
+        let reply = reply_key(key, public);
+        // Two sessions on one tuple outside: replies would go to the wrong pod.
+        let taken = self.find(&reply).is_some();
+        debug_assert!(!taken, "a port was leased twice to one remote");
+        if taken {
+            return Err(TableFull);
+        }
         let session = Session::new(key, public, state, now);
         let number = match self.free.pop() {
             Some(number) => {
@@ -108,14 +115,14 @@ impl SessionTable {
             None => return Err(TableFull),
         };
         let slots = [Direction::Outbound, Direction::Inbound].map(|d| Slot::new(number, d));
-        let keys = [PackedKey::from(key), PackedKey::from(&reply_key(key, public))];
+        let keys = [PackedKey::from(key), PackedKey::from(&reply)];
         for (i, slot) in slots.into_iter().enumerate() {
             let hash = self.secret.hash(keys[i]);
             if self.index_insert(hash, slot).is_err() {
                 if i == 1 {
                     self.index.remove(self.secret.hash(keys[0]), slots[0].0);
                 }
-                self.free.push(number);
+                self.vacate(number);
                 return Err(TableFull);
             }
         }
@@ -138,11 +145,15 @@ impl SessionTable {
             let slot = Slot::new(slot.number(), direction);
             self.index.remove(self.secret.hash(key), slot.0);
         }
-        // The empty key belongs to nobody: iteration passes over it.
-        let session = &mut self.sessions[slot.session()];
+        self.vacate(slot.number());
+    }
+
+    /// Frees a session's place: the empty key belongs to nobody, so iteration passes over it.
+    fn vacate(&mut self, number: u32) {
+        let session = &mut self.sessions[number as usize];
         session.outbound.key = PackedKey::default();
         session.inbound.key = PackedKey::default();
-        self.free.push(slot.number());
+        self.free.push(number);
     }
 
     /// Session numbers in use are below this.
@@ -159,5 +170,47 @@ impl SessionTable {
     /// Bytes that the table uses now.
     pub(crate) fn bytes(&self) -> usize {
         self.index.bytes() + self.sessions.len() * (size_of::<Session>() + size_of::<Owner>())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::endpoint::{Protocol, Realm};
+    use crate::pool::PoolId;
+
+    const OWNER: Owner = Owner { subscriber: 0, pool: PoolId(0), rule: 0 };
+
+    fn insert(table: &mut SessionTable, n: u32, public: u16) -> Result<Slot, TableFull> {
+        let key = FlowKey {
+            src: Endpoint::new(Ipv4Addr::from(0x0a00_0000 + n), 1),
+            dst: Endpoint::new(Ipv4Addr::from(0xc000_0200), 80),
+            protocol: Protocol::Udp,
+            realm: Realm::Internal,
+        };
+        let public = Endpoint::new(Ipv4Addr::from(0xcb00_7100), public);
+        table.insert(&key, public, State::Open, OWNER, Timestamp::default())
+    }
+
+    #[test]
+    fn a_full_index_leaves_no_ghosts() {
+        let mut table = SessionTable::new(60_000, Secret::from_seed(1));
+        table.index = Index::new(8);
+        let fitted = (0..60_000).filter(|&n| insert(&mut table, n, n as u16).is_ok()).count();
+        assert!(fitted < 60_000);
+        assert_eq!(table.len(), fitted);
+        let live = (0..table.end()).filter(|&number| table.live(number).is_some()).count();
+        assert_eq!(live, fitted);
+    }
+
+    #[test]
+    #[cfg_attr(debug_assertions, should_panic(expected = "leased twice"))]
+    fn a_reply_key_that_exists_is_refused() {
+        let mut table = SessionTable::new(10, Secret::from_seed(1));
+        insert(&mut table, 1, 5_000).unwrap();
+        assert_eq!(insert(&mut table, 2, 5_000), Err(TableFull));
+        assert_eq!(table.len(), 1);
     }
 }
