@@ -302,13 +302,11 @@ fn queues_of(report: &InterfaceReport, worker: usize, workers: usize) -> Vec<Str
 
 /// Says so before anything is opened.
 fn refuse_foreign_programs(interfaces: &[(u32, String)]) -> Result<(), XskError> {
-    interfaces.iter().try_for_each(|(ifindex, interface)| {
-        match xsk::glance(*ifindex, interface)? {
-            xsk::Inspection::Foreign { id, name } => {
-                Err(XskError::HookBusy { interface: interface.clone(), name, id })
-            }
-            xsk::Inspection::None | xsk::Inspection::Ours { .. } => Ok(()),
+    interfaces.iter().try_for_each(|(ifindex, interface)| match xsk::glance(*ifindex, interface)? {
+        xsk::Inspection::Foreign { id, name } => {
+            Err(XskError::HookBusy { interface: interface.clone(), name, id })
         }
+        xsk::Inspection::None | xsk::Inspection::Ours { .. } => Ok(()),
     })
 }
 
