@@ -151,23 +151,34 @@ impl Index {
         false
     }
 
-    /// Moves one key of the first bucket to its other bucket, and puts `slot` in its way.
+    /// Moves one key of either bucket to its other bucket, and puts `slot` in its way.
     fn displace(&mut self, hash: u64, slot: u32, hash_of: &impl Fn(u32) -> u64) -> bool {
-        let home = self.bucket_of(places(hash)[0]);
+        let [first, second] = places(hash).map(|place| self.bucket_of(place));
+        if self.make_room(first, hash_of) || self.make_room(second, hash_of) {
+            return self.place(hash, slot);
+        }
+        false
+    }
+
+    /// Moves one key of the bucket `home` to the other bucket where it may be.
+    fn make_room(&mut self, home: usize, hash_of: &impl Fn(u32) -> u64) -> bool {
         for way in 0..WAYS {
             let other = self.buckets[home].slots[way];
             let other_hash = hash_of(other);
+            let tag = tag_of(other_hash);
             let [first, second] = places(other_hash).map(|place| self.bucket_of(place));
-            if first != home
-                || second == home
-                || !self.buckets[second].put(tag_of(other_hash), other)
-            {
+            let target = if first == home { second } else { first };
+            if target == home || !self.buckets[target].put(tag, other) {
                 continue;
             }
-            let bucket = &mut self.buckets[home];
-            bucket.overflowed = bucket.overflowed.saturating_add(1);
-            bucket.tags[way] = tag_of(hash);
-            bucket.slots[way] = slot;
+            self.buckets[home].tags[way] = EMPTY;
+            let overflowed = &mut self.buckets[first].overflowed;
+            if first == home {
+                *overflowed = overflowed.saturating_add(1);
+            } else if *overflowed != u16::MAX {
+                // It is back in its first bucket.
+                *overflowed = overflowed.saturating_sub(1);
+            }
             return true;
         }
         false
