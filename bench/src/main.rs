@@ -46,16 +46,7 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Messages of our own begin with the word already; the kernel's and the parsers' do not.
-            let message = format!("{error:#}");
-            let word = if message.starts_with("error: ") { "" } else { "error: " };
-            eprintln!("{word}{message}");
-            ExitCode::FAILURE
-        }
-    }
+    tools::exit(run())
 }
 
 fn run() -> Result<()> {

@@ -13,3 +13,13 @@ pub mod sink;
 
 pub use generator::{Generator, Plan, Sent};
 pub use sink::{Sink, Totals};
+
+/// Ends a program: says on standard error what failed, in one line that begins with `error: `.
+pub fn exit(result: anyhow::Result<()>) -> std::process::ExitCode {
+    let Err(error) = result else { return std::process::ExitCode::SUCCESS };
+    // Messages of our own begin with the word already; the kernel's and the parsers' do not.
+    let message = format!("{error:#}");
+    let word = if message.starts_with("error: ") { "" } else { "error: " };
+    eprintln!("{word}{message}");
+    std::process::ExitCode::FAILURE
+}
