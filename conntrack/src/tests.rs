@@ -9,13 +9,13 @@ use proptest::prelude::*;
 
 use crate::{
     Admission, BlockNumber, BlockState, Direction, Directory, Endpoint, FlowKey, Holder,
-    MAX_WORKERS, Nat, Pool, PoolId, PoolSettings, Protocol, Realm, Refusal, Secret, SessionView,
-    State, TcpFlags, Timestamp,
+    MAX_WORKERS, Nat, Pool, PoolId, PoolSettings, Protocol, Quota, Realm, Refusal, Secret, Segment,
+    SessionView, State, TcpFlags, Timestamp,
 };
 
 const POOL: Admission = Admission { pool: PoolId(0), rule: 7 };
-const SYN: Option<TcpFlags> = Some(TcpFlags(TcpFlags::SYN));
-const ACK: Option<TcpFlags> = Some(TcpFlags(TcpFlags::ACK));
+const SYN: Option<&Segment> = Some(&Segment::bare(TcpFlags::SYN));
+const ACK: Option<&Segment> = Some(&Segment::bare(TcpFlags::ACK));
 
 fn secs(s: u64) -> Timestamp {
     Timestamp::from_millis(s * 1000)
@@ -34,6 +34,10 @@ fn key(protocol: Protocol, src: (Ipv4Addr, u16), dst: Endpoint) -> FlowKey {
 }
 
 /// One address with ports 1024 to 1151: two blocks of 64.
+fn quota(blocks: u32, sessions: u32) -> Quota {
+    Quota { blocks, sessions, ..PoolSettings::default().quota }
+}
+
 fn tiny_settings() -> PoolSettings {
     PoolSettings { ports: 1024..=1151, ..PoolSettings::default() }
 }
@@ -96,7 +100,7 @@ fn req_6888_3_paired_pooling() {
 
 #[test]
 fn req_7857_3a_ports_serve_many_remotes_and_replies_never_cross() {
-    let settings = PoolSettings { quota_blocks: 1, ..tiny_settings() };
+    let settings = PoolSettings { quota: quota(1, 65_536), ..tiny_settings() };
     let (mut nat, _) = nat_with(settings, 1, 1_000);
     let mut taken = HashMap::new();
     for server in 1..=4 {
@@ -116,7 +120,7 @@ fn req_7857_3a_ports_serve_many_remotes_and_replies_never_cross() {
 
 #[test]
 fn req_6888_4_a_quota_refuses_one_and_no_other() {
-    let settings = PoolSettings { quota_blocks: 1, quota_sessions: 70, ..tiny_settings() };
+    let settings = PoolSettings { quota: quota(1, 70), ..tiny_settings() };
     let (mut nat, _) = nat_with(settings, 1, 1_000);
     let open = |nat: &mut Nat, n, port, server| {
         nat.open(&key(Protocol::Udp, (pod(n), port), remote(server, 80)), POOL, None, secs(1))
@@ -188,11 +192,11 @@ fn req_5382_5_tcp_timers_follow_the_state() {
     let closed = open(&mut nat, 3);
     for flow in [established, closed] {
         let (out, back) = (nat.find(&flow).unwrap(), nat.find(&reply_to(&nat, &flow)).unwrap());
-        nat.commit(back, secs(0), 60, Some(TcpFlags(TcpFlags::SYN | TcpFlags::ACK)));
+        nat.commit(back, secs(0), 60, Some(&Segment::bare(TcpFlags::SYN | TcpFlags::ACK)));
         nat.commit(out, secs(0), 60, ACK);
     }
     let (out, back) = (nat.find(&closed).unwrap(), nat.find(&reply_to(&nat, &closed)).unwrap());
-    let fin = Some(TcpFlags(TcpFlags::FIN | TcpFlags::ACK));
+    let fin = Some(&Segment::bare(TcpFlags::FIN | TcpFlags::ACK));
     for (slot, flags) in [(out, fin), (back, fin), (out, ACK)] {
         nat.commit(slot, secs(0), 60, flags);
     }
@@ -224,21 +228,24 @@ fn a_segment_that_does_not_open_opens_nothing() {
         TcpFlags::SYN | TcpFlags::RST,
         TcpFlags::RST,
     ] {
-        assert_eq!(nat.open(&flow, POOL, Some(TcpFlags(flags)), secs(1)), Err(Refusal::NotSyn));
+        assert_eq!(
+            nat.open(&flow, POOL, Some(&Segment::bare(flags)), secs(1)),
+            Err(Refusal::NotSyn)
+        );
     }
     assert_eq!((nat.stats().sessions, nat.stats().subscribers), (0, 0));
 }
 
 #[test]
 fn req_6888_8a_closed_connections_make_room_the_longest_over_first() {
-    let settings = PoolSettings { quota_blocks: 1, ..tiny_settings() };
+    let settings = PoolSettings { quota: quota(1, 65_536), ..tiny_settings() };
     let (mut nat, _) = nat_with(settings, 1, 100);
     let mut ports = Vec::new();
     for i in 0..64u16 {
         let flow = key(Protocol::Tcp, (pod(1), 1 + i), remote(1, 80));
         let slot = nat.open(&flow, POOL, SYN, secs(u64::from(i) / 8)).unwrap();
         ports.push(nat.rewrite(slot).src.port);
-        nat.commit(slot, secs(u64::from(i) / 8), 60, Some(TcpFlags(TcpFlags::RST)));
+        nat.commit(slot, secs(u64::from(i) / 8), 60, Some(&Segment::bare(TcpFlags::RST)));
     }
     let flow = key(Protocol::Tcp, (pod(1), 1000), remote(1, 80));
     let slot = nat.open(&flow, POOL, SYN, secs(10)).unwrap();
@@ -278,8 +285,12 @@ fn req_6888_8_a_block_rests_before_another_subscriber_gets_it() {
 #[test]
 fn req_7857_4b_spills_to_another_address_only_where_the_pool_says_so() {
     for spill in [true, false] {
-        let settings =
-            PoolSettings { ports: 1024..=1087, quota_blocks: 4, spill, ..PoolSettings::default() };
+        let settings = PoolSettings {
+            ports: 1024..=1087,
+            quota: quota(4, 65_536),
+            spill,
+            ..PoolSettings::default()
+        };
         let (mut nat, _) = nat_with(settings, 2, 1_000);
         let opened: Vec<_> = (0..128)
             .filter_map(|i| {
@@ -371,12 +382,12 @@ fn a_full_table_takes_no_blocks_and_makes_no_subscribers() {
 
 #[test]
 fn a_full_table_still_lets_a_closed_connection_be_replaced() {
-    let settings = PoolSettings { quota_blocks: 1, ..tiny_settings() };
+    let settings = PoolSettings { quota: quota(1, 65_536), ..tiny_settings() };
     let (mut nat, _) = nat_with(settings, 1, 64);
     for i in 0..64u16 {
         let flow = key(Protocol::Tcp, (pod(1), 1 + i), remote(1, 80));
         let slot = nat.open(&flow, POOL, SYN, secs(1)).unwrap();
-        nat.commit(slot, secs(1), 60, Some(TcpFlags(TcpFlags::RST)));
+        nat.commit(slot, secs(1), 60, Some(&Segment::bare(TcpFlags::RST)));
     }
     let flow = key(Protocol::Tcp, (pod(1), 1000), remote(1, 80));
     nat.open(&flow, POOL, SYN, secs(2)).unwrap();
@@ -429,16 +440,16 @@ fn a_block_comes_back_although_its_subscriber_is_busy_in_another_pool() {
 
 #[test]
 fn a_guessed_reset_from_outside_hands_no_tuple_over() {
-    let settings = PoolSettings { quota_blocks: 1, ..tiny_settings() };
+    let settings = PoolSettings { quota: quota(1, 65_536), ..tiny_settings() };
     let (mut nat, _) = nat_with(settings, 1, 1_000);
     let flow = |port| key(Protocol::Tcp, (pod(1), port), remote(1, 80));
     for port in 1..=64 {
         let slot = nat.open(&flow(port), POOL, SYN, secs(1)).unwrap();
         let back = nat.find(&reply_to(&nat, &flow(port))).unwrap();
-        nat.commit(back, secs(1), 40, Some(TcpFlags(TcpFlags::SYN | TcpFlags::ACK)));
+        nat.commit(back, secs(1), 40, Some(&Segment::bare(TcpFlags::SYN | TcpFlags::ACK)));
         nat.commit(slot, secs(1), 40, ACK);
     }
-    let rst = Some(TcpFlags(TcpFlags::RST));
+    let rst = Some(&Segment::bare(TcpFlags::RST));
     let back = nat.find(&reply_to(&nat, &flow(1))).unwrap();
     nat.commit(back, secs(2), 40, rst);
     assert_eq!(nat.open(&flow(999), POOL, SYN, secs(2)), Err(Refusal::QuotaBlocks));
@@ -451,7 +462,7 @@ fn a_guessed_reset_from_outside_hands_no_tuple_over() {
 
 #[test]
 fn a_refused_remote_is_refused_at_once_for_a_moment() {
-    let settings = PoolSettings { quota_blocks: 1, ..tiny_settings() };
+    let settings = PoolSettings { quota: quota(1, 65_536), ..tiny_settings() };
     let (mut nat, _) = nat_with(settings, 1, 1_000);
     let flow = |port, server| key(Protocol::Tcp, (pod(1), port), remote(server, 80));
     let mut slots = Vec::new();
@@ -460,7 +471,7 @@ fn a_refused_remote_is_refused_at_once_for_a_moment() {
     }
     assert_eq!(nat.open(&flow(99, 1), POOL, SYN, secs(1)), Err(Refusal::QuotaBlocks));
     // Nothing is looked for, although there is something now.
-    nat.commit(slots[0], secs(1), 40, Some(TcpFlags(TcpFlags::RST)));
+    nat.commit(slots[0], secs(1), 40, Some(&Segment::bare(TcpFlags::RST)));
     let soon = secs(1) + Duration::from_millis(99);
     assert_eq!(nat.open(&flow(99, 1), POOL, SYN, soon), Err(Refusal::QuotaBlocks));
     nat.open(&flow(99, 2), POOL, SYN, soon).expect("another remote");
@@ -474,13 +485,12 @@ fn a_refused_remote_is_refused_at_once_for_a_moment() {
 
 #[test]
 fn a_refusal_in_a_huge_holding_looks_at_a_bounded_number_of_ports() {
-    let settings =
-        PoolSettings { quota_blocks: 313, quota_sessions: 100_000, ..PoolSettings::default() };
+    let settings = PoolSettings { quota: quota(313, 100_000), ..PoolSettings::default() };
     let (mut nat, _) = nat_with(settings, 1, 100_000);
     let flow = |port| key(Protocol::Tcp, (pod(1), port), remote(1, 80));
     let slots: Vec<_> =
         (0..313 * 64).map(|i| nat.open(&flow(i), POOL, SYN, secs(1)).unwrap()).collect();
-    nat.commit(slots[7], secs(1), 40, Some(TcpFlags(TcpFlags::RST)));
+    nat.commit(slots[7], secs(1), 40, Some(&Segment::bare(TcpFlags::RST)));
     // One closed connection among 20,000, and 4,096 are looked at: it is found sometimes.
     let found = (10..50).position(|s| nat.open(&flow(50_000), POOL, SYN, secs(s)).is_ok());
     assert!(found.is_some_and(|tries| tries > 0), "{found:?}");
@@ -565,8 +575,7 @@ proptest! {
         let settings = PoolSettings {
             ports: 1024..=1087,
             block_size: 16,
-            quota_blocks: 3,
-            quota_sessions: 60,
+            quota: quota(3, 60),
             ..PoolSettings::default()
         };
         let (mut nat, pool) = nat_with(settings, 2, 120);
@@ -592,8 +601,8 @@ proptest! {
                     if back {
                         flow = reply_to(&nat, &flow);
                     }
-                    let tcp = (flow.protocol == Protocol::Tcp).then_some(TcpFlags(flags));
-                    nat.commit(nat.find(&flow).unwrap(), now, 100, tcp);
+                    let tcp = (flow.protocol == Protocol::Tcp).then_some(Segment::bare(flags));
+                    nat.commit(nat.find(&flow).unwrap(), now, 100, tcp.as_ref());
                 }
                 Step::Wait { secs } => {
                     now = now + Duration::from_secs(secs);

@@ -17,6 +17,7 @@ use proptest::prelude::*;
 
 use crate::counters::{AllCounters, WorkerCounters};
 use crate::drop_reason::DropReason;
+use crate::forward::Forwards;
 use crate::hand_off::HandOff;
 use crate::interface::{Interface, InterfaceId, Mac, Roles};
 use crate::io::PacketIo;
@@ -24,7 +25,7 @@ use crate::memory::MemoryIo;
 use crate::request::{Notice, Request, SessionFilter};
 use crate::roads::{Adjacency, AdjacencyId, Roads, Route};
 use crate::rule::{Action, Rule, RuleSet};
-use crate::snapshot::{Policy, Published, Snapshot};
+use crate::snapshot::{Answers, Policy, Published, Snapshot};
 use crate::waker::Waker;
 use crate::worker::{Clock, Shared, Worker};
 
@@ -107,7 +108,7 @@ fn policy(settings: PoolSettings) -> Policy {
         rule("default", "0.0.0.0/0", Action::Pool(PoolId(0))),
         rule("exempt", "192.0.3.0/24", Action::Exempt),
     ]);
-    Policy::new(1, vec![Arc::new(pool)], rules, true)
+    Policy::new(1, vec![Arc::new(pool)], rules, Forwards::default(), Answers::default())
 }
 
 impl Rig {
@@ -432,7 +433,7 @@ fn what_may_not_pass_is_dropped_under_its_name() {
         DropReason::WrongInterface,
     );
     expect(udp((pod(1), 1), (pod(2), 53), b""), INSIDE, DropReason::WrongInterface);
-    expect(udp((pod(1), 1), (PUBLIC, 53), b""), INSIDE, DropReason::Hairpin);
+    expect(udp((pod(1), 1), (PUBLIC, 53), b""), INSIDE, DropReason::NoSession);
     expect(tcp((pod(1), 1), (SERVER, 80), "A", b""), INSIDE, DropReason::TcpNotSyn);
     expect(tcp((pod(1), 1), (SERVER, 80), "SF", b""), INSIDE, DropReason::TcpNotSyn);
     expect(pong(pod(1), SERVER, 7, b""), INSIDE, DropReason::IcmpType);
