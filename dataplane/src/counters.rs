@@ -44,6 +44,24 @@ pub struct InterfaceCounters {
     pub transmitted_bytes: Counter,
 }
 
+/// Dropped packets, by [`DropReason::index`].
+#[derive(Debug)]
+pub struct Drops([Counter; DropReason::COUNT]);
+
+impl Default for Drops {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+impl std::ops::Deref for Drops {
+    type Target = [Counter; DropReason::COUNT];
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
 /// All counters of one worker.
 ///
 /// Balance, at any quiet moment: `received + received by hand-off = forwarded + answered + handed
@@ -53,7 +71,7 @@ pub struct WorkerCounters {
     /// By interface.
     pub interfaces: [InterfaceCounters; MAX_INTERFACES],
     /// By drop reason.
-    pub drops: [Counter; DropReason::COUNT],
+    pub drops: Drops,
     /// Packets translated or exempt and sent on.
     pub forwarded: Counter,
     /// Packets answered by natgate itself (ARP, echo, reset, ICMP errors).
@@ -64,7 +82,7 @@ pub struct WorkerCounters {
     pub handed_over: Counter,
     /// Packets taken from other workers.
     pub taken_over: Counter,
-    /// Packets that wait for a next hop now.
+    /// Packets that wait for a next hop, or for the first fragment of their datagram, now.
     pub held: Counter,
     /// Sessions now.
     pub sessions: Counter,
@@ -82,6 +100,12 @@ pub struct WorkerCounters {
     pub idle_loops: Counter,
     /// Times the worker slept.
     pub sleeps: Counter,
+    /// Fragments made of packets that were too big for the next link.
+    pub fragments_sent: Counter,
+    /// Datagrams whose fragments are followed now.
+    pub fragmented_datagrams: Counter,
+    /// Identifications given to DF-clear packets sooner than RFC 6864 allows.
+    pub ip_id_reused: Counter,
     /// Partial checksums computed whole.
     pub checksums_repaired: Counter,
     /// Frames in the worker's free list.

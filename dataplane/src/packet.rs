@@ -8,7 +8,8 @@ use conntrack::{Endpoint, FlowKey, Protocol, Realm, Rewrite, Segment};
 use crate::drop_reason::DropReason;
 use crate::interface::Mac;
 use crate::wire::{
-    EtherType, Ethernet, Icmp, Ipv4, Malformed, Tcp, Udp, checksum, ethernet, icmp, tcp, udp,
+    EtherType, Ethernet, FragmentField, Icmp, Ipv4, Malformed, Tcp, Udp, checksum, ethernet, icmp,
+    tcp, udp,
 };
 
 impl From<Malformed> for DropReason {
@@ -48,6 +49,10 @@ pub enum Transport {
     Udp,
     /// An ICMP echo; the identifier stands for the port of the side that asked.
     Icmp(Echo),
+    /// A later fragment: it has no transport header, and its ports are not known yet.
+    Later(Protocol),
+    /// A later fragment with the ports of its datagram's first one.
+    Resolved(Protocol),
     /// Not translated, for this reason: only exempt traffic may be it.
     Refused(DropReason),
 }
@@ -67,6 +72,10 @@ pub struct Packet {
     pub len: u16,
     /// Time to live on arrival.
     pub ttl: u8,
+    /// Flags and fragment offset.
+    pub fragment: FragmentField,
+    /// Identification on arrival.
+    pub id: u16,
 }
 
 impl Content {
@@ -103,9 +112,11 @@ impl Packet {
             l4: (ethernet::HEADER + ip.header_len()) as u16,
             len: ip.total_len(),
             ttl: ip.ttl(),
+            fragment: ip.fragment(),
+            id: ip.id(),
         };
-        if ip.is_fragment() {
-            packet.transport = Transport::Refused(DropReason::Fragment);
+        if packet.fragment.is_fragment() {
+            packet.parse_fragment(Protocol::from_number(ip.protocol()), payload)?;
             return Ok(packet);
         }
         match Protocol::from_number(ip.protocol()) {
@@ -115,6 +126,35 @@ impl Packet {
             Protocol::Other(_) => {}
         }
         Ok(packet)
+    }
+
+    /// A part of a datagram. It must be one that a sender or router can have made (RFC 791), and neither
+    /// leave the transport header in pieces nor overwrite it (RFC 1858, RFC 3128; RFC 6146 section 3.4).
+    fn parse_fragment(&mut self, protocol: Protocol, payload: &[u8]) -> Result<(), DropReason> {
+        let (offset, more) = (self.fragment.offset(), self.fragment.more());
+        let end = usize::from(self.l4) - ethernet::HEADER + usize::from(offset) + payload.len();
+        if payload.is_empty() || more && payload.len() % 8 != 0 || end > usize::from(u16::MAX) {
+            return Err(DropReason::Malformed);
+        }
+        match (protocol, offset) {
+            (Protocol::Other(_), _) => {}
+            (Protocol::Tcp, 8 | 16) => return Err(DropReason::FragmentTiny),
+            (Protocol::Tcp, 0) => {
+                Tcp::new_checked(payload).map_err(|_| DropReason::FragmentTiny)?;
+                self.parse_tcp(payload)?;
+            }
+            (Protocol::Udp, 0) => {
+                let udp = Udp::new_header(payload).map_err(|_| DropReason::FragmentTiny)?;
+                self.transport = Transport::Udp;
+                self.set_ports(udp.src_port(), udp.dst_port())?;
+            }
+            (Protocol::Icmp, 0) => {
+                Icmp::new_checked(payload).map_err(|_| DropReason::FragmentTiny)?;
+                self.parse_icmp(payload)?;
+            }
+            _ => self.transport = Transport::Later(protocol),
+        }
+        Ok(())
     }
 
     fn set_ports(&mut self, src: u16, dst: u16) -> Result<(), DropReason> {
@@ -159,7 +199,27 @@ impl Packet {
             Transport::Tcp(_) => Some(Protocol::Tcp),
             Transport::Udp => Some(Protocol::Udp),
             Transport::Icmp(_) => Some(Protocol::Icmp),
+            Transport::Later(protocol) | Transport::Resolved(protocol) => Some(protocol),
             Transport::Refused(_) => None,
+        }
+    }
+
+    /// Whether this is a fragment other than the first of its datagram.
+    pub fn is_later_fragment(&self) -> bool {
+        self.fragment.offset() != 0
+    }
+
+    /// The ports of the datagram that this belongs to, or `None` for a later fragment that does not know.
+    pub(crate) fn ports(&self) -> Option<(u16, u16)> {
+        let known = !matches!(self.transport, Transport::Later(_));
+        known.then_some((self.src.port, self.dst.port))
+    }
+
+    /// Tells a later fragment its ports.
+    pub(crate) fn resolve(&mut self, (src, dst): (u16, u16)) {
+        if let Transport::Later(protocol) = self.transport {
+            self.transport = Transport::Resolved(protocol);
+            (self.src.port, self.dst.port) = (src, dst);
         }
     }
 
@@ -167,7 +227,7 @@ impl Packet {
     pub fn segment(&self) -> Option<&Segment> {
         match &self.transport {
             Transport::Tcp(segment) => Some(segment),
-            Transport::Udp | Transport::Icmp(_) | Transport::Refused(_) => None,
+            _ => None,
         }
     }
 
@@ -180,6 +240,8 @@ impl Packet {
             Transport::Tcp(_) => Ok(self.key(Protocol::Tcp, realm)),
             Transport::Udp => Ok(self.key(Protocol::Udp, realm)),
             Transport::Icmp(_) => Ok(self.key(Protocol::Icmp, realm)),
+            Transport::Later(_) => Err(DropReason::Fragment),
+            Transport::Resolved(protocol) => Ok(self.key(protocol, realm)),
         }
     }
 
@@ -227,13 +289,22 @@ impl Packet {
         let (src, dst, delta) = (rewrite.src.port, rewrite.dst.port, rewrite.payload);
         match self.transport {
             Transport::Tcp(_) => Tcp::new_checked(payload)?.set_ports(src, dst, delta),
-            Transport::Udp => Udp::new_checked(payload)?.set_ports(src, dst, delta),
+            Transport::Udp => Udp::new_header(payload)?.set_ports(src, dst, delta),
             Transport::Icmp(Echo::Request) => {
                 Icmp::new_checked(payload)?.set_identifier(src, delta);
             }
             Transport::Icmp(Echo::Reply) => Icmp::new_checked(payload)?.set_identifier(dst, delta),
+            // What follows the IP header of a later fragment is payload.
+            Transport::Resolved(_) => {}
+            Transport::Later(_) => return Err(DropReason::Fragment),
             Transport::Refused(reason) => return Err(reason),
         }
+        Ok(())
+    }
+
+    /// Replaces the identification.
+    pub(crate) fn set_id(&self, frame: &mut [u8], id: u16) -> Result<(), DropReason> {
+        Ipv4::new_checked(self.ip_mut(frame))?.set_id(id);
         Ok(())
     }
 
@@ -244,8 +315,12 @@ impl Packet {
         let (number, offset) = match self.transport {
             Transport::Tcp(_) => (6, tcp::CHECKSUM),
             Transport::Udp => (17, udp::CHECKSUM),
-            Transport::Icmp(_) | Transport::Refused(_) => return false,
+            _ => return false,
         };
+        // The checksum covers bytes that are elsewhere.
+        if self.fragment.is_fragment() {
+            return false;
+        }
         let payload = self.payload_mut(frame);
         let pseudo =
             checksum::pseudo_header(self.src.addr, self.dst.addr, number, payload.len() as u16);
