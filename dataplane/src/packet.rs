@@ -133,7 +133,10 @@ impl Packet {
     fn parse_fragment(&mut self, protocol: Protocol, payload: &[u8]) -> Result<(), DropReason> {
         let (offset, more) = (self.fragment.offset(), self.fragment.more());
         let end = usize::from(self.l4) - ethernet::HEADER + usize::from(offset) + payload.len();
-        if payload.is_empty() || more && payload.len() % 8 != 0 || end > usize::from(u16::MAX) {
+        if payload.is_empty()
+            || more && !payload.len().is_multiple_of(8)
+            || end > usize::from(u16::MAX)
+        {
             return Err(DropReason::Malformed);
         }
         match (protocol, offset) {
@@ -266,6 +269,11 @@ impl Packet {
     /// The transport header and what follows.
     pub fn payload<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
         &frame[usize::from(self.l4)..ethernet::HEADER + usize::from(self.len)]
+    }
+
+    /// Length of the transport header and what follows.
+    pub(crate) fn payload_len(&self) -> u16 {
+        ethernet::HEADER as u16 + self.len - self.l4
     }
 
     /// Lowers the time to live by one and changes nothing else.

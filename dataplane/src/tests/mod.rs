@@ -5,12 +5,17 @@
 //! ```
 
 mod damage;
+mod fragments;
+mod fragments_flood;
+mod ip_id;
 mod own_addresses;
 mod packets;
+mod pieces;
 mod refuse;
 mod rig;
 mod rights;
 mod roads;
+mod too_big;
 mod translate;
 mod work;
 

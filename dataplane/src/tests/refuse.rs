@@ -24,7 +24,7 @@ fn what_may_not_pass_is_dropped_under_its_name() {
     expect(with(14, 0x65), INSIDE, DropReason::Malformed);
     expect(with(17, 200), INSIDE, DropReason::Malformed);
     expect(with(23, 132), INSIDE, DropReason::UnsupportedProtocol);
-    expect(with(20, 0x20), INSIDE, DropReason::Fragment);
+    expect(with(20, 0x20), INSIDE, DropReason::Malformed);
     expect(with(26, 127), INSIDE, DropReason::BadAddress);
     expect(with(30, 224), INSIDE, DropReason::BadAddress);
     expect(with(22, 1), INSIDE, DropReason::TtlExpired);

@@ -177,18 +177,6 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ipv4<B> {
         self.update_checksum(ChecksumDelta(checksum::fold(change)));
     }
 
-    /// Makes this header that of a part of its datagram, `total_len` bytes with it.
-    pub(crate) fn set_fragment(&mut self, fragment: FragmentField, total_len: u16) {
-        let header = self.header_len();
-        let b = self.0.as_mut();
-        b[field::VERSION_IHL] = 0x40 | (header / 4) as u8;
-        write_u16(b, field::TOTAL_LEN, total_len);
-        write_u16(b, field::FRAGMENT, fragment.0);
-        write_u16(b, field::CHECKSUM, 0);
-        let sum = checksum::fold(checksum::sum(&b[..header]));
-        write_u16(b, field::CHECKSUM, !sum);
-    }
-
     /// Replaces both addresses; `delta` is the change of the header checksum that this makes.
     pub fn set_addresses(&mut self, src: Ipv4Addr, dst: Ipv4Addr, delta: ChecksumDelta) {
         write_u32(self.0.as_mut(), field::SRC, src.into());
@@ -231,6 +219,25 @@ pub fn emit(
     write_u32(b, field::DST, dst.into());
     let sum = checksum::fold(checksum::sum(b));
     write_u16(b, field::CHECKSUM, !sum);
+    Ok(())
+}
+
+/// Makes `packet`, the copied header of a datagram and some of its payload, a fragment of it.
+pub(crate) fn make_fragment(
+    packet: &mut [u8],
+    header_len: usize,
+    fragment: FragmentField,
+) -> Result<(), Malformed> {
+    let total = u16::try_from(packet.len()).map_err(|_| Malformed)?;
+    if header_len < HEADER || header_len > packet.len() {
+        return Err(Malformed);
+    }
+    packet[field::VERSION_IHL] = 0x40 | (header_len / 4) as u8;
+    write_u16(packet, field::TOTAL_LEN, total);
+    write_u16(packet, field::FRAGMENT, fragment.0);
+    write_u16(packet, field::CHECKSUM, 0);
+    let sum = checksum::fold(checksum::sum(&packet[..header_len]));
+    write_u16(packet, field::CHECKSUM, !sum);
     Ok(())
 }
 
