@@ -364,6 +364,21 @@ pub struct Pool {
 }
 
 impl Pool {
+    /// A pool of `addresses` that have no blocks: nothing is given out of it, fixed mappings use it.
+    pub fn fixed(
+        id: PoolId,
+        name: impl Into<String>,
+        settings: PoolSettings,
+        addresses: impl IntoIterator<Item = Ipv4Addr>,
+    ) -> Self {
+        let address = |addr| {
+            let directory = Directory::new(1..=0, settings.block_size);
+            Arc::new(PublicAddress { addr, directory })
+        };
+        let addresses = addresses.into_iter().map(address).collect();
+        Self { id, name: name.into(), settings, addresses }
+    }
+
     /// A pool of `addresses`, all of whose blocks are free.
     pub fn new(
         id: PoolId,
