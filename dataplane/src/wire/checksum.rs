@@ -36,7 +36,7 @@ pub fn pseudo_header(src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, len: u16) -> u6
         + u64::from(len)
 }
 
-/// `checksum` after the words it covers have changed by `delta` (RFC 1624 equation 3).
+/// `checksum` after the words it covers have changed by `delta` (RFC 1624 section 3, equation 3).
 pub fn update(checksum: u16, delta: ChecksumDelta) -> u16 {
     !fold(u64::from(!checksum) + u64::from(delta.0))
 }
