@@ -68,6 +68,7 @@ mod tests {
         assert_eq!(fold(sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7])), 0xddf2);
     }
 
+    // Museum: C21
     #[test]
     fn example_of_rfc_1624() {
         // Section 4: 0xdd2f, a field changes from 0x5555 to 0x3285; the result is 0x0000, not 0xffff.
