@@ -41,7 +41,7 @@ fn req_6888_3_paired_pooling() {
 // Museum: C12
 #[test]
 fn req_7857_3a_ports_serve_many_remotes_and_replies_never_cross() {
-    let settings = PoolSettings { quota_blocks: 1, ..tiny_settings() };
+    let settings = PoolSettings { quota: quota(1, 65_536), ..tiny_settings() };
     let (mut nat, _) = nat_with(settings, 1, 1_000);
     let mut taken = HashMap::new();
     for server in 1..=4 {
@@ -63,8 +63,12 @@ fn req_7857_3a_ports_serve_many_remotes_and_replies_never_cross() {
 #[test]
 fn req_7857_4b_spills_to_another_address_only_where_the_pool_says_so() {
     for spill in [true, false] {
-        let settings =
-            PoolSettings { ports: 1024..=1087, quota_blocks: 4, spill, ..PoolSettings::default() };
+        let settings = PoolSettings {
+            ports: 1024..=1087,
+            quota: quota(4, 65_536),
+            spill,
+            ..PoolSettings::default()
+        };
         let (mut nat, _) = nat_with(settings, 2, 1_000);
         let flow = |i: u16| key(Protocol::Udp, (pod(1), 1 + i), remote(1, 80));
         let opened: Vec<_> = (0..128)

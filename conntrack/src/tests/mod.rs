@@ -13,13 +13,13 @@ use std::time::Duration;
 
 use crate::{
     Admission, BlockNumber, BlockState, Direction, Directory, Endpoint, FlowKey, Holder,
-    MAX_WORKERS, Nat, Pool, PoolId, PoolSettings, Protocol, Realm, Refusal, Secret, SessionView,
-    State, TcpFlags, Timestamp,
+    MAX_WORKERS, Nat, Pool, PoolId, PoolSettings, Protocol, Quota, Realm, Refusal, Secret, Segment,
+    SessionView, State, TcpFlags, Timestamp,
 };
 
 const POOL: Admission = Admission { pool: PoolId(0), rule: 7 };
-const SYN: Option<TcpFlags> = Some(TcpFlags(TcpFlags::SYN));
-const ACK: Option<TcpFlags> = Some(TcpFlags(TcpFlags::ACK));
+const SYN: Option<&Segment> = Some(&Segment::bare(TcpFlags::SYN));
+const ACK: Option<&Segment> = Some(&Segment::bare(TcpFlags::ACK));
 
 fn secs(s: u64) -> Timestamp {
     Timestamp::from_millis(s * 1000)
@@ -38,6 +38,10 @@ fn key(protocol: Protocol, src: (Ipv4Addr, u16), dst: Endpoint) -> FlowKey {
 }
 
 /// One address with ports 1024 to 1151: two blocks of 64.
+fn quota(blocks: u32, sessions: u32) -> Quota {
+    Quota { blocks, sessions, ..PoolSettings::default().quota }
+}
+
 fn tiny_settings() -> PoolSettings {
     PoolSettings { ports: 1024..=1151, ..PoolSettings::default() }
 }

@@ -73,8 +73,7 @@ proptest! {
         let settings = PoolSettings {
             ports: 1024..=1087,
             block_size: 16,
-            quota_blocks: 3,
-            quota_sessions: 60,
+            quota: quota(3, 60),
             ..PoolSettings::default()
         };
         let (mut nat, pool) = nat_with(settings, 2, 120);
@@ -100,8 +99,8 @@ proptest! {
                     if back {
                         flow = reply_to(&nat, &flow);
                     }
-                    let tcp = (flow.protocol == Protocol::Tcp).then_some(TcpFlags(flags));
-                    nat.commit(nat.find(&flow).unwrap(), now, 100, tcp);
+                    let tcp = (flow.protocol == Protocol::Tcp).then_some(Segment::bare(flags));
+                    nat.commit(nat.find(&flow).unwrap(), now, 100, tcp.as_ref());
                 }
                 Step::Wait { secs } => {
                     now = now + Duration::from_secs(secs);

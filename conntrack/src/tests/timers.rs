@@ -40,11 +40,11 @@ fn req_5382_5_tcp_timers_follow_the_state() {
     let closed = open(&mut nat, 3);
     for flow in [established, closed] {
         let (out, back) = (nat.find(&flow).unwrap(), nat.find(&reply_to(&nat, &flow)).unwrap());
-        nat.commit(back, secs(0), 60, Some(TcpFlags(TcpFlags::SYN | TcpFlags::ACK)));
+        nat.commit(back, secs(0), 60, Some(&Segment::bare(TcpFlags::SYN | TcpFlags::ACK)));
         nat.commit(out, secs(0), 60, ACK);
     }
     let (out, back) = (nat.find(&closed).unwrap(), nat.find(&reply_to(&nat, &closed)).unwrap());
-    let fin = Some(TcpFlags(TcpFlags::FIN | TcpFlags::ACK));
+    let fin = Some(&Segment::bare(TcpFlags::FIN | TcpFlags::ACK));
     for (slot, flags) in [(out, fin), (back, fin), (out, ACK)] {
         nat.commit(slot, secs(0), 60, flags);
     }
@@ -76,7 +76,10 @@ fn a_segment_that_does_not_open_opens_nothing() {
         TcpFlags::SYN | TcpFlags::RST,
         TcpFlags::RST,
     ] {
-        assert_eq!(nat.open(&flow, POOL, Some(TcpFlags(flags)), secs(1)), Err(Refusal::NotSyn));
+        assert_eq!(
+            nat.open(&flow, POOL, Some(&Segment::bare(flags)), secs(1)),
+            Err(Refusal::NotSyn)
+        );
     }
     assert_eq!((nat.stats().sessions, nat.stats().subscribers), (0, 0));
 }

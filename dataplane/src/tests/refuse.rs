@@ -55,7 +55,7 @@ fn what_may_not_pass_is_dropped_under_its_name() {
         DropReason::WrongInterface,
     );
     expect(udp((pod(1), 1), (pod(2), 53), b""), INSIDE, DropReason::WrongInterface);
-    expect(udp((pod(1), 1), (PUBLIC, 53), b""), INSIDE, DropReason::Hairpin);
+    expect(udp((pod(1), 1), (PUBLIC, 53), b""), INSIDE, DropReason::NoSession);
     expect(tcp((pod(1), 1), (SERVER, 80), "A", b""), INSIDE, DropReason::TcpNotSyn);
     expect(tcp((pod(1), 1), (SERVER, 80), "SF", b""), INSIDE, DropReason::TcpNotSyn);
     expect(pong(pod(1), SERVER, 7, b""), INSIDE, DropReason::IcmpType);

@@ -10,6 +10,7 @@ use crossbeam::utils::CachePadded;
 
 use crate::counters::{AllCounters, WorkerCounters};
 use crate::drop_reason::DropReason;
+use crate::forward::Forwards;
 use crate::hand_off::HandOff;
 use crate::interface::{Interface, InterfaceId, Mac, Roles};
 use crate::io::PacketIo;
@@ -17,7 +18,7 @@ use crate::memory::MemoryIo;
 use crate::request::{Notice, Request};
 use crate::roads::{Adjacency, AdjacencyId, Roads, Route};
 use crate::rule::{Action, Rule, RuleSet};
-use crate::snapshot::{Policy, Published, Snapshot};
+use crate::snapshot::{Answers, Policy, Published, Snapshot};
 use crate::waker::Waker;
 use crate::worker::{Clock, Shared, Worker};
 
@@ -100,7 +101,7 @@ pub(super) fn policy(settings: PoolSettings) -> Policy {
         rule("default", "0.0.0.0/0", Action::Pool(PoolId(0))),
         rule("exempt", "192.0.3.0/24", Action::Exempt),
     ]);
-    Policy::new(1, vec![Arc::new(pool)], rules, true)
+    Policy::new(1, vec![Arc::new(pool)], rules, Forwards::default(), Answers::default())
 }
 
 impl Rig {
