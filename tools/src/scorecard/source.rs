@@ -186,7 +186,7 @@ fn citations(line: &str) -> Vec<Citation> {
         .peekable();
     while let Some(word) = rest.next() {
         let Some(rfc) = rest.next_if(|next| word == "RFC" && is_rfc(next)) else { continue };
-        // `RFC 4787 REQ-9, REQ-9a and REQ-10`; `RFC 7857 section 2.2`; `RFC 1812 5.3.7`.
+        // `RFC 4787 REQ-9, REQ-9a and REQ-10`; `RFC 7857 section 2.2`; `RFC 1812 5.2.2, 5.3.7`.
         let mut after_and = true;
         while after_and {
             let in_section = rest.next_if(|word| matches!(*word, "section" | "sections")).is_some();
@@ -199,7 +199,11 @@ fn citations(line: &str) -> Vec<Citation> {
                 break;
             }
             rest.next();
-            let list_goes_on = |word: &&str| *word == "and" || word.starts_with("REQ-");
+            let list_goes_on = |word: &&str| {
+                *word == "and"
+                    || word.starts_with("REQ-")
+                    || (is_number(word) && word.contains('.'))
+            };
             after_and = rest.peek().is_some_and(list_goes_on);
             rest.next_if(|word| *word == "and");
         }

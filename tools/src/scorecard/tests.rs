@@ -133,6 +133,7 @@ fn citations_count_in_the_product_only() {
     );
     assert_eq!(cited(file, "/// RFC 7857 section 2.1, its table"), "7857-S2.1a 7857-S2.1b");
     assert_eq!(cited(file, "/// RFC 7857 2.1b"), "7857-S2.1b");
+    assert_eq!(cited(file, "/// RFC 7857 2.9, 2.1a and 2.1b"), "7857-S2.1a 7857-S2.1b");
     assert_eq!(cited(file, "(120, \"4787-REQ-10a\"),"), "4787-REQ-10a");
     assert_eq!(cited(file, "// RFC 6888 REQ-1"), "6888-REQ-1a");
     for nothing in [
