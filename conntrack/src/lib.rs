@@ -31,7 +31,7 @@ pub use directory::{BlockNumber, BlockState, Directory, Holder, MAX_WORKERS};
 pub use endpoint::{Endpoint, FlowKey, Protocol, Realm};
 pub use key::{HashedKey, Secret};
 pub use listing::{SessionView, SubscriberView};
-pub use nat::{Admission, Nat, NatStats, Refusal};
+pub use nat::{Admission, FixedMapping, Nat, NatStats, Refusal};
 pub use pool::{
     Behavior, HoldDown, InboundRefresh, IpId, MidStream, OnExhaustion, OnExpiry, Overlap, Pool,
     PoolId, PoolSettings, Pooling, PublicAddress, Quota, Scatter, Timers, UnsolicitedSyn,

@@ -1,18 +1,19 @@
 //! The translator of one worker: everything about the subscribers whose home it is.
 
+mod open;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::directory::Holder;
-use crate::endpoint::{FlowKey, Protocol};
+use crate::endpoint::{Endpoint, FlowKey, Protocol};
 use crate::key::{HashedKey, Secret};
-use crate::lease::Search;
 use crate::pool::{Pool, PoolId};
 use crate::rewrite::Rewrite;
-use crate::session::{CachedHop, Direction, Owner, Slot};
-use crate::subscriber::{Holding, NoBlock, Subscribers};
+use crate::session::{CachedHop, Direction, Slot, Via};
+use crate::subscriber::Subscribers;
 use crate::table::SessionTable;
-use crate::tcp::{Segment, State};
+use crate::tcp::Segment;
 use crate::time::Timestamp;
 use crate::wheel::Wheel;
 
@@ -39,6 +40,18 @@ pub enum Refusal {
     /// The session table is as large as it may be.
     #[error("the session table is full")]
     TableFull,
+    /// From outside to a public endpoint that no mapping has.
+    #[error("no mapping has this public endpoint")]
+    NoMapping,
+    /// From outside to a mapping whose filter does not admit the sender.
+    #[error("the mapping's filter does not admit this remote")]
+    Filtered,
+    /// Another session between the same two ends, or on the same tuple outside.
+    #[error("another session has this tuple")]
+    TupleTaken,
+    /// A protocol without ports, and another subscriber talks to this remote from the same address.
+    #[error("another subscriber has this protocol and remote on the same public address")]
+    ProtocolClash,
 }
 
 /// A flow that a rule sends to a pool.
@@ -47,6 +60,19 @@ pub struct Admission {
     /// The pool.
     pub pool: PoolId,
     /// The rule, remembered with the session.
+    pub rule: u16,
+}
+
+/// A mapping that configuration made, and not the NAT: a port forward or an address that is all one pod's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FixedMapping {
+    /// The pod's endpoint.
+    pub internal: Endpoint,
+    /// The public endpoint.
+    pub public: Endpoint,
+    /// The pool whose settings the sessions have.
+    pub pool: PoolId,
+    /// Remembered with the sessions.
     pub rule: u16,
 }
 
@@ -163,99 +189,9 @@ impl Nat {
         self.wheel.arm(slot.number(), tick as u32);
     }
 
-    /// Opens a session for a flow from inside that has none. `tcp`: its first segment.
-    pub fn open(
-        &mut self,
-        key: &FlowKey,
-        admission: Admission,
-        tcp: Option<&Segment>,
-        now: Timestamp,
-    ) -> Result<Slot, Refusal> {
-        let state = match tcp {
-            Some(segment) if segment.flags.opens() => State::SynSent,
-            Some(_) => return Err(Refusal::NotSyn),
-            None => State::Open,
-        };
-        if self.table.is_full() && self.subscribers.find(key.src.addr).is_none() {
-            return Err(Refusal::TableFull);
-        }
-        let number = self.subscribers.get_or_insert(key.src.addr, now);
-        let opened = self.open_for(number, key, admission, state, now);
-        let subscriber = self.subscribers.get_mut(number);
-        if let Ok(slot) = opened {
-            subscriber.sessions += 1;
-            subscriber.created += 1;
-            self.created += 1;
-            self.arm(slot, now);
-        } else {
-            subscriber.refused += 1;
-            self.settle_refused(number);
-        }
-        opened
-    }
-
-    /// A refusal keeps nobody in memory: neither who came for the first time, nor, by renewing a timer,
-    /// who was about to be forgotten.
-    fn settle_refused(&mut self, number: u32) {
-        let subscriber = self.subscribers.get_mut(number);
-        if subscriber.sessions > 0 {
-            return;
-        }
-        if subscriber.holdings.iter().all(Holding::is_bare) {
-            self.forget(number);
-        } else {
-            // A block may have been claimed before the index refused.
-            let soon = subscriber.idle_since + KEEP_LAST_BLOCK;
-            self.arm_idle(number, soon);
-        }
-    }
-
     fn forget(&mut self, number: u32) {
         self.idle.disarm(number);
         self.subscribers.forget(number);
-    }
-
-    fn open_for(
-        &mut self,
-        number: u32,
-        key: &FlowKey,
-        admission: Admission,
-        state: State,
-        now: Timestamp,
-    ) -> Result<Slot, Refusal> {
-        let pool = self.pools.get(admission.pool.index()).cloned().ok_or(Refusal::PoolExhausted)?;
-        let holder = Holder { subscriber: key.src.addr, worker: self.worker };
-        let random = self.secret.scramble((key, now.as_millis()));
-        let holding = self.subscribers.get_mut(number).holding_mut(admission.pool);
-        if holding.sessions >= pool.settings.quota.sessions {
-            return Err(Refusal::QuotaSessions);
-        }
-        let search = Search { table: &self.table, pool: &pool, key, holder, random, now };
-        let lease = if self.table.is_full() {
-            // Before a block is claimed: a full table must not empty the pool as well.
-            search.replacing(holding).ok_or(Refusal::TableFull)?
-        } else {
-            search.lease(holding).map_err(|no_block| match no_block {
-                NoBlock::Quota => Refusal::QuotaBlocks,
-                NoBlock::Exhausted => Refusal::PoolExhausted,
-            })?
-        };
-        if let Some(slot) = lease.replaces {
-            // Its block can't be released by this: had another block been empty, a port of that one
-            // would have been taken.
-            self.end(slot, now);
-        }
-        let owner = Owner { subscriber: number, pool: admission.pool, rule: admission.rule };
-        let slot = self
-            .table
-            .insert(key, lease.public, state, owner, now)
-            .map_err(|_| Refusal::TableFull)?;
-        let holding = self.subscribers.get_mut(number).holding_mut(admission.pool);
-        holding.sessions += 1;
-        if let Some(block) = holding.block_of(&pool, lease.public) {
-            holding.blocks[block].use_port(key.protocol, lease.public.port);
-        }
-        Ok(slot)
     }
 
     /// Ends a session: its port returns, its keys are free.
@@ -272,8 +208,10 @@ impl Nat {
             subscriber.idle_since = now;
         }
         let holding = subscriber.holding_mut(owner.pool);
-        if let Some(pool) = self.pools.get(owner.pool.index()) {
-            holding.end_session(pool, protocol, public, holder, now);
+        let pool = self.pools.get(owner.pool.index());
+        match (owner.via, pool) {
+            (Via::Block, Some(pool)) => holding.end_session(pool, protocol, public, holder, now),
+            (Via::Fixed, _) | (_, None) => holding.count_end(now),
         }
         if holding.sessions == 0 {
             self.arm_idle(owner.subscriber, now + KEEP_LAST_BLOCK);

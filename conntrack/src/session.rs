@@ -111,12 +111,22 @@ pub(crate) struct Session {
     pub(crate) inbound: Half,
 }
 
+/// Where a session's public endpoint is from, and so what returns when it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Via {
+    /// A port of one of the subscriber's blocks.
+    Block,
+    /// Configuration: nothing was taken, nothing returns.
+    Fixed,
+}
+
 /// What the slow path knows of a session, apart from the lines that packets touch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Owner {
     pub(crate) subscriber: u32,
     pub(crate) pool: PoolId,
     pub(crate) rule: u16,
+    pub(crate) via: Via,
 }
 
 impl Session {

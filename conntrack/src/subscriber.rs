@@ -161,15 +161,20 @@ impl Holding {
         holder: Holder,
         now: Timestamp,
     ) {
-        self.sessions = self.sessions.saturating_sub(1);
-        self.refused.clear();
-        self.idle_since = now;
+        self.count_end(now);
         let Some(index) = self.block_of(pool, public) else { return };
         self.blocks[index].return_port(protocol, public.port);
         if self.blocks[index].is_empty() && self.blocks.iter().filter(|b| b.is_empty()).count() > 1
         {
             self.release(pool, index, holder, now);
         }
+    }
+
+    /// Counts one session less.
+    pub(crate) fn count_end(&mut self, now: Timestamp) {
+        self.sessions = self.sessions.saturating_sub(1);
+        self.refused.clear();
+        self.idle_since = now;
     }
 
     fn release(&mut self, pool: &Pool, index: usize, holder: Holder, now: Timestamp) {
