@@ -8,12 +8,14 @@
 #![forbid(unsafe_code)]
 
 mod block;
+mod claims;
 mod directory;
 mod endpoint;
 mod index;
 mod key;
 mod lease;
 mod listing;
+mod mapping;
 mod nat;
 mod pool;
 mod rewrite;
@@ -27,6 +29,7 @@ mod wheel;
 #[cfg(test)]
 mod tests;
 
+pub use claims::Claims;
 pub use directory::{BlockNumber, BlockState, Directory, Holder, MAX_WORKERS};
 pub use endpoint::{Endpoint, FlowKey, Protocol, Realm};
 pub use key::{HashedKey, Secret};

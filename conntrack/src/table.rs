@@ -89,6 +89,10 @@ impl SessionTable {
         self.owners[slot.session()]
     }
 
+    pub(crate) fn owner_mut(&mut self, slot: Slot) -> &mut Owner {
+        &mut self.owners[slot.session()]
+    }
+
     /// Adds a session of the flow `key` from inside, seen outside as `public`, under both keys, or changes
     /// nothing. Returns the slot of the outbound direction.
     pub(crate) fn insert(
@@ -185,7 +189,15 @@ mod tests {
     use crate::pool::PoolId;
     use crate::session::Via;
 
-    const OWNER: Owner = Owner { subscriber: 0, pool: PoolId(0), rule: 0, via: Via::Block };
+    const OWNER: Owner = Owner {
+        subscriber: 0,
+        pool: PoolId(0),
+        rule: 0,
+        via: Via::Block,
+        opened_by: Realm::Internal,
+        opened: 0,
+        addressed: true,
+    };
 
     fn insert(table: &mut SessionTable, n: u32, public: u16) -> Result<Slot, NotAdded> {
         let key = FlowKey {

@@ -7,6 +7,7 @@ use super::{Admission, FixedMapping, KEEP_LAST_BLOCK, Nat, Refusal};
 use crate::directory::Holder;
 use crate::endpoint::{Endpoint, FlowKey, Protocol, Realm};
 use crate::lease::Search;
+use crate::mapping::{Class, NewMapping};
 use crate::pool::{Pool, PoolId};
 use crate::session::{Direction, Owner, Slot, Via};
 use crate::subscriber::{Holding, NoBlock};
@@ -53,6 +54,18 @@ fn outbound_key(key: &FlowKey, internal: Endpoint) -> FlowKey {
     FlowKey { src: internal, dst, protocol: key.protocol, realm: Realm::Internal }
 }
 
+/// What is remembered of a session that a packet from `realm` opens now, under a pool and a rule.
+fn owner(
+    subscriber: u32,
+    (pool, rule): (PoolId, u16),
+    via: Via,
+    realm: Realm,
+    now: Timestamp,
+) -> Owner {
+    let addressed = realm == Realm::Internal;
+    Owner { subscriber, pool, rule, via, opened_by: realm, opened: now.stored(), addressed }
+}
+
 /// The slot for packets that arrive from `realm`.
 fn arriving(outbound: Slot, realm: Realm) -> Slot {
     match realm {
@@ -87,27 +100,47 @@ impl Nat {
         now: Timestamp,
     ) -> Result<Slot, Refusal> {
         let state = first_state(key, first)?;
-        let outbound = outbound_key(key, mapping.internal);
-        let slot = self.counted(mapping.internal.addr, now, |nat, subscriber| {
-            nat.admitted(subscriber, mapping.pool)?;
-            let (pool, rule) = (mapping.pool, mapping.rule);
-            let owner = Owner { subscriber, pool, rule, via: Via::Fixed };
-            let slot = nat.table.insert(&outbound, mapping.public, state, owner, now)?;
-            nat.subscribers.get_mut(subscriber).holding_mut(pool).sessions += 1;
-            Ok(slot)
+        let FixedMapping { internal, public, pool, rule } = mapping;
+        let outbound = outbound_key(key, internal);
+        let slot = self.counted(internal.addr, now, |nat, subscriber| {
+            nat.admitted(subscriber, pool)?;
+            let owner = owner(subscriber, (pool, rule), Via::Fixed, key.realm, now);
+            nat.add(&outbound, public, state, owner, now)
         })?;
         Ok(arriving(slot, key.realm))
     }
 
     /// Opens a session for a packet from outside to a public endpoint that the NAT gave out, if the pool's
-    /// filter admits it.
+    /// filter admits it. A refusal renews nothing (RFC 7857 section 7). Where only the addressed endpoint
+    /// may send in, there is nothing to open: its packets have a session.
+    ///
+    /// Queries come in by fixed mappings only: an ICMP request has no identifier at this end, and a
+    /// protocol without ports has nothing that a mapping could be told by.
     pub fn open_inbound(
         &mut self,
-        _key: &FlowKey,
-        _first: Option<&Segment>,
-        _now: Timestamp,
+        key: &FlowKey,
+        first: Option<&Segment>,
+        now: Timestamp,
     ) -> Result<Slot, Refusal> {
-        Err(Refusal::NoMapping)
+        let (public, remote) = (key.dst, key.src.addr);
+        let number =
+            self.mappings.at_public(key.protocol, public, remote).ok_or(Refusal::NoMapping)?;
+        let mapping = *self.mappings.get(number);
+        let pool = self.pools.get(mapping.pool.index()).ok_or(Refusal::NoMapping)?;
+        let filtering = Class::of(&pool.settings, key.protocol).filtering;
+        if !self.mappings.admits(number, filtering, remote) {
+            return Err(Refusal::Filtered);
+        }
+        let state = first_state(key, first)?;
+        let outbound = outbound_key(key, mapping.internal);
+        let slot = self.counted(mapping.internal.addr, now, |nat, subscriber| {
+            let pool = nat.admitted(subscriber, mapping.pool)?;
+            nat.has_room(number, &pool)?;
+            let via = Via::Mapping(number);
+            let owner = owner(subscriber, (mapping.pool, mapping.rule), via, key.realm, now);
+            nat.add(&outbound, public, state, owner, now)
+        })?;
+        Ok(arriving(slot, key.realm))
     }
 
     /// Opens a session for the subscriber at `internal`, and counts it, or the refusal.
@@ -161,6 +194,15 @@ impl Nat {
         }
     }
 
+    /// Whether a mapping may have one more session (RFC 6888 REQ-5).
+    fn has_room(&self, mapping: u32, pool: &Pool) -> Result<(), Refusal> {
+        let limit = pool.settings.quota.sessions_per_mapping;
+        if limit.is_some_and(|limit| self.mappings.get(mapping).sessions >= limit) {
+            return Err(Refusal::QuotaSessions);
+        }
+        Ok(())
+    }
+
     fn open_for(
         &mut self,
         number: u32,
@@ -170,10 +212,48 @@ impl Nat {
         now: Timestamp,
     ) -> Result<Slot, Refusal> {
         let pool = self.admitted(number, admission.pool)?;
-        let holder = Holder { subscriber: key.src.addr, worker: self.worker };
+        if let Protocol::Other(protocol) = key.protocol {
+            return self.open_portless(number, (key, protocol), admission, &pool, now);
+        }
+        let Admission { pool: id, rule } = admission;
+        let class = Class::of(&pool.settings, key.protocol);
+        let existing = self.mappings.for_flow(class, key, id);
+        let (public, via) = if let Some(mapping) = existing {
+            self.has_room(mapping, &pool)?;
+            (self.mappings.get(mapping).public, Via::Mapping(mapping))
+        } else {
+            let public = self.lease(number, key, &pool, now)?;
+            let via = if class.keeps_mappings() {
+                let new = NewMapping { key, public, pool: id, rule, class };
+                Via::Mapping(self.mappings.add(new))
+            } else {
+                Via::Block
+            };
+            (public, via)
+        };
+        let owner = owner(number, (id, rule), via, Realm::Internal, now);
+        let added = self.add(key, public, state, owner, now);
+        if let (Err(_), Via::Mapping(mapping), None) = (added, via, existing) {
+            self.mappings.remove(mapping);
+        }
+        added
+    }
+
+    /// A public endpoint for a flow whose mapping is yet to be made.
+    fn lease(
+        &mut self,
+        number: u32,
+        key: &FlowKey,
+        pool: &Pool,
+        now: Timestamp,
+    ) -> Result<Endpoint, Refusal> {
+        let subscriber = self.subscribers.get_mut(number);
+        let holder = Holder { subscriber: subscriber.addr, worker: self.worker };
         let random = self.secret.scramble((key, now.as_millis()));
-        let holding = self.subscribers.get_mut(number).holding_mut(admission.pool);
-        let search = Search { table: &self.table, pool: &pool, key, holder, random, now };
+        let sharing = Class::of(&pool.settings, key.protocol).sharing;
+        let (table, mappings) = (&self.table, &self.mappings);
+        let search = Search { table, mappings, sharing, pool, key, holder, random, now };
+        let holding = subscriber.holding_mut(pool.id);
         let lease = if self.table.is_full() {
             // Before a block is claimed: a full table must not empty the pool as well.
             search.replacing(holding).ok_or(Refusal::TableFull)?
@@ -185,13 +265,63 @@ impl Nat {
             // would have been taken.
             self.end(slot, now);
         }
+        Ok(lease.public)
+    }
+
+    /// Opens a session of a protocol without ports, on the subscriber's address alone: nobody else may talk
+    /// to this remote in this protocol from there. No other address is tried, since the subscriber would be
+    /// seen under two (RFC 6888 section 3, REQ-2).
+    fn open_portless(
+        &mut self,
+        number: u32,
+        (key, protocol): (&FlowKey, u8),
+        admission: Admission,
+        pool: &Pool,
+        now: Timestamp,
+    ) -> Result<Slot, Refusal> {
+        if self.table.is_full() {
+            return Err(Refusal::TableFull);
+        }
         let Admission { pool: id, rule } = admission;
-        let owner = Owner { subscriber: number, pool: id, rule, via: Via::Block };
-        let slot = self.table.insert(key, lease.public, state, owner, now)?;
-        let holding = self.subscribers.get_mut(number).holding_mut(admission.pool);
+        let random = self.secret.scramble((key, now.as_millis()));
+        let holding = self.subscribers.get_mut(number).holding_mut(id);
+        let index = holding.address_without_block(pool, random).ok_or(Refusal::PoolExhausted)?;
+        let address = &pool.addresses[usize::from(index)];
+        let remote = key.dst.addr;
+        if !address.claims.claim(protocol, remote, self.worker) {
+            return Err(Refusal::ProtocolClash);
+        }
+        let public = Endpoint::new(address.addr, 0);
+        let owner = owner(number, (id, rule), Via::Address, Realm::Internal, now);
+        let added = self.add(key, public, State::Open, owner, now);
+        if added.is_ok() {
+            self.subscribers.get_mut(number).holding_mut(id).pair(index);
+        } else {
+            address.claims.release(protocol, remote);
+        }
+        added
+    }
+
+    /// Adds a session and counts it wherever sessions are counted, or changes nothing.
+    fn add(
+        &mut self,
+        outbound: &FlowKey,
+        public: Endpoint,
+        state: State,
+        owner: Owner,
+        now: Timestamp,
+    ) -> Result<Slot, Refusal> {
+        let slot = self.table.insert(outbound, public, state, owner, now)?;
+        let holding = self.subscribers.get_mut(owner.subscriber).holding_mut(owner.pool);
         holding.sessions += 1;
-        if let Some(block) = holding.block_of(&pool, lease.public) {
-            holding.blocks[block].use_port(key.protocol, lease.public.port);
+        if let (Via::Block | Via::Mapping(_), Some(pool)) =
+            (owner.via, self.pools.get(owner.pool.index()))
+            && let Some(block) = holding.block_of(pool, public)
+        {
+            holding.blocks[block].use_port(outbound.protocol, public.port);
+        }
+        if let Via::Mapping(mapping) = owner.via {
+            self.mappings.link(mapping, slot.number(), outbound.dst.addr, owner.addressed);
         }
         Ok(slot)
     }
