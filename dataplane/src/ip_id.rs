@@ -14,12 +14,12 @@
 use conntrack::{Secret, Timestamp};
 
 /// Counters of one worker: a power of two.
-const BUCKETS: usize = 4096;
+const BUCKETS: usize = 2048;
 /// Parts of a counter's cycle for which it is known when they were used last.
-const SEGMENTS: u32 = 16;
-/// Seconds in which no identification should repeat (RFC 6864 section 4.3: the maximum lifetime of a
-/// datagram), and one more because times are cut to seconds.
-const LIFETIME: u32 = 120 + 1;
+const SEGMENTS: u32 = 64;
+/// Tenths of a second in which no identification should repeat (RFC 6864 section 4.3: the maximum lifetime
+/// of a datagram is 120 s), and one more because times are cut to tenths.
+const LIFETIME: u32 = 1200 + 1;
 
 /// An identification for one datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub(crate) struct FreshId {
 struct Bucket {
     /// Identifications given out, modulo how many there are.
     next: u16,
-    /// When the counter last left each segment, in seconds, plus one.
+    /// When the counter last left each segment, in tenths of a second, plus one.
     left: [u32; SEGMENTS as usize],
 }
 
@@ -67,7 +67,7 @@ impl IpIds {
     ) -> Option<FreshId> {
         let index = secret.scramble(flow) as usize % BUCKETS;
         let start = secret.scramble((self.worker, index)) as u32 % self.span;
-        let now = now.as_secs() as u32 + 1;
+        let now = (now.as_millis() / 100) as u32 + 1;
         let (span, bucket) = (self.span, &mut self.buckets[index]);
         let counter = u32::from(bucket.next);
         let segment = |counter: u32| (counter * SEGMENTS / span) as usize;
@@ -84,5 +84,70 @@ impl IpIds {
         let number = (start + counter) % span;
         let id = (number * u32::from(self.workers) + u32::from(self.worker)) as u16;
         Some(FreshId { id, reused })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    fn at(secs: u64) -> Timestamp {
+        Timestamp::from_millis(secs * 1000)
+    }
+
+    // Proves: 6864-S5.3.1
+    #[test]
+    fn workers_never_give_out_the_same() {
+        let secret = Secret::from_seed(1);
+        for workers in [1, 2, 3, 5, 64] {
+            let span = (1 << 16) / u32::from(workers);
+            let mut all = HashSet::new();
+            for worker in 0..workers {
+                let mut ids = IpIds::new(worker, workers);
+                for _ in 0..span {
+                    let fresh = ids.issue(&secret, "flow", false, at(10)).unwrap();
+                    assert!(!fresh.reused && all.insert(fresh.id), "{workers} workers");
+                }
+                assert!(ids.issue(&secret, "flow", false, at(10)).unwrap().reused);
+            }
+            assert_eq!(all.len() as u32, span * u32::from(workers));
+        }
+    }
+
+    // Proves: 6864-S4.3a, 6864-S5.2a
+    #[test]
+    fn what_is_not_called_reused_was_not_given_out_for_120_seconds() {
+        let secret = Secret::from_seed(2);
+        for strict in [false, true] {
+            for per_second in [100, 535, 547, 900, 20_000] {
+                let mut ids = IpIds::new(0, 1);
+                let mut last: Vec<Option<u64>> = vec![None; 1 << 16];
+                let (mut refused, mut reused) = (0, 0);
+                for second in 0..600 {
+                    for _ in 0..per_second {
+                        let Some(fresh) = ids.issue(&secret, 7, strict, at(second)) else {
+                            refused += 1;
+                            continue;
+                        };
+                        let before = last[usize::from(fresh.id)].replace(second);
+                        let lately = before.is_some_and(|before| second - before < 120);
+                        assert!(fresh.reused || !lately, "{} at {second} s", fresh.id);
+                        reused += u32::from(fresh.reused);
+                    }
+                }
+                assert_eq!(refused > 0, strict && per_second > 546, "{per_second} a second");
+                assert_eq!(reused > 0, !strict && per_second > 546, "{per_second} a second");
+            }
+        }
+    }
+
+    #[test]
+    fn flows_start_at_different_places() {
+        let secret = Secret::from_seed(3);
+        let mut ids = IpIds::new(0, 1);
+        let firsts: HashSet<u16> =
+            (0..100).map(|flow| ids.issue(&secret, flow, false, at(1)).unwrap().id).collect();
+        assert!(firsts.len() > 90);
     }
 }
