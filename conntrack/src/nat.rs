@@ -1,7 +1,12 @@
 //! The translator of one worker: everything about the subscribers whose home it is.
 
+mod follow;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use follow::{Farewell, Obituary};
 
 use crate::directory::Holder;
 use crate::endpoint::{FlowKey, Protocol};
@@ -14,6 +19,7 @@ use crate::subscriber::{Holding, NoBlock, Subscribers};
 use crate::table::SessionTable;
 use crate::tcp::{Segment, State};
 use crate::time::Timestamp;
+use crate::track::Tail;
 use crate::wheel::Wheel;
 
 /// A subscriber without sessions in a pool gives its last block there back after this time.
@@ -59,6 +65,8 @@ pub struct NatStats {
     pub created: u64,
     /// Sessions ever ended.
     pub ended: u64,
+    /// Sessions that ended without resets because too many others did.
+    pub unannounced: u64,
     /// Subscribers now.
     pub subscribers: u64,
     /// Bytes of the session table in use.
@@ -77,8 +85,13 @@ pub struct Nat {
     /// Subscribers with an idle holding: to give its last block back; those without sessions: to be
     /// forgotten.
     idle: Wheel,
+    /// By session number, of TCP sessions.
+    tails: Vec<Tail>,
+    /// Sessions that expired while their ends may not know, at most [`follow::OBITUARIES`].
+    obituaries: VecDeque<Obituary>,
     created: u64,
     ended: u64,
+    unannounced: u64,
 }
 
 impl Nat {
@@ -92,8 +105,11 @@ impl Nat {
             secret,
             subscribers: Subscribers::new(),
             idle: Wheel::new(now.as_secs() as u32, 0),
+            tails: Vec::new(),
+            obituaries: VecDeque::new(),
             created: 0,
             ended: 0,
+            unannounced: 0,
         }
     }
 
@@ -139,30 +155,6 @@ impl Nat {
         self.table.get_mut(slot).half_mut(slot.direction()).hop = hop;
     }
 
-    /// Counts a packet of `bytes` (IP length) that is forwarded, renews the timer and follows the TCP
-    /// state.
-    pub fn commit(&mut self, slot: Slot, now: Timestamp, bytes: u64, tcp: Option<&Segment>) {
-        let session = self.table.get_mut(slot);
-        let half = session.half_mut(slot.direction());
-        half.last_seen = now.stored();
-        half.count(bytes);
-        let Some(segment) = tcp else { return };
-        let state = half.state.after(segment.flags, slot.direction() == Direction::Outbound);
-        if state != half.state {
-            session.set_state(state);
-            self.arm(slot, now);
-        }
-    }
-
-    fn arm(&mut self, slot: Slot, now: Timestamp) {
-        let Some(pool) = self.pools.get(self.table.owner(slot).pool.index()) else { return };
-        let session = self.table.get(slot);
-        let idle = Duration::from_millis(session.idle(now).into());
-        let left = session.timeout(&pool.settings.timers).saturating_sub(idle);
-        let tick = (now + left).as_millis().div_ceil(1000);
-        self.wheel.arm(slot.number(), tick as u32);
-    }
-
     /// Opens a session for a flow from inside that has none. `tcp`: its first segment.
     pub fn open(
         &mut self,
@@ -186,7 +178,7 @@ impl Nat {
             subscriber.sessions += 1;
             subscriber.created += 1;
             self.created += 1;
-            self.arm(slot, now);
+            self.begin(slot, tcp, now);
         } else {
             subscriber.refused += 1;
             self.settle_refused(number);
@@ -298,6 +290,7 @@ impl Nat {
             let Some(pool) = self.pools.get(owner.pool.index()) else { continue };
             let timeout = session.timeout(&pool.settings.timers).as_millis() as u32;
             if session.idle(now) >= timeout {
+                self.mourn(slot);
                 self.end(slot, now);
             } else {
                 self.arm(slot, now);
@@ -355,8 +348,9 @@ impl Nat {
             sessions: self.table.len() as u64,
             created: self.created,
             ended: self.ended,
+            unannounced: self.unannounced,
             subscribers: self.subscribers.len() as u64,
-            table_bytes: self.table.bytes() as u64,
+            table_bytes: (self.table.bytes() + self.tails.len() * size_of::<Tail>()) as u64,
         }
     }
 
