@@ -85,6 +85,8 @@ pub struct Nat {
     /// Subscribers with an idle holding: to give its last block back; those without sessions: to be
     /// forgotten.
     idle: Wheel,
+    /// Sessions below this number have been armed by the timers that are set now; `MAX`: all.
+    rearmed: usize,
     /// By session number, of TCP sessions.
     tails: Vec<Tail>,
     /// Sessions that expired while their ends may not know, at most [`follow::OBITUARIES`].
@@ -105,6 +107,7 @@ impl Nat {
             secret,
             subscribers: Subscribers::new(),
             idle: Wheel::new(now.as_secs() as u32, 0),
+            rearmed: usize::MAX,
             tails: Vec::new(),
             obituaries: VecDeque::new(),
             created: 0,
@@ -115,6 +118,12 @@ impl Nat {
 
     /// Takes over the pools of a new configuration; indexed by [`PoolId`], which never changes its meaning.
     pub fn adopt(&mut self, pools: &[Arc<Pool>]) {
+        let timers = |pools: &[Arc<Pool>]| -> Vec<_> {
+            pools.iter().map(|pool| pool.settings.timers.clone()).collect()
+        };
+        if self.table.end() > 0 && timers(&self.pools) != timers(pools) {
+            self.rearmed = 0;
+        }
         self.pools = pools.to_vec();
     }
 
@@ -284,6 +293,7 @@ impl Nat {
     /// Ends what is due, looking at `budget` sessions at most. Costs nothing when nothing is due.
     /// True if the budget was used up: there may be more.
     pub fn expire(&mut self, now: Timestamp, mut budget: u32) -> bool {
+        self.rearm(now, &mut budget);
         while let Some(number) = self.wheel.pop(now.as_secs() as u32, &mut budget) {
             let slot = Slot::new(number, Direction::Outbound);
             let Some((session, owner)) = self.table.live(number as usize) else { continue };

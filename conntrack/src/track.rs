@@ -245,16 +245,20 @@ impl Connection<'_> {
         // Acknowledges the other side's SYN. The pod knows which one it has taken; from outside it must be
         // the right one.
         let answers = segment.flags.has(TcpFlags::ACK);
-        let fits =
-            answers && self.peer.has(Side::SYN) && self.own.confirm(segment, self.outbound());
+        let outbound = self.outbound();
+        let fits = answers
+            && self.peer.has(Side::SYN)
+            && self.answers_again(segment)
+            && self.own.confirm(segment, outbound);
         if answers && !fits {
             return false;
         }
         if again {
             return true;
         }
-        // Another SYN than before is only believed while nobody has answered the one before.
-        if self.own.has(Side::SYN) && !answers && self.peer.has(Side::CONFIRMED) {
+        // Another SYN than before is only believed while neither side has acknowledged anything.
+        let answered = self.own.has(Side::CONFIRMED) || self.peer.has(Side::CONFIRMED);
+        if self.own.has(Side::SYN) && !answers && answered {
             return false;
         }
         let confirmed = if answers { Side::CONFIRMED } else { 0 };
@@ -272,6 +276,12 @@ impl Connection<'_> {
             self.peer.set_shift(shifts.1);
         }
         true
+    }
+
+    /// A second SYN-ACK from outside acknowledges what the first one did.
+    fn answers_again(&self, segment: &Segment) -> bool {
+        let first = self.tail.first[1 - self.direction as usize];
+        self.outbound() || !self.own.has(Side::CONFIRMED) || segment.ack == first
     }
 
     /// The first acknowledgement of the receiver may cover the data on the SYN (RFC 7413).

@@ -86,6 +86,20 @@ impl Nat {
         self.wheel.arm(slot.number(), tick as u32);
     }
 
+    /// Goes on arming live sessions by the timers that are set now, after they have changed.
+    pub(super) fn rearm(&mut self, now: Timestamp, budget: &mut u32) {
+        while *budget > 0 && self.rearmed < self.table.end() {
+            if self.table.live(self.rearmed).is_some() {
+                self.arm(Slot::new(self.rearmed as u32, Direction::Outbound), now);
+            }
+            self.rearmed += 1;
+            *budget -= 1;
+        }
+        if self.rearmed >= self.table.end() {
+            self.rearmed = usize::MAX;
+        }
+    }
+
     /// Notes that both ends of an expired session are to be told, where the pool says so.
     pub(super) fn mourn(&mut self, slot: Slot) {
         let Some(pool) = self.pools.get(self.table.owner(slot).pool.index()) else { return };

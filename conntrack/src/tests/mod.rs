@@ -4,6 +4,7 @@ mod blocks;
 mod limits;
 mod mapping;
 mod random;
+mod tcp;
 mod timers;
 
 use std::collections::{HashMap, HashSet};
@@ -19,7 +20,14 @@ use crate::{
 
 const POOL: Admission = Admission { pool: PoolId(0), rule: 7 };
 const SYN: Option<&Segment> = Some(&Segment::bare(TcpFlags::SYN));
-const ACK: Option<&Segment> = Some(&Segment::bare(TcpFlags::ACK));
+const SYN_ACK: Option<&Segment> = Some(&first(TcpFlags::SYN | TcpFlags::ACK, 0));
+const ACK: Option<&Segment> = Some(&first(TcpFlags::ACK, 1));
+const RST: Option<&Segment> = Some(&first(TcpFlags::RST, 1));
+
+/// A segment of connections that begin with sequence number 0 and carry no data.
+const fn first(flags: u8, seq: u32) -> Segment {
+    Segment { seq, ack: 1, ..Segment::bare(flags) }
+}
 
 fn secs(s: u64) -> Timestamp {
     Timestamp::from_millis(s * 1000)
