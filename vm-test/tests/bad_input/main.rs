@@ -136,6 +136,7 @@ fn ip(args: &[&str]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
+// Museum: C34
 #[test]
 fn every_mistake_is_named_exactly_and_changes_nothing() -> Result<()> {
     let bench = Bench::new("bad")?;
