@@ -18,7 +18,7 @@ use crate::worker::Worker;
 type Kind = (Ipv4Addr, Ipv4Addr, u8);
 
 impl<I: PacketIo> Worker<I> {
-    /// Gives a packet that is not atomic a fresh identification: outbound always (two pods share an
+    /// Gives a packet that is not atomic, and leaves with `source`, a fresh identification: outbound always (two pods share an
     /// address), inbound where the subscriber has several addresses (two of its addresses share a pod). A
     /// datagram has one for all its fragments; a copy of a datagram gets another one (RFC 6864
     /// section 4.2).
@@ -26,16 +26,17 @@ impl<I: PacketIo> Worker<I> {
         &mut self,
         received: &mut Received<I::Frame>,
         parsed: &Parsed,
-        (slot, hop): (Slot, NextHop),
+        slot: Slot,
+        (source, hop): (Ipv4Addr, NextHop),
         now: Timestamp,
     ) -> Result<(), DropReason> {
         let &Parsed { ref packet, realm, fresh_id, .. } = parsed;
         let kind = match realm {
             Realm::Internal => {
-                let rewrite = self.nat.rewrite(slot);
                 let turns_back = hop == NextHop::Hairpin;
-                let to = if turns_back { Ipv4Addr::UNSPECIFIED } else { rewrite.dst.addr };
-                (rewrite.src.addr, to, protocol_number(packet))
+                let to = self.nat.rewrite(slot).dst.addr;
+                let to = if turns_back { Ipv4Addr::UNSPECIFIED } else { to };
+                (source, to, protocol_number(packet))
             }
             Realm::External if !self.nat.has_other_addresses(slot) => return Ok(()),
             Realm::External => inbound_kind(packet),

@@ -30,7 +30,7 @@ pub(crate) struct FreshId {
 }
 
 /// One counter.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Bucket {
     /// Identifications given out, modulo how many there are.
     next: u16,
@@ -53,7 +53,12 @@ impl IpIds {
     pub(crate) fn new(worker: u16, workers: u16) -> Self {
         let workers = workers.max(1);
         let span = (1 << 16) / u32::from(workers);
-        Self { worker, workers, span, buckets: vec![Bucket::default(); BUCKETS] }
+        Self {
+            worker,
+            workers,
+            span,
+            buckets: vec![Bucket { next: 0, left: [0; SEGMENTS as usize] }; BUCKETS],
+        }
     }
 
     /// The next identification for datagrams of one kind: `flow` is what they must differ in. `None` if

@@ -9,10 +9,12 @@
 mod answer;
 pub mod counters;
 pub mod drop_reason;
+mod error_limit;
 pub mod forward;
 mod fragment;
 pub mod hand_off;
 mod hold;
+mod icmp_error;
 mod identify;
 pub mod interface;
 pub mod io;
@@ -22,6 +24,7 @@ pub mod lpm;
 pub mod memory;
 pub mod packet;
 mod pipeline;
+mod refuse;
 pub mod request;
 pub mod roads;
 pub mod rule;
@@ -37,4 +40,5 @@ mod tests;
 
 pub use drop_reason::DropReason;
 pub use io::PacketIo;
+pub use refuse::IcmpError;
 pub use worker::Worker;

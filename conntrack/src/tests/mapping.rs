@@ -113,7 +113,10 @@ fn endpoint_independent_mapping_at_any_fill() {
         // Full: no other class comes to help, towards whatever remote.
         for i in 0..6 {
             let late = key(protocol, (pod(1), 999), remotes(i));
-            assert_eq!(nat.open(&late, POOL, first(protocol), secs(1)), Err(Refusal::QuotaBlocks));
+            assert_eq!(
+                nat.open(&late, POOL, opening(protocol), secs(1)),
+                Err(Refusal::QuotaBlocks)
+            );
         }
         assert_eq!(
             send(&mut nat, &key(protocol, (pod(1), 100), remotes(7)), secs(1)),
@@ -228,7 +231,7 @@ fn with_overlap_by_address_a_closed_connection_makes_room() {
     assert_eq!(send(&mut nat, &flow(64), secs(1)), Err(Refusal::QuotaBlocks));
     let slot = nat.find(&flow(7)).unwrap();
     let public = nat.rewrite(slot).src;
-    nat.commit(slot, secs(2), 40, Some(&Segment::bare(TcpFlags::RST)));
+    nat.commit(slot, secs(2), 40, RST);
     assert_eq!(send(&mut nat, &flow(64), secs(3)), Ok(public));
     assert_eq!((nat.find(&flow(7)), nat.stats().mappings), (None, 64));
 }

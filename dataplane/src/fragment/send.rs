@@ -26,7 +26,11 @@ impl<I: PacketIo> Worker<I> {
                 let len = ethernet::HEADER + usize::from(ip.total_len());
                 let cut = self.io.resize(&mut frame, len);
                 debug_assert!(cut, "a frame has room for less than it holds");
-                if self.put(interface, frame) { Ok(()) } else { Err(DropReason::TransmitFull) }
+                if self.transmit_own(interface, frame) {
+                    Ok(())
+                } else {
+                    Err(DropReason::TransmitFull)
+                }
             }
             Ok(_) => self.send_pieces(frame, &whole, interface, mtu),
             Err(Malformed) => {
@@ -63,7 +67,7 @@ impl<I: PacketIo> Worker<I> {
                 piece.write(&mut bytes[ethernet::HEADER..]).is_ok()
             };
             if sent && written {
-                sent = self.put(interface, frame);
+                sent = self.transmit_own(interface, frame);
             } else {
                 sent = false;
                 self.io.release(frame);
@@ -89,17 +93,5 @@ impl<I: PacketIo> Worker<I> {
             frames.push(frame);
         }
         Some(frames)
-    }
-
-    /// Queues a frame, and counts it at its interface.
-    fn put(&mut self, interface: InterfaceId, frame: I::Frame) -> bool {
-        let len = self.io.bytes(&frame).len() as u64;
-        let sent = self.io.transmit(interface, frame);
-        if sent {
-            let counters = self.counters().interface(interface);
-            counters.transmitted_packets.add(1);
-            counters.transmitted_bytes.add(len);
-        }
-        sent
     }
 }

@@ -7,8 +7,11 @@
 mod damage;
 mod fragments;
 mod fragments_flood;
+mod icmp;
+mod icmp_errors;
 mod ip_id;
 mod own_addresses;
+mod own_errors;
 mod packets;
 mod pieces;
 mod refuse;
