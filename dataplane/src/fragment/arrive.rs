@@ -19,6 +19,10 @@ impl<I: PacketIo> Worker<I> {
         parsed: Parsed,
         now: Timestamp,
     ) {
+        // Before it waits, or goes around by other workers.
+        if parsed.packet.ttl <= 1 {
+            return self.finish(received, Some(parsed), Err(DropReason::TtlExpired), now);
+        }
         let key = DatagramKey::of(&parsed.packet, parsed.realm);
         let Some(key) = key.filter(|_| !self.needs_no_ports(&parsed)) else {
             let fate = self.at_home(&mut received, parsed, now);
