@@ -6,7 +6,7 @@ use super::Nat;
 use crate::endpoint::Endpoint;
 use crate::pool::OnExpiry;
 use crate::session::{Direction, Slot};
-use crate::tcp::Segment;
+use crate::tcp::{Segment, TcpFlags};
 use crate::time::Timestamp;
 use crate::track::Tail;
 
@@ -40,13 +40,18 @@ impl Nat {
     /// state.
     pub fn commit(&mut self, slot: Slot, now: Timestamp, bytes: u64, tcp: Option<&Segment>) {
         let half = self.table.get_mut(slot).half_mut(slot.direction());
-        half.count(bytes);
-        if let Some(segment) = tcp
-            && !half.follow_plain(segment)
-        {
-            return self.follow(slot, segment, now);
+        let first = half.count(bytes);
+        if let Some(segment) = tcp {
+            if !half.follow_plain(segment) {
+                return self.follow(slot, segment, now);
+            }
+            half.last_seen = now.stored();
+        } else {
+            half.last_seen = now.stored();
+            if first && slot.direction() == Direction::Outbound {
+                self.address(slot);
+            }
         }
-        half.last_seen = now.stored();
     }
 
     /// Follows the first segment of a session (`tcp`), and starts its timer.
@@ -75,12 +80,17 @@ impl Nat {
             session.set_state(verdict.state);
             self.arm(slot, now);
         }
+        if slot.direction() == Direction::Outbound && segment.flags.has(TcpFlags::SYN) {
+            self.address(slot);
+        }
     }
 
     pub(super) fn arm(&mut self, slot: Slot, now: Timestamp) {
-        let Some(pool) = self.pools.get(self.table.owner(slot).pool.index()) else { return };
+        let owner = self.table.owner(slot);
+        let Some(pool) = self.pools.get(owner.pool.index()) else { return };
         let session = self.table.get(slot);
-        let idle = Duration::from_millis(session.idle(now).into());
+        let idle = session.unrenewed(&owner, pool.settings.inbound_refresh, now);
+        let idle = Duration::from_millis(idle.into());
         let left = session.timeout(&pool.settings.timers).saturating_sub(idle);
         let tick = (now + left).as_millis().div_ceil(1000);
         self.wheel.arm(slot.number(), tick as u32);
