@@ -146,6 +146,29 @@ impl Gateway {
         .chain(drops)
         .collect()
     }
+
+    /// Whether every packet is in exactly one counter and every frame in exactly one place; if not, what is
+    /// wrong.
+    pub fn balance(&mut self) -> Result<(), String> {
+        let received: u64 =
+            self.sum(|counters| counters.interfaces.iter().map(|i| i.received_packets.get()).sum());
+        let ended: u64 = self.ends().iter().map(|(_, count)| count).sum();
+        let held = self.sum(|counters| counters.held.get());
+        if received != ended + held {
+            return Err(format!("{received} packets came, {ended} ended, {held} wait"));
+        }
+        let given = self.sum(|counters| counters.handed_over.get());
+        let taken = self.sum(|counters| counters.taken_over.get());
+        if given != taken {
+            return Err(format!("{given} packets were handed over, {taken} taken"));
+        }
+        let frames = self.workers.iter_mut().map(|worker| worker.io_mut().frames());
+        let (here, made) = frames.fold((0, 0), |(a, b), (x, y)| (a + x, b + y));
+        if here + held as usize != made {
+            return Err(format!("of {made} frames {here} are here, {held} wait"));
+        }
+        Ok(())
+    }
 }
 
 fn snapshot(setup: &Setup) -> Snapshot {
