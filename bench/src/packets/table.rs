@@ -39,17 +39,19 @@ impl Table {
         self.costs.iter().find(|cost| cost.kind == kind)
     }
 
-    /// The table, in Markdown; with `base`, what it was before stands in front.
+    /// The table, in Markdown; with `base`, each figure has a column of what it was before.
     pub fn show(&self, base: Option<&Self>) -> Result<String> {
-        let flows: Vec<u32> = self
-            .costs
-            .first()
-            .map_or(vec![], |cost| cost.times.iter().map(|time| time.flows).collect());
-        let mut text = String::from("| packet | end | instructions |");
-        for flows in &flows {
-            write!(text, " ns, {flows} flows |")?;
+        let times = self.costs.first().map_or(&[][..], |cost| &cost.times);
+        let flows: Vec<u32> = times.iter().map(|time| time.flows).collect();
+        let mut figures = vec!["instructions".to_owned()];
+        figures.extend(flows.iter().map(|flows| format!("ns, {flows} flows")));
+        let mut text = String::from("| packet | end |");
+        for figure in &figures {
+            let columns = if base.is_some() { ": before | after |" } else { " |" };
+            write!(text, " {figure}{columns}")?;
         }
-        writeln!(text, "\n| --- | --- | ---: |{}", " ---: |".repeat(flows.len()))?;
+        let columns = figures.len() * if base.is_some() { 2 } else { 1 };
+        writeln!(text, "\n| --- | --- |{}", " ---: |".repeat(columns))?;
         for cost in &self.costs {
             let before = base.and_then(|base| base.cost(cost.kind));
             write!(text, "| {} |", cost.kind.name())?;
@@ -69,7 +71,7 @@ impl Table {
     }
 }
 
-/// A figure; if `compared`, it is `before → now (change)`.
+/// A figure; if `compared`, the one before and the change, too.
 fn pair(compared: bool, before: Option<f64>, now: Option<f64>, digits: usize) -> String {
     let show = |value: Option<f64>| value.map_or("–".into(), |value| format!("{value:.digits$}"));
     if !compared {
@@ -77,5 +79,5 @@ fn pair(compared: bool, before: Option<f64>, now: Option<f64>, digits: usize) ->
     }
     let change = before.zip(now).map(|(before, now)| (now / before - 1.0) * 100.0);
     let change = change.map(|change| format!(" ({change:+.0} %)")).unwrap_or_default();
-    format!("{} → {}{change}", show(before), show(now))
+    format!("{} | {}{change}", show(before), show(now))
 }

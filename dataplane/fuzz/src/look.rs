@@ -1,9 +1,10 @@
 //! What does a frame say? Read word by word, with nothing of the code under test.
 
+use std::fmt;
 use std::net::Ipv4Addr;
 
 /// An IPv4 packet in a frame.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Look<'a> {
     /// The IP header, options included.
     pub header: &'a [u8],
@@ -146,5 +147,15 @@ impl<'a> Look<'a> {
     /// The packet that an ICMP error quotes.
     pub fn quote(&self) -> Option<Self> {
         self.is_error().then(|| Self::at_packet(self.payload.get(8..)?)).flatten()
+    }
+}
+
+impl fmt::Debug for Look<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (offset, more) = self.part();
+        let more = if more { "+" } else { "" };
+        write!(f, "{} > {} protocol {}", self.src(), self.dst(), self.protocol())?;
+        write!(f, " id {} at {offset}{more} {:02x?}", self.id(), self.header)?;
+        write!(f, " {:02x?}", &self.payload[..self.payload.len().min(64)])
     }
 }

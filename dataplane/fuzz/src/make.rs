@@ -85,6 +85,8 @@ impl Body {
                 let id = if from_pod { src.1 } else { dst.1 };
                 icmp(src.0, dst.0, (kind, 0), u32::from(id) << 16 | 1, data)
             }
+            // Not one of the above, with contents that make no sense: damage does that.
+            Self::Other(1 | 6 | 17) => Ip::new(src.0, dst.0, 47, data.to_vec()),
             Self::Other(protocol) => Ip::new(src.0, dst.0, protocol, data.to_vec()),
         }
     }
