@@ -16,7 +16,7 @@ fn carried(len: u16) -> Vec<u8> {
 }
 
 fn pod((host, port): (u8, u8)) -> Party {
-    (Ipv4Addr::new(PODS, 0, 0, 1 + host % 3), 5000 + u16::from(port % 4))
+    (Ipv4Addr::new(PODS, 0, 0, 1 + host % 6), 5000 + u16::from(port % 16))
 }
 
 fn server((host, port): (u8, u8)) -> Party {
@@ -29,7 +29,7 @@ fn server((host, port): (u8, u8)) -> Party {
 }
 
 fn public((host, port): (u8, u8)) -> Party {
-    (Ipv4Addr::new(203, 0, 113, 10 + host % 3), 1024 + u16::from(port % 68))
+    (Ipv4Addr::new(203, 0, 113, 10 + host % 3), 1024 + u16::from(port % 52))
 }
 
 impl Datagram {

@@ -8,10 +8,12 @@ use dataplane::interface::InterfaceId;
 use crate::frame::Ip;
 use crate::gateway::{Gateway, INSIDE, OUTSIDE, OWN_MAC, Setup};
 use crate::oracle::Oracle;
-use crate::story::{Damage, Pause, Pieces, Step, Story, Whole};
+use crate::story::{Damage, Datagram, Pause, Pieces, Step, Story, Whole};
 
 /// Steps of a story that happen at most: long ones teach little more, and slowly.
 const STEPS: usize = 64;
+/// Members of a crowd, at most.
+const CROWD: u8 = 64;
 /// Frames that are remembered.
 const MEMORY: usize = 32;
 
@@ -19,14 +21,15 @@ const MEMORY: usize = 32;
 pub fn play<S: Into<Step>>(story: Story<S>) {
     let setup = Setup {
         workers: if story.two_workers { 2 } else { 1 },
-        sessions: 48,
+        sessions: 16,
         frames: 96,
         addresses: if story.one_address { 1 } else { 2 },
         pool: PoolSettings {
-            ports: 1024..=1087,
+            // Three blocks on each address, for six pods.
+            ports: 1024..=1071,
             block_size: 16,
-            quota_blocks: 2,
-            quota_sessions: 24,
+            quota_blocks: 1,
+            quota_sessions: 6,
             ..PoolSettings::default()
         },
         mtu: [1500, if story.narrow { 1280 } else { 1500 }],
@@ -74,9 +77,12 @@ impl Stage {
     fn step(&mut self, step: Step) {
         match step {
             Step::Wait(pause) => self.wait(pause),
-            Step::Send(datagram) => {
-                let from = if datagram.is_from_inside() { INSIDE } else { OUTSIDE };
-                self.send(from, datagram.packet());
+            Step::Send(datagram) => self.datagram(&datagram),
+            Step::Crowd(mut datagram, count) => {
+                for _ in 0..count % CROWD {
+                    self.datagram(&datagram);
+                    datagram.next();
+                }
             }
             Step::Reply(reply) => {
                 let Some((by, frame)) = recent(&self.sent, reply.to) else { return };
@@ -94,6 +100,12 @@ impl Stage {
                 }
             }
             Step::Pieces(pieces) => self.pieces(&pieces),
+            Step::Flood(mut pieces, count) => {
+                for _ in 0..count % CROWD {
+                    self.pieces(&pieces);
+                    pieces.next();
+                }
+            }
             Step::Damage(damage) => self.damage(damage),
             Step::Bytes(outside, bytes) => {
                 self.oracle.dirty();
@@ -112,6 +124,11 @@ impl Stage {
         };
         self.gateway.now = self.gateway.now + Duration::from_millis(millis);
         self.run(&[]);
+    }
+
+    fn datagram(&mut self, datagram: &Datagram) {
+        let from = if datagram.is_from_inside() { INSIDE } else { OUTSIDE };
+        self.send(from, datagram.packet());
     }
 
     /// A packet arrives; in fragments, if it is too long for the link.

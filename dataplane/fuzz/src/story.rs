@@ -22,12 +22,16 @@ pub enum Step {
     Wait(Pause),
     /// A packet with addresses and ports of its own.
     Send(Datagram),
+    /// So many of them, from one pod and port after the other.
+    Crowd(Datagram, u8),
     /// A packet that answers one that the gateway sent.
     Reply(Reply),
     /// An ICMP error about a packet that the gateway sent.
     Error(Report),
     /// A datagram in fragments.
     Pieces(Pieces),
+    /// So many of them.
+    Flood(Pieces, u8),
     /// A packet that arrived before arrives again, changed.
     Damage(Damage),
     /// A frame of any bytes, from outside or inside.
@@ -41,6 +45,8 @@ pub enum QuoteStep {
     Wait(Pause),
     /// See [`Step::Send`].
     Send(Datagram),
+    /// See [`Step::Crowd`].
+    Crowd(Datagram, u8),
     /// See [`Step::Reply`].
     Reply(Reply),
     /// See [`Step::Error`].
@@ -62,8 +68,8 @@ pub enum FragmentStep {
     Error(Report),
     /// See [`Step::Pieces`].
     Pieces(Pieces),
-    /// Once more, so that it happens more often.
-    MorePieces(Pieces),
+    /// See [`Step::Flood`].
+    Flood(Pieces, u8),
 }
 
 impl From<QuoteStep> for Step {
@@ -71,6 +77,7 @@ impl From<QuoteStep> for Step {
         match step {
             QuoteStep::Wait(it) => Self::Wait(it),
             QuoteStep::Send(it) => Self::Send(it),
+            QuoteStep::Crowd(it, count) => Self::Crowd(it, count),
             QuoteStep::Reply(it) => Self::Reply(it),
             QuoteStep::Error(it) | QuoteStep::AnotherError(it) => Self::Error(it),
             QuoteStep::Damage(it) => Self::Damage(it),
@@ -84,7 +91,8 @@ impl From<FragmentStep> for Step {
             FragmentStep::Wait(it) => Self::Wait(it),
             FragmentStep::Send(it) => Self::Send(it),
             FragmentStep::Error(it) => Self::Error(it),
-            FragmentStep::Pieces(it) | FragmentStep::MorePieces(it) => Self::Pieces(it),
+            FragmentStep::Pieces(it) => Self::Pieces(it),
+            FragmentStep::Flood(it, count) => Self::Flood(it, count),
         }
     }
 }
@@ -138,6 +146,16 @@ pub struct Datagram {
     pub dont_fragment: bool,
     /// IP options, by kind; 0: none.
     pub option: u8,
+}
+
+impl Datagram {
+    /// The same between the next endpoints.
+    pub fn next(&mut self) {
+        for (host, port) in [&mut self.pod, &mut self.public] {
+            *host = host.wrapping_add(1);
+            *port = port.wrapping_add(u8::from(*host % 6 == 0));
+        }
+    }
 }
 
 /// What a packet is.
@@ -206,6 +224,16 @@ pub struct Pieces {
     pub id: Option<u8>,
     /// Time between the pieces.
     pub pause: Option<Pause>,
+}
+
+impl Pieces {
+    /// The same of the next host.
+    pub fn next(&mut self) {
+        match &mut self.whole {
+            Whole::New(datagram) => datagram.next(),
+            Whole::Reply(reply) => reply.to = reply.to.wrapping_add(1),
+        }
+    }
 }
 
 /// What is cut.
