@@ -15,13 +15,14 @@ use conntrack::{Pool, PoolId, PoolSettings, Secret, Timestamp};
 use crossbeam::channel::{self, Receiver, Sender};
 use crossbeam::utils::CachePadded;
 use dataplane::counters::{AllCounters, WorkerCounters};
+use dataplane::forward::Forwards;
 use dataplane::hand_off::HandOff;
 use dataplane::interface::{Interface, InterfaceId, Mac, Roles};
 use dataplane::memory::MemoryIo;
 use dataplane::request::{Notice, Request};
 use dataplane::roads::{Adjacency, AdjacencyId, Roads, Route};
 use dataplane::rule::{Action, Rule, RuleSet};
-use dataplane::snapshot::{Policy, Published, Snapshot};
+use dataplane::snapshot::{Answers, Policy, Published, Snapshot};
 use dataplane::waker::Waker;
 use dataplane::worker::{Clock, Shared};
 use dataplane::{DropReason, PacketIo, Worker};
@@ -55,6 +56,10 @@ pub struct Setup {
     pub addresses: u8,
     /// Settings of the one pool.
     pub pool: PoolSettings,
+    /// What configuration maps.
+    pub forwards: Forwards,
+    /// What natgate says by itself.
+    pub answers: Answers,
     /// MTU of both interfaces: inside, outside.
     pub mtu: [u16; 2],
 }
@@ -207,7 +212,7 @@ fn policy(setup: &Setup) -> Policy {
         rule("default", net(0, 0, 0, 0, 0), Action::Pool(PoolId(0))),
         rule("exempt", net(198, 51, 100, 0, 24), Action::Exempt),
     ]);
-    Policy::new(1, vec![Arc::new(pool)], rules, true)
+    Policy::new(1, vec![Arc::new(pool)], rules, setup.forwards.clone(), setup.answers.clone())
 }
 
 fn roads() -> Roads {

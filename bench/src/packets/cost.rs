@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum as _;
 use conntrack::PoolSettings;
+use dataplane::forward::Forwards;
 use dataplane::io::BURST;
+use dataplane::snapshot::Answers;
 use serde::{Deserialize, Serialize};
 
 use super::kind::Kind;
@@ -110,6 +112,8 @@ pub fn run(kind: Kind, flows: u32, bursts: usize) -> Result<Run> {
         frames: 4 * BURST,
         addresses: 4,
         pool: PoolSettings::default(),
+        forwards: Forwards::default(),
+        answers: Answers::default(),
         mtu: [1500; 2],
     })?;
     let Traffic { interface, frames } =

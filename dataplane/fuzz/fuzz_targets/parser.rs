@@ -4,6 +4,7 @@
 
 use dataplane::interface::Mac;
 use dataplane::packet::Content;
+use dataplane::wire::tcp::Reset;
 use dataplane::wire::{Arp, Ethernet, Icmp, Ipv4, Tcp, Udp};
 use fuzz::gateway::OWN_MAC;
 use fuzz::play::fix_header;
@@ -26,10 +27,7 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(packet.ip(&frame).len(), usize::from(packet.len));
     assert!(packet.payload(&frame).len() + 20 <= usize::from(packet.len));
     packet.repair_partial_checksum(&mut frame);
-    if packet.ttl > 0 {
-        packet.forward_untranslated(&mut frame).expect("it was parsed");
-        assert!(Ipv4::new_checked(packet.ip(&frame)).is_ok_and(|ip| ip.checksum_is_right()));
-    }
+    assert!(Ipv4::new_checked(packet.ip(&frame)).is_ok_and(|ip| ip.checksum_is_right()));
 });
 
 /// Reads and writes whatever the views offer; they promise not to panic after `new_checked`.
@@ -46,7 +44,7 @@ fn views(bytes: &[u8]) {
     }
     if let Ok(view) = Tcp::new_checked(bytes) {
         let _ = (view.src_port(), view.dst_port(), view.seq(), view.ack(), view.flags());
-        assert!(view.sequence_len() as usize <= bytes.len());
+        assert!(Reset::answering(&view).ports == (view.dst_port(), view.src_port()));
     }
     if let Ok(view) = Udp::new_checked(bytes) {
         let _ = (view.src_port(), view.dst_port(), view.has_checksum());

@@ -10,6 +10,7 @@
 pub mod frame;
 #[path = "../../../bench/src/gateway.rs"]
 pub mod gateway;
+mod knobs;
 pub mod look;
 mod make;
 pub mod oracle;

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use crate::frame::{Ip, Party, icmp, tcp, udp};
 use crate::gateway::{EXEMPT, PODS};
+use crate::knobs::STATIC;
 use crate::look::Look;
 use crate::story::{Body, Datagram, Reply, Report, Way};
 
@@ -29,7 +30,15 @@ fn server((host, port): (u8, u8)) -> Party {
 }
 
 fn public((host, port): (u8, u8)) -> Party {
-    (Ipv4Addr::new(203, 0, 113, 10 + host % 3), 1024 + u16::from(port % 52))
+    let addr = match host % 4 {
+        3 => STATIC,
+        n => Ipv4Addr::new(203, 0, 113, 10 + n),
+    };
+    let port = match port % 56 {
+        n @ 52.. => 6000 + u16::from(n - 52),
+        n => 1024 + u16::from(n),
+    };
+    (addr, port)
 }
 
 impl Datagram {

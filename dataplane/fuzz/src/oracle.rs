@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use dataplane::interface::InterfaceId;
 
 use crate::gateway::{NODE_MAC, OUTSIDE, OWN_MAC, PODS, ROUTER_MAC, Setup};
+use crate::knobs::STATIC;
 use crate::look::Look;
 
 /// The Ethernet address that hosts send from.
@@ -102,7 +103,11 @@ impl Oracle {
             let public = look.src().octets();
             let is_pool =
                 public[..3] == [203, 0, 113] && (10..10 + setup.addresses).contains(&public[3]);
-            assert!(is_pool || look.protocol() == 1, "translated to {}", look.src());
+            assert!(
+                is_pool || look.src() == STATIC || look.protocol() == 1,
+                "translated to {}",
+                look.src()
+            );
         } else if let Some(quote) = look.quote()
             && !is_exempt(look.src())
             && !is_exempt(quote.dst())

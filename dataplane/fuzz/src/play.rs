@@ -1,9 +1,7 @@
 //! Lets a story happen, packet by packet, and has every one judged.
 
-use std::time::Duration;
-
-use conntrack::PoolSettings;
 use dataplane::interface::InterfaceId;
+use std::time::Duration;
 
 use crate::frame::Ip;
 use crate::gateway::{Gateway, INSIDE, OUTSIDE, OWN_MAC, Setup};
@@ -19,21 +17,7 @@ const MEMORY: usize = 32;
 
 /// Plays a story to its end.
 pub fn play<S: Into<Step>>(story: Story<S>) {
-    let setup = Setup {
-        workers: if story.two_workers { 2 } else { 1 },
-        sessions: 16,
-        frames: 96,
-        addresses: if story.one_address { 1 } else { 2 },
-        pool: PoolSettings {
-            // Three blocks on each address, for six pods.
-            ports: 1024..=1071,
-            block_size: 16,
-            quota_blocks: 1,
-            quota_sessions: 6,
-            ..PoolSettings::default()
-        },
-        mtu: [1500, if story.narrow { 1280 } else { 1500 }],
-    };
+    let setup = story.knobs.setup();
     let Ok(gateway) = Gateway::new(&setup) else { return };
     let mut stage = Stage {
         gateway,

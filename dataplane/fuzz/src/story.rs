@@ -5,14 +5,31 @@ use arbitrary::Arbitrary;
 /// A story: a gateway, and what happens to it.
 #[derive(Arbitrary, Clone, Debug)]
 pub struct Story<S> {
+    /// How the gateway is set up.
+    pub knobs: Knobs,
+    /// What happens, in order.
+    pub steps: Vec<S>,
+}
+
+/// How a gateway is set up.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+pub struct Knobs {
     /// Two workers instead of one.
     pub two_workers: bool,
     /// The MTU outside is 1,280 bytes instead of 1,500.
     pub narrow: bool,
     /// One public address instead of two.
     pub one_address: bool,
-    /// What happens, in order.
-    pub steps: Vec<S>,
+    /// The profile of RFC 4787 instead of the dense one.
+    pub rfc4787: bool,
+    /// How far mappings and filters (TCP, UDP) depend on the remote; 3: as the profile says.
+    pub behaviors: [u8; 3],
+    /// Single settings, a bit each.
+    pub settings: u8,
+    /// A port forward and a 1:1 address.
+    pub fixed: bool,
+    /// How refusals are answered: of exhaustion, of policy, of unmapped ports.
+    pub refusals: [u8; 3],
 }
 
 /// Something that happens.
