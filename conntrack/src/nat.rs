@@ -90,10 +90,10 @@ pub struct NatStats {
     pub created: u64,
     /// Sessions ever ended.
     pub ended: u64,
-    /// Sessions that ended without resets because too many others did.
-    pub unannounced: u64,
     /// Mappings that are more than a session, now.
     pub mappings: u64,
+    /// Sessions that ended without resets because too many others did.
+    pub unannounced: u64,
     /// Subscribers now.
     pub subscribers: u64,
     /// Bytes of the session table in use.

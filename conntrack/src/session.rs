@@ -102,15 +102,16 @@ impl Half {
         u64::from(self.bytes_low) | u64::from(self.bytes_high) << 32
     }
 
-    /// Counts a packet; whether it is the first.
+    /// Counts a packet; whether it is the first one.
     pub(crate) fn count(&mut self, bytes: u64) -> bool {
+        let first = self.packets_low == 0 && self.packets_high == 0;
         let (packets, carry) = self.packets_low.overflowing_add(1);
         self.packets_low = packets;
         self.packets_high = self.packets_high.wrapping_add(carry.into());
         let bytes = self.bytes() + bytes;
         self.bytes_low = bytes as u32;
         self.bytes_high = (bytes >> 32) as u16;
-        packets == 1 && self.packets_high == 0
+        first
     }
 
     /// Follows a segment of an established connection that changes no state, which is nearly every one;

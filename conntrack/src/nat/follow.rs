@@ -41,14 +41,15 @@ impl Nat {
     pub fn commit(&mut self, slot: Slot, now: Timestamp, bytes: u64, tcp: Option<&Segment>) {
         let half = self.table.get_mut(slot).half_mut(slot.direction());
         let first = half.count(bytes);
-        match tcp {
-            Some(segment) if !half.follow_plain(segment) => self.follow(slot, segment, now),
-            Some(_) => half.last_seen = now.stored(),
-            None => {
-                half.last_seen = now.stored();
-                if first && slot.direction() == Direction::Outbound {
-                    self.address(slot);
-                }
+        if let Some(segment) = tcp {
+            if !half.follow_plain(segment) {
+                return self.follow(slot, segment, now);
+            }
+            half.last_seen = now.stored();
+        } else {
+            half.last_seen = now.stored();
+            if first && slot.direction() == Direction::Outbound {
+                self.address(slot);
             }
         }
     }

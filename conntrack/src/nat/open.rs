@@ -38,7 +38,7 @@ fn first_state(key: &FlowKey, first: Option<&Segment>) -> Result<State, Refusal>
     match (key.protocol, first) {
         (Protocol::Tcp, Some(segment)) if segment.flags.opens() => Ok(match key.realm {
             Realm::Internal => State::SynSent,
-            Realm::External => State::SynExternal,
+            Realm::External => State::SynReceived,
         }),
         (Protocol::Tcp, _) => Err(Refusal::NotSyn),
         _ => Ok(State::Open),
@@ -84,7 +84,7 @@ impl Nat {
         now: Timestamp,
     ) -> Result<Slot, Refusal> {
         let state = first_state(key, first)?;
-        self.counted(key.src.addr, (key.realm, first), now, |nat, number| {
+        self.counted(key, key.src.addr, first, now, |nat, number| {
             nat.open_for(number, key, admission, state, now)
         })
     }
@@ -102,7 +102,7 @@ impl Nat {
         let state = first_state(key, first)?;
         let FixedMapping { internal, public, pool, rule } = mapping;
         let outbound = outbound_key(key, internal);
-        self.counted(internal.addr, (key.realm, first), now, |nat, subscriber| {
+        self.counted(key, internal.addr, first, now, |nat, subscriber| {
             nat.admitted(subscriber, pool)?;
             let owner = owner(subscriber, (pool, rule), Via::Fixed, key.realm, now);
             nat.add(&outbound, public, state, owner, now)
@@ -132,7 +132,7 @@ impl Nat {
         }
         let state = first_state(key, first)?;
         let outbound = outbound_key(key, mapping.internal);
-        self.counted(mapping.internal.addr, (key.realm, first), now, |nat, subscriber| {
+        self.counted(key, mapping.internal.addr, first, now, |nat, subscriber| {
             let pool = nat.admitted(subscriber, mapping.pool)?;
             nat.has_room(number, &pool)?;
             let via = Via::Mapping(number);
@@ -141,12 +141,13 @@ impl Nat {
         })
     }
 
-    /// Opens a session for the subscriber at `internal` by a packet from a side, with its TCP segment, and
-    /// counts it, or the refusal. Gives the slot of that packet's direction.
+    /// Opens a session for the subscriber at `internal`, and counts it, or the refusal. `open` says its
+    /// outbound slot; the result is of the direction of `key`, the packet as it arrived.
     fn counted(
         &mut self,
+        key: &FlowKey,
         internal: Ipv4Addr,
-        (realm, first): (Realm, Option<&Segment>),
+        first: Option<&Segment>,
         now: Timestamp,
         open: impl FnOnce(&mut Self, u32) -> Result<Slot, Refusal>,
     ) -> Result<Slot, Refusal> {
@@ -154,7 +155,7 @@ impl Nat {
             return Err(Refusal::TableFull);
         }
         let number = self.subscribers.get_or_insert(internal, now);
-        let opened = open(self, number).map(|outbound| arriving(outbound, realm));
+        let opened = open(self, number).map(|slot| arriving(slot, key.realm));
         let subscriber = self.subscribers.get_mut(number);
         if let Ok(slot) = opened {
             subscriber.sessions += 1;

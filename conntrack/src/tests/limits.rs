@@ -125,7 +125,7 @@ fn a_guessed_reset_from_outside_hands_no_tuple_over() {
     }
     let back = nat.find(&reply_to(&nat, &flow(1))).unwrap();
     // Inside the window, but not what the pod expects.
-    nat.commit(back, secs(2), 40, Some(&first(TcpFlags::RST, 2)));
+    nat.commit(back, secs(2), 40, Some(&numbered(TcpFlags::RST, 2)));
     assert_eq!(nat.open(&flow(999), POOL, SYN, secs(2)), Err(Refusal::QuotaBlocks));
     let victim = nat.find(&flow(1)).expect("the reset ended a live session");
     // The pod's own reset does make room.

@@ -25,12 +25,12 @@ use crate::{
 
 const POOL: Admission = Admission { pool: PoolId(0), rule: 7 };
 const SYN: Option<&Segment> = Some(&Segment::bare(TcpFlags::SYN));
-const SYN_ACK: Option<&Segment> = Some(&first(TcpFlags::SYN | TcpFlags::ACK, 0));
-const ACK: Option<&Segment> = Some(&first(TcpFlags::ACK, 1));
-const RST: Option<&Segment> = Some(&first(TcpFlags::RST, 1));
+const SYN_ACK: Option<&Segment> = Some(&numbered(TcpFlags::SYN | TcpFlags::ACK, 0));
+const ACK: Option<&Segment> = Some(&numbered(TcpFlags::ACK, 1));
+const RST: Option<&Segment> = Some(&numbered(TcpFlags::RST, 1));
 
 /// A segment of connections that begin with sequence number 0 and carry no data.
-const fn first(flags: u8, seq: u32) -> Segment {
+const fn numbered(flags: u8, seq: u32) -> Segment {
     Segment { seq, ack: 1, ..Segment::bare(flags) }
 }
 

@@ -44,8 +44,8 @@ fn req_5382_5_tcp_timers_follow_the_state() {
         nat.commit(out, secs(0), 60, ACK);
     }
     let (out, back) = (nat.find(&closed).unwrap(), nat.find(&reply_to(&nat, &closed)).unwrap());
-    let fin = |ack| Segment { ack, ..first(TcpFlags::FIN | TcpFlags::ACK, 1) };
-    let last = Segment { ack: 2, ..first(TcpFlags::ACK, 2) };
+    let fin = |ack| Segment { ack, ..numbered(TcpFlags::FIN | TcpFlags::ACK, 1) };
+    let last = Segment { ack: 2, ..numbered(TcpFlags::ACK, 2) };
     for (slot, segment) in [(out, fin(1)), (back, fin(2)), (out, last)] {
         nat.commit(slot, secs(0), 60, Some(&segment));
     }
