@@ -7,16 +7,21 @@
 
 #![forbid(unsafe_code)]
 
+mod address;
 mod block;
 mod directory;
 mod endpoint;
+mod events;
 mod index;
 mod key;
 mod lease;
+mod limits;
 mod listing;
 mod nat;
 mod pool;
+mod rest;
 mod rewrite;
+mod scatter;
 mod session;
 mod subscriber;
 mod table;
@@ -27,14 +32,16 @@ mod wheel;
 #[cfg(test)]
 mod tests;
 
+pub use address::PublicAddress;
 pub use directory::{BlockNumber, BlockState, Directory, Holder, MAX_WORKERS};
 pub use endpoint::{Endpoint, FlowKey, Protocol, Realm};
+pub use events::{Event, EventKind, Limit};
 pub use key::{HashedKey, Secret};
 pub use listing::{SessionView, SubscriberView};
 pub use nat::{Admission, Nat, NatStats, Refusal};
 pub use pool::{
     Behavior, HoldDown, InboundRefresh, IpId, MidStream, OnExhaustion, OnExpiry, Overlap, Pool,
-    PoolId, PoolSettings, Pooling, PublicAddress, Quota, Scatter, Timers, UnsolicitedSyn,
+    PoolId, PoolSettings, Pooling, Quota, Scatter, Timers, UnsolicitedSyn,
 };
 pub use rewrite::{ChecksumDelta, Rewrite};
 pub use session::{CachedHop, Direction, Slot};

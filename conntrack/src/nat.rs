@@ -5,21 +5,21 @@ use std::time::Duration;
 
 use crate::directory::Holder;
 use crate::endpoint::{FlowKey, Protocol};
+use crate::events::{EventKind, Events};
 use crate::key::{HashedKey, Secret};
 use crate::lease::Search;
 use crate::pool::{Pool, PoolId};
+use crate::rest::{Rest, Rests, ScatterRests};
 use crate::rewrite::Rewrite;
 use crate::session::{CachedHop, Direction, Owner, Slot};
-use crate::subscriber::{Holding, NoBlock, Subscribers};
+use crate::subscriber::{Ended, KEEP_LAST_BLOCK, NoBlock, Settled, Subscribers};
 use crate::table::SessionTable;
 use crate::tcp::{Segment, State};
 use crate::time::Timestamp;
 use crate::wheel::Wheel;
 
-/// A subscriber without sessions in a pool gives its last block there back after this time.
-const KEEP_LAST_BLOCK: Duration = Duration::from_secs(60);
-/// A subscriber without sessions keeps its public address for this long (`pooling.linger`).
-const KEEP_ANCHOR: Duration = Duration::from_secs(600);
+/// Ports whose rest is over that a new flow wakes at most.
+const WAKE_BUDGET: u32 = 64;
 
 /// Why a new flow was refused. Nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +33,15 @@ pub enum Refusal {
     /// The subscriber has as many sessions as it may have.
     #[error("the subscriber's quota of sessions is used up")]
     QuotaSessions,
+    /// The subscriber has as many TCP sessions as it may have that did not complete their handshake.
+    #[error("the subscriber's quota of half-open connections is used up")]
+    QuotaHalfOpen,
+    /// The subscriber uses as many public ports of the protocol as it may.
+    #[error("the subscriber's quota of ports is used up")]
+    QuotaPorts,
+    /// The subscriber opens more sessions a second than it may.
+    #[error("the subscriber opens sessions too fast")]
+    QuotaRate,
     /// No address of the pool has a block to give.
     #[error("the pool has no port block left")]
     PoolExhausted,
@@ -63,12 +72,19 @@ pub struct NatStats {
     pub subscribers: u64,
     /// Bytes of the session table in use.
     pub table_bytes: u64,
+    /// Ports whose rest was cut short (RFC 6888 REQ-8.1).
+    pub rests_cut_short: u64,
+    /// How often what events tell has happened, by [`EventKind::index`].
+    pub events: [u64; EventKind::COUNT],
+    /// Events that nobody took in time.
+    pub events_lost: u64,
 }
 
 /// The NAT of one worker. Single writer; nothing here is shared but the pools' directories.
 #[derive(Debug)]
 pub struct Nat {
     worker: u16,
+    workers: u16,
     secret: Secret,
     pools: Vec<Arc<Pool>>,
     pub(crate) table: SessionTable,
@@ -77,6 +93,9 @@ pub struct Nat {
     /// Subscribers with an idle holding: to give its last block back; those without sessions: to be
     /// forgotten.
     idle: Wheel,
+    pub(crate) rests: Rests,
+    scatter_rests: ScatterRests,
+    pub(crate) events: Events,
     created: u64,
     ended: u64,
 }
@@ -86,20 +105,36 @@ impl Nat {
     pub fn new(worker: u16, max_sessions: usize, secret: Secret, now: Timestamp) -> Self {
         Self {
             worker,
+            workers: 1,
             pools: Vec::new(),
             table: SessionTable::new(max_sessions, secret.clone()),
             wheel: Wheel::new(now.as_secs() as u32, max_sessions),
             secret,
             subscribers: Subscribers::new(),
             idle: Wheel::new(now.as_secs() as u32, 0),
+            rests: Rests::default(),
+            scatter_rests: ScatterRests::new(max_sessions),
+            events: Events::default(),
             created: 0,
             ended: 0,
         }
     }
 
+    /// The same, as one of `workers`: they share the region for DNS.
+    #[must_use]
+    pub fn with_workers(self, workers: u16) -> Self {
+        Self { workers, ..self }
+    }
+
+    /// How many workers there are.
+    pub(crate) fn workers(&self) -> u16 {
+        self.workers.max(1)
+    }
+
     /// Takes over the pools of a new configuration; indexed by [`PoolId`], which never changes its meaning.
     pub fn adopt(&mut self, pools: &[Arc<Pool>]) {
         self.pools = pools.to_vec();
+        self.rests.adopt(pools.len());
     }
 
     /// The session that a packet belongs to, and its direction.
@@ -148,8 +183,10 @@ impl Nat {
         half.count(bytes);
         let Some(segment) = tcp else { return };
         let state = half.state.after(segment.flags, slot.direction() == Direction::Outbound);
-        if state != half.state {
+        let was = half.state;
+        if state != was {
             session.set_state(state);
+            self.note_state(slot, was, state);
             self.arm(slot, now);
         }
     }
@@ -177,19 +214,24 @@ impl Nat {
             None => State::Open,
         };
         if self.table.is_full() && self.subscribers.find(key.src.addr).is_none() {
+            self.note_table_full(now);
             return Err(Refusal::TableFull);
         }
         let number = self.subscribers.get_or_insert(key.src.addr, now);
         let opened = self.open_for(number, key, admission, state, now);
         let subscriber = self.subscribers.get_mut(number);
-        if let Ok(slot) = opened {
-            subscriber.sessions += 1;
-            subscriber.created += 1;
-            self.created += 1;
-            self.arm(slot, now);
-        } else {
-            subscriber.refused += 1;
-            self.settle_refused(number);
+        match opened {
+            Ok(slot) => {
+                subscriber.sessions += 1;
+                subscriber.created += 1;
+                self.created += 1;
+                self.arm(slot, now);
+            }
+            Err(refusal) => {
+                subscriber.refused += 1;
+                self.note_refused(number, admission.pool, key.protocol, refusal, now);
+                self.settle_refused(number);
+            }
         }
         opened
     }
@@ -201,7 +243,7 @@ impl Nat {
         if subscriber.sessions > 0 {
             return;
         }
-        if subscriber.holdings.iter().all(Holding::is_bare) {
+        if subscriber.is_bare() {
             self.forget(number);
         } else {
             // A block may have been claimed before the index refused.
@@ -225,18 +267,29 @@ impl Nat {
     ) -> Result<Slot, Refusal> {
         let pool = self.pools.get(admission.pool.index()).cloned().ok_or(Refusal::PoolExhausted)?;
         let holder = Holder { subscriber: key.src.addr, worker: self.worker };
-        let random = self.secret.scramble((key, now.as_millis()));
+        // RFC 6056 section 3.3: the endpoints, the secret, and what differs from flow to flow.
+        let random = self.secret.scramble((key, now.as_millis(), self.created));
+        self.wake_ports(admission.pool, now, &mut WAKE_BUDGET.clone());
         let holding = self.subscribers.get_mut(number).holding_mut(admission.pool);
-        if holding.sessions >= pool.settings.quota.sessions {
-            return Err(Refusal::QuotaSessions);
-        }
-        let search = Search { table: &self.table, pool: &pool, key, holder, random, now };
+        holding.admit(&pool.settings.quota, state, now)?;
+        let search = Search {
+            table: &self.table,
+            pool: &pool,
+            key,
+            holder,
+            random,
+            now,
+            secret: &self.secret,
+            workers: self.workers,
+            scatter_rests: &self.scatter_rests,
+        };
         let lease = if self.table.is_full() {
             // Before a block is claimed: a full table must not empty the pool as well.
             search.replacing(holding).ok_or(Refusal::TableFull)?
         } else {
             search.lease(holding).map_err(|no_block| match no_block {
                 NoBlock::Quota => Refusal::QuotaBlocks,
+                NoBlock::Ports => Refusal::QuotaPorts,
                 NoBlock::Exhausted => Refusal::PoolExhausted,
             })?
         };
@@ -251,20 +304,27 @@ impl Nat {
             .insert(key, lease.public, state, owner, now)
             .map_err(|_| Refusal::TableFull)?;
         let holding = self.subscribers.get_mut(number).holding_mut(admission.pool);
-        holding.sessions += 1;
-        if let Some(block) = holding.block_of(&pool, lease.public) {
-            holding.blocks[block].use_port(key.protocol, lease.public.port);
-        }
+        holding.begin_session(&pool, key.protocol, lease.public, state);
+        self.note_opened(number, &pool, &lease, now);
         Ok(slot)
     }
 
     /// Ends a session: its port returns, its keys are free.
     fn end(&mut self, slot: Slot, now: Timestamp) {
         let (session, owner) = (self.table.get(slot), self.table.owner(slot));
-        let (protocol, public) = (session.protocol(), session.public());
+        let (protocol, public, state) = (session.protocol(), session.public(), session.state());
+        let scatters = session.remote().port;
+        let reply = session.inbound.key;
+        let ended = Ended { protocol, public, state };
         self.wheel.disarm(slot.number());
         self.table.remove(slot);
         self.ended += 1;
+        let pool = self.pools.get(owner.pool.index());
+        if let Some(rest) = pool.and_then(|p| p.settings.scatter.as_ref()).map(|s| s.rest)
+            && pool.is_some_and(|p| p.settings.scatters(protocol, scatters))
+        {
+            self.scatter_rests.push(self.secret.hash(reply), now + rest, now);
+        }
         let subscriber = self.subscribers.get_mut(owner.subscriber);
         subscriber.sessions = subscriber.sessions.saturating_sub(1);
         let holder = Holder { subscriber: subscriber.addr, worker: self.worker };
@@ -272,16 +332,18 @@ impl Nat {
             subscriber.idle_since = now;
         }
         let holding = subscriber.holding_mut(owner.pool);
-        if let Some(pool) = self.pools.get(owner.pool.index()) {
-            holding.end_session(pool, protocol, public, holder, now);
-        }
+        let rests = pool.and_then(|pool| holding.end_session(pool, ended, holder, now));
         if holding.sessions == 0 {
             self.arm_idle(owner.subscriber, now + KEEP_LAST_BLOCK);
+        }
+        if let Some(until) = rests {
+            let rest = Rest { subscriber: owner.subscriber, protocol, public, until };
+            self.rest_port(owner.pool, rest, now);
         }
     }
 
     /// Looks at what a subscriber does not need at `due` or soon after; never later than planned before.
-    fn arm_idle(&mut self, number: u32, due: Timestamp) {
+    pub(crate) fn arm_idle(&mut self, number: u32, due: Timestamp) {
         let subscriber = self.subscribers.get_mut(number);
         if due < subscriber.settle_at {
             subscriber.settle_at = due;
@@ -303,6 +365,8 @@ impl Nat {
                 self.arm(slot, now);
             }
         }
+        self.wake_all_ports(now, &mut budget);
+        self.scatter_rests.sweep(now, &mut budget);
         while let Some(number) = self.idle.pop(now.as_secs() as u32, &mut budget) {
             self.settle_idle(number, now);
         }
@@ -315,24 +379,17 @@ impl Nat {
         subscriber.settle_at = Timestamp::NEVER;
         let holder = Holder { subscriber: subscriber.addr, worker: self.worker };
         let mut next = Timestamp::NEVER;
-        for holding in subscriber.holdings.iter_mut().filter(|h| h.sessions == 0) {
-            let Some(pool) = self.pools.get(holding.pool.index()) else { continue };
-            let due = holding.idle_since + KEEP_LAST_BLOCK;
-            if now >= due {
-                holding.release_empty(pool, holder, now);
-            } else if !holding.blocks.is_empty() {
-                next = next.min(due);
+        let pools = &self.pools;
+        subscriber.holdings.retain_mut(|holding| {
+            let Some(pool) = pools.get(holding.pool.index()) else { return true };
+            match holding.settle(pool, holder, now) {
+                Settled::Keep(due) => next = next.min(due),
+                Settled::Forget => return false,
             }
-        }
-        if subscriber.sessions == 0 {
-            let due = subscriber.idle_since + KEEP_ANCHOR;
-            // A block that a refused flow has claimed may be younger than the last session.
-            if now >= due && subscriber.holdings.iter().all(|h| h.blocks.is_empty()) {
-                return self.forget(number);
-            }
-            if now < due {
-                next = next.min(due);
-            }
+            true
+        });
+        if subscriber.is_bare() {
+            return self.forget(number);
         }
         if next < Timestamp::NEVER {
             self.arm_idle(number, next);
@@ -357,6 +414,9 @@ impl Nat {
             ended: self.ended,
             subscribers: self.subscribers.len() as u64,
             table_bytes: self.table.bytes() as u64,
+            rests_cut_short: self.rests.cut_short,
+            events: self.events.counts(),
+            events_lost: self.events.lost(),
         }
     }
 

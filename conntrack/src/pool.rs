@@ -5,7 +5,8 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::directory::Directory;
+use crate::address::{PublicAddress, REMOTE_DNS};
+use crate::endpoint::Protocol;
 
 /// Index of a pool; dense, fixed for the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -261,6 +262,30 @@ impl Default for PoolSettings {
 }
 
 impl PoolSettings {
+    /// The region that DNS queries are scattered over, if the settings have one that makes sense: mappings
+    /// depend on the remote, and at least half of the ports are left to blocks.
+    pub fn scatter_region(&self) -> Option<RangeInclusive<u16>> {
+        let region = &self.scatter.as_ref()?.ports;
+        let within = self.ports.contains(region.start()) && self.ports.contains(region.end());
+        let sensible = self.mapping == Behavior::AddressAndPortDependent
+            && within
+            && 2 * region.len() <= self.ports.len();
+        sensible.then(|| region.clone())
+    }
+
+    /// Whether flows of `protocol` to port `remote` are scattered, where there is a region.
+    pub(crate) fn scatters(&self, protocol: Protocol, remote: u16) -> bool {
+        self.scatter.is_some() && protocol == Protocol::Udp && remote == REMOTE_DNS
+    }
+
+    /// How many ports at rest a pool of `addresses` has at most (RFC 6888 REQ-8.1).
+    pub(crate) fn max_resting(&self, addresses: usize) -> u64 {
+        let quarter = addresses as u64 * self.ports.len() as u64 / 4;
+        self.hold_down.max_ports.map_or(quarter, u64::from)
+    }
+}
+
+impl PoolSettings {
     /// The default profile: few addresses carry many flows; nobody but the addressed remote can send in.
     pub fn high_density() -> Self {
         const fn secs(s: u64) -> Duration {
@@ -341,15 +366,6 @@ impl PoolSettings {
     }
 }
 
-/// A public address and who holds its port blocks; shared by all workers.
-#[derive(Debug)]
-pub struct PublicAddress {
-    /// The address.
-    pub addr: Ipv4Addr,
-    /// Its blocks.
-    pub directory: Directory,
-}
-
 /// Public addresses that are given out under one set of settings.
 #[derive(Clone, Debug)]
 pub struct Pool {
@@ -371,13 +387,42 @@ impl Pool {
         settings: PoolSettings,
         addresses: impl IntoIterator<Item = Ipv4Addr>,
     ) -> Self {
+        let addresses = addresses.into_iter().map(|addr| (addr, Vec::new()));
+        Self::with_reserved(id, name, settings, addresses)
+    }
+
+    /// The same; beside each address the ports on it that are never given out, because they are forwarded.
+    pub fn with_reserved(
+        id: PoolId,
+        name: impl Into<String>,
+        settings: PoolSettings,
+        addresses: impl IntoIterator<Item = (Ipv4Addr, Vec<RangeInclusive<u16>>)>,
+    ) -> Self {
         let addresses = addresses
             .into_iter()
-            .map(|addr| {
-                let directory = Directory::new(settings.ports.clone(), settings.block_size);
-                Arc::new(PublicAddress { addr, directory })
-            })
+            .map(|(addr, reserved)| Arc::new(PublicAddress::new(addr, &settings, &reserved)))
             .collect();
         Self { id, name: name.into(), settings, addresses }
+    }
+
+    /// A pool whose addresses have no blocks: each belongs to one host as a whole.
+    pub fn fixed(
+        id: PoolId,
+        name: impl Into<String>,
+        settings: PoolSettings,
+        addresses: impl IntoIterator<Item = Ipv4Addr>,
+    ) -> Self {
+        let addresses =
+            addresses.into_iter().map(|addr| Arc::new(PublicAddress::fixed(addr))).collect();
+        Self { id, name: name.into(), settings, addresses }
+    }
+
+    /// Blocks held now, and blocks, of ports from 1024 on.
+    pub fn fill(&self) -> (u64, u64) {
+        let count = |(held, all): (u64, u64), address: &Arc<PublicAddress>| {
+            let directory = &address.directory;
+            (held + u64::from(directory.held()), all + u64::from(directory.blocks()))
+        };
+        self.addresses.iter().fold((0, 0), count)
     }
 }
