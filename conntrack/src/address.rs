@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
 use crate::block::PortBlock;
+use crate::claims::Claims;
 use crate::directory::{BlockNumber, Directory};
 use crate::endpoint::{Endpoint, Protocol};
 use crate::key::Secret;
@@ -34,6 +35,8 @@ pub struct PublicAddress {
     pub directory: Directory,
     /// Its small blocks of ports below 1024.
     pub low: Directory,
+    /// Who uses it in protocols without ports.
+    pub claims: Claims,
     /// Ports in these directories that are never given out.
     never: Box<[RangeInclusive<u16>]>,
     /// The ports that DNS queries are scattered over.
@@ -58,6 +61,7 @@ impl PublicAddress {
             addr,
             directory: Directory::with_closed(settings.ports.clone(), settings.block_size, closed),
             low: Directory::with_closed(low, LOW_BLOCK, closed),
+            claims: Claims::default(),
             never,
             scatter,
         }
@@ -65,8 +69,14 @@ impl PublicAddress {
 
     /// An address without blocks, which belongs to one host as a whole.
     pub fn fixed(addr: Ipv4Addr) -> Self {
-        let never = Box::default();
-        Self { addr, directory: Directory::empty(), low: Directory::empty(), never, scatter: None }
+        Self {
+            addr,
+            directory: Directory::empty(),
+            low: Directory::empty(),
+            claims: Claims::default(),
+            never: Box::default(),
+            scatter: None,
+        }
     }
 
     /// Whether `port` is never given out, though it lies in a block.

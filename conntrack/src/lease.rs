@@ -1,6 +1,7 @@
 //! Which public endpoint does a new flow get?
 //!
-//! In the `high-density` profile a port may serve several sessions of its subscriber as long as their
+//! Where mappings share no endpoint, only an unused port will do. Where they do, as in the `high-density`
+//! profile, a port may serve several sessions of its subscriber as long as their
 //! remotes differ (RFC 7857 section 3; decision D1). So a port is looked for, in this order:
 //! 1. for DNS, one of the region that all subscribers share (decision D5);
 //! 2. the pod's own port, where the pool preserves ports (RFC 6056 section 4);
@@ -18,7 +19,8 @@ use crate::block::{Parity, PortBlock};
 use crate::directory::Holder;
 use crate::endpoint::{Endpoint, FlowKey, Protocol};
 use crate::key::Secret;
-use crate::pool::{Behavior, Overlap, Pool};
+use crate::mapping::{Mappings, Sharing};
+use crate::pool::Pool;
 use crate::rest::ScatterRests;
 use crate::scatter::Scattered;
 use crate::session::{Slot, reply_key};
@@ -54,6 +56,8 @@ impl Lease {
 /// Everything that the choice depends on, beside what the subscriber holds.
 pub(crate) struct Search<'a> {
     pub(crate) table: &'a SessionTable,
+    pub(crate) mappings: &'a Mappings,
+    pub(crate) sharing: Sharing,
     pub(crate) pool: &'a Pool,
     pub(crate) key: &'a FlowKey,
     pub(crate) holder: Holder,
@@ -129,16 +133,6 @@ impl Search<'_> {
         if kept { Parity::of(self.key.src.port) } else { Parity::Any }
     }
 
-    /// Whether a port may serve sessions of its subscriber towards several remotes.
-    ///
-    /// Told apart by the remote's address alone, ports are not shared at all: that keeps the rule of
-    /// RFC 7857 section 3 without a look at every session of a port.
-    fn shares_ports(&self) -> bool {
-        let settings = &self.pool.settings;
-        settings.mapping == Behavior::AddressAndPortDependent
-            && settings.overlap == Overlap::Endpoint
-    }
-
     /// The pod's own port, if it can be had: RFC 6056 section 4 lets a NAT preserve ports, and draw one only
     /// if that fails.
     fn preserved(&self, holding: &mut Holding) -> Option<Lease> {
@@ -152,7 +146,7 @@ impl Search<'_> {
             let public = self.endpoint(block.address, port);
             let shared = || {
                 let used = block.is_used(self.key.protocol, port);
-                used && self.shares_ports() && self.session_at(public).is_none()
+                used && self.sharing != Sharing::Nobody && self.is_free(public)
             };
             if block.is_unused(self.key.protocol, port) || shared() {
                 return Some(Lease::of(public));
@@ -169,7 +163,7 @@ impl Search<'_> {
     /// The lease of a connection that is over, if nothing else can be had; claims nothing.
     pub(crate) fn replacing(&self, holding: &mut Holding) -> Option<Lease> {
         let all_used = self.key.protocol == Protocol::Tcp
-            && self.shares_ports()
+            && self.sharing != Sharing::Nobody
             && holding.blocks.len() >= self.pool.settings.quota.blocks as usize
             && self.unused(holding).is_none()
             && holding.refused_lately(self.key, self.now).is_none();
@@ -229,19 +223,35 @@ impl Search<'_> {
         self.table.find(&reply_key(self.key, public))
     }
 
+    /// The mapping that has `public` towards everybody, or towards this remote's address.
+    fn mapping_at(&self, public: Endpoint) -> Option<u32> {
+        self.mappings.at_public(self.key.protocol, public, self.key.dst.addr)
+    }
+
     fn reusable(&self, holding: &Holding, probes: usize) -> Option<Endpoint> {
-        let mut endpoints = self.endpoints(holding, if self.shares_ports() { probes } else { 0 });
-        endpoints.find(|&public| self.session_at(public).is_none())
+        if self.sharing == Sharing::Nobody {
+            return None;
+        }
+        self.endpoints(holding, probes).find(|&public| self.is_free(public))
+    }
+
+    /// Whether a port that is used is not used towards this remote.
+    fn is_free(&self, public: Endpoint) -> bool {
+        self.session_at(public).is_none() && self.mapping_at(public).is_none()
     }
 
     fn closed(&self, holding: &Holding) -> Option<Lease> {
-        if self.key.protocol != Protocol::Tcp || !self.shares_ports() {
+        if self.key.protocol != Protocol::Tcp || self.sharing == Sharing::Nobody {
             return None;
         }
+        // Ending the session must free what it had, not only its tuple.
+        let alone =
+            |mapping: Option<u32>| mapping.is_none_or(|m| self.mappings.get(m).sessions == 1);
         let over = |public: Endpoint| {
             let slot = self.session_at(public)?;
             let session = self.table.get(slot);
-            session.state().is_over().then(|| (session.idle(self.now), slot, public))
+            (session.state().is_over() && alone(self.mapping_at(public)))
+                .then(|| (session.idle(self.now), slot, public))
         };
         let candidates =
             self.endpoints(holding, FULL_PROBES).filter_map(over).take(CLOSED_COMPARED);

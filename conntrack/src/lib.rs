@@ -9,6 +9,7 @@
 
 mod address;
 mod block;
+mod claims;
 mod directory;
 mod endpoint;
 mod events;
@@ -17,6 +18,7 @@ mod key;
 mod lease;
 mod limits;
 mod listing;
+mod mapping;
 mod nat;
 mod pool;
 mod rest;
@@ -33,12 +35,13 @@ mod wheel;
 mod tests;
 
 pub use address::PublicAddress;
+pub use claims::Claims;
 pub use directory::{BlockNumber, BlockState, Directory, Holder, MAX_WORKERS};
 pub use endpoint::{Endpoint, FlowKey, Protocol, Realm};
 pub use events::{Event, EventKind, Limit};
 pub use key::{HashedKey, Secret};
 pub use listing::{SessionView, SubscriberView};
-pub use nat::{Admission, Nat, NatStats, Refusal};
+pub use nat::{Admission, FixedMapping, Nat, NatStats, Refusal};
 pub use pool::{
     Behavior, HoldDown, InboundRefresh, IpId, MidStream, OnExhaustion, OnExpiry, Overlap, Pool,
     PoolId, PoolSettings, Pooling, Quota, Scatter, Timers, UnsolicitedSyn,

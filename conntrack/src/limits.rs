@@ -1,6 +1,6 @@
 //! What may one subscriber have, and who is told when it has it?
 
-use crate::endpoint::Protocol;
+use crate::endpoint::{Protocol, Realm};
 use crate::events::{Event, EventKind, Limit};
 use crate::lease::Lease;
 use crate::nat::{Nat, Refusal};
@@ -19,7 +19,7 @@ impl Refusal {
             Self::QuotaHalfOpen => Some(Limit::HalfOpen),
             Self::QuotaPorts => Some(Limit::Ports),
             Self::QuotaRate => Some(Limit::Rate),
-            Self::NotSyn | Self::PoolExhausted | Self::TableFull => None,
+            _ => None,
         }
     }
 }
@@ -63,16 +63,19 @@ impl Holding {
         &mut self,
         quota: &Quota,
         state: State,
+        opener: Realm,
         now: Timestamp,
     ) -> Result<(), Refusal> {
         if self.sessions >= quota.sessions {
             return Err(Refusal::QuotaSessions);
         }
-        if is_half_open(state) && self.half_open >= quota.half_open {
+        if is_half_open(state) && self.half_open[opener as usize] >= quota.half_open {
             return Err(Refusal::QuotaHalfOpen);
         }
         match quota.new_per_second {
-            Some(rate) if !self.bucket.take(rate, quota.burst, now) => Err(Refusal::QuotaRate),
+            Some(rate) if !self.buckets[opener as usize].take(rate, quota.burst, now) => {
+                Err(Refusal::QuotaRate)
+            }
             _ => Ok(()),
         }
     }
@@ -89,7 +92,7 @@ impl Holding {
         let (used, limit) = match limit {
             Limit::Blocks => (self.blocks.len() as u32, quota.blocks),
             Limit::Sessions => (self.sessions, quota.sessions),
-            Limit::HalfOpen => (self.half_open, quota.half_open),
+            Limit::HalfOpen => (self.half_open.into_iter().max().unwrap_or(0), quota.half_open),
             Limit::Ports => (
                 protocol.index().map_or(0, |index| self.ports[index]),
                 ports_quota(quota, protocol).unwrap_or(u32::MAX),
@@ -125,43 +128,54 @@ impl Nat {
         }
         let owner = self.table.owner(slot);
         let holding = self.subscribers.get_mut(owner.subscriber).holding_mut(owner.pool);
+        let half_open = &mut holding.half_open[owner.opened_by as usize];
         if is_half_open(to) {
-            holding.half_open += 1;
+            *half_open += 1;
         } else {
-            holding.half_open = holding.half_open.saturating_sub(1);
+            *half_open = half_open.saturating_sub(1);
         }
     }
 
     /// Tells what a new session of a subscriber has reached.
-    pub(crate) fn note_opened(&mut self, number: u32, pool: &Pool, lease: &Lease, now: Timestamp) {
-        let id = pool.id;
+    pub(crate) fn note_opened(&mut self, number: u32, id: PoolId, now: Timestamp) {
         let (len, max) = (self.table.len() as u64, self.table.max() as u64);
         if len == threshold(max) {
             let kind = EventKind::TableThreshold;
             let event = Event { kind, pool: None, subscriber: None, used: len, limit: max };
             self.events.raise(event, now);
         }
+        let soft = self.pools.get(id.index()).and_then(|p| p.settings.quota.sessions_soft);
+        let Some(soft) = soft else { return };
+        let subscriber = self.subscribers.get_mut(number);
+        let addr = Some(subscriber.addr);
+        let holding = subscriber.holding_mut(id);
+        if holding.sessions == soft {
+            let kind = EventKind::QuotaSoft(Limit::Sessions);
+            let (used, limit) = (soft.into(), soft.into());
+            let event = Event { kind, pool: Some(id), subscriber: addr, used, limit };
+            self.events.raise_for(&mut holding.told_soft, event, now);
+        }
+    }
+
+    /// Tells what the search for a port has brought about.
+    pub(crate) fn note_lease(&mut self, number: u32, pool: &Pool, lease: &Lease, now: Timestamp) {
         let subscriber = self.subscribers.get_mut(number);
         let addr = subscriber.addr;
         let event = |kind, used, limit| {
-            let (pool, subscriber) = (Some(id), Some(addr));
+            let (pool, subscriber) = (Some(pool.id), Some(addr));
             Event { kind, pool, subscriber, used, limit }
         };
-        let holding = subscriber.holding_mut(id);
-        let quota = &pool.settings.quota;
-        let soft = |n: u32, limit: Option<u32>| limit.filter(|&limit| limit == n);
-        let sessions = holding.sessions;
-        if let Some(limit) = soft(sessions, quota.sessions_soft) {
-            let soft = event(EventKind::QuotaSoft(Limit::Sessions), sessions.into(), limit.into());
-            self.events.raise_for(&mut holding.told_soft, soft, now);
-        }
         if lease.scatter_full {
-            self.events.raise(event(EventKind::ScatterFull, 0, 0), now);
+            let ports = pool.settings.scatter_region().map_or(0, |region| region.len() as u64);
+            self.events.raise(event(EventKind::ScatterFull, ports, ports), now);
         }
         let Some(claimed) = lease.claimed else { return };
+        let holding = subscriber.holding_mut(pool.id);
+        let quota = &pool.settings.quota;
         let blocks = holding.blocks.len() as u32;
-        if let Some(limit) = soft(blocks, quota.blocks_soft) {
-            let soft = event(EventKind::QuotaSoft(Limit::Blocks), blocks.into(), limit.into());
+        if quota.blocks_soft == Some(blocks) {
+            let kind = EventKind::QuotaSoft(Limit::Blocks);
+            let soft = event(kind, blocks.into(), quota.blocks.into());
             self.events.raise_for(&mut holding.told_soft, soft, now);
         }
         if claimed.spilled {
@@ -182,34 +196,25 @@ impl Nat {
     pub(crate) fn note_refused(
         &mut self,
         number: u32,
-        id: PoolId,
-        protocol: Protocol,
+        (id, protocol): (PoolId, Protocol),
         refusal: Refusal,
         now: Timestamp,
     ) {
-        let Some(pool) = self.pool(id).cloned() else { return };
+        let Some(pool) = self.pools.get(id.index()) else { return };
         let subscriber = self.subscribers.get_mut(number);
         let addr = Some(subscriber.addr);
-        let event = |kind, (used, limit): (u64, u64)| Event {
-            kind,
-            pool: Some(id),
-            subscriber: addr,
-            used,
-            limit,
+        let event = |kind, (used, limit): (u64, u64)| {
+            let pool = Some(id);
+            Event { kind, pool, subscriber: addr, used, limit }
         };
-        match (refusal, refusal.limit()) {
-            (_, Some(limit)) => {
-                let holding = subscriber.holding_mut(id);
-                let usage = holding.usage(&pool.settings, limit, protocol);
-                let event = event(EventKind::QuotaExhausted(limit), usage);
-                self.events.raise_for(&mut holding.told_hard, event, now);
-            }
-            (Refusal::PoolExhausted, _) => {
-                self.events.raise(event(EventKind::PoolExhausted, pool.fill()), now);
-            }
-            _ => {}
-        }
-        if refusal == Refusal::TableFull {
+        if let Some(limit) = refusal.limit() {
+            let holding = subscriber.holding_mut(id);
+            let usage = holding.usage(&pool.settings, limit, protocol);
+            let event = event(EventKind::QuotaExhausted(limit), usage);
+            self.events.raise_for(&mut holding.told_hard, event, now);
+        } else if refusal == Refusal::PoolExhausted {
+            self.events.raise(event(EventKind::PoolExhausted, pool.fill()), now);
+        } else if refusal == Refusal::TableFull {
             self.note_table_full(now);
         }
     }

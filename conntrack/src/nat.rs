@@ -1,25 +1,24 @@
 //! The translator of one worker: everything about the subscribers whose home it is.
 
+mod end;
+mod open;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::directory::Holder;
-use crate::endpoint::{FlowKey, Protocol};
+use crate::endpoint::{Endpoint, FlowKey, Protocol};
 use crate::events::{EventKind, Events};
 use crate::key::{HashedKey, Secret};
-use crate::lease::Search;
+use crate::mapping::Mappings;
 use crate::pool::{Pool, PoolId};
-use crate::rest::{Rest, Rests, ScatterRests};
+use crate::rest::{Rests, ScatterRests};
 use crate::rewrite::Rewrite;
-use crate::session::{CachedHop, Direction, Owner, Slot};
-use crate::subscriber::{Ended, KEEP_LAST_BLOCK, NoBlock, Settled, Subscribers};
+use crate::session::{CachedHop, Direction, Slot, Via};
+use crate::subscriber::Subscribers;
 use crate::table::SessionTable;
-use crate::tcp::{Segment, State};
+use crate::tcp::{Segment, TcpFlags};
 use crate::time::Timestamp;
 use crate::wheel::Wheel;
-
-/// Ports whose rest is over that a new flow wakes at most.
-const WAKE_BUDGET: u32 = 64;
 
 /// Why a new flow was refused. Nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,6 +47,18 @@ pub enum Refusal {
     /// The session table is as large as it may be.
     #[error("the session table is full")]
     TableFull,
+    /// From outside to a public endpoint that no mapping has.
+    #[error("no mapping has this public endpoint")]
+    NoMapping,
+    /// From outside to a mapping whose filter does not admit the sender.
+    #[error("the mapping's filter does not admit this remote")]
+    Filtered,
+    /// Another session between the same two ends, or on the same tuple outside.
+    #[error("another session has this tuple")]
+    TupleTaken,
+    /// A protocol without ports, and another subscriber talks to this remote from the same address.
+    #[error("another subscriber has this protocol and remote on the same public address")]
+    ProtocolClash,
 }
 
 /// A flow that a rule sends to a pool.
@@ -56,6 +67,19 @@ pub struct Admission {
     /// The pool.
     pub pool: PoolId,
     /// The rule, remembered with the session.
+    pub rule: u16,
+}
+
+/// A mapping that configuration made, and not the NAT: a port forward or an address that is all one pod's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FixedMapping {
+    /// The pod's endpoint.
+    pub internal: Endpoint,
+    /// The public endpoint.
+    pub public: Endpoint,
+    /// The pool whose settings the sessions have.
+    pub pool: PoolId,
+    /// Remembered with the sessions.
     pub rule: u16,
 }
 
@@ -68,6 +92,8 @@ pub struct NatStats {
     pub created: u64,
     /// Sessions ever ended.
     pub ended: u64,
+    /// Mappings that are more than a session, now.
+    pub mappings: u64,
     /// Subscribers now.
     pub subscribers: u64,
     /// Bytes of the session table in use.
@@ -86,15 +112,16 @@ pub struct Nat {
     worker: u16,
     workers: u16,
     secret: Secret,
-    pools: Vec<Arc<Pool>>,
+    pub(crate) pools: Vec<Arc<Pool>>,
     pub(crate) table: SessionTable,
+    pub(crate) mappings: Mappings,
     wheel: Wheel,
     pub(crate) subscribers: Subscribers,
     /// Subscribers with an idle holding: to give its last block back; those without sessions: to be
     /// forgotten.
     idle: Wheel,
     pub(crate) rests: Rests,
-    scatter_rests: ScatterRests,
+    pub(crate) scatter_rests: ScatterRests,
     pub(crate) events: Events,
     created: u64,
     ended: u64,
@@ -108,6 +135,7 @@ impl Nat {
             workers: 1,
             pools: Vec::new(),
             table: SessionTable::new(max_sessions, secret.clone()),
+            mappings: Mappings::default(),
             wheel: Wheel::new(now.as_secs() as u32, max_sessions),
             secret,
             subscribers: Subscribers::new(),
@@ -180,8 +208,13 @@ impl Nat {
         let session = self.table.get_mut(slot);
         let half = session.half_mut(slot.direction());
         half.last_seen = now.stored();
-        half.count(bytes);
-        let Some(segment) = tcp else { return };
+        let packets = half.count(bytes);
+        let Some(segment) = tcp else {
+            if packets == 1 && slot.direction() == Direction::Outbound {
+                self.address(slot);
+            }
+            return;
+        };
         let state = half.state.after(segment.flags, slot.direction() == Direction::Outbound);
         let was = half.state;
         if state != was {
@@ -189,211 +222,32 @@ impl Nat {
             self.note_state(slot, was, state);
             self.arm(slot, now);
         }
+        if slot.direction() == Direction::Outbound && segment.flags.has(TcpFlags::SYN) {
+            self.address(slot);
+        }
+    }
+
+    /// The internal endpoint addresses the remote of `slot` itself.
+    fn address(&mut self, slot: Slot) {
+        let remote = self.table.get(slot).remote().addr;
+        let owner = self.table.owner_mut(slot);
+        if std::mem::replace(&mut owner.addressed, true) {
+            return;
+        }
+        if let Via::Mapping(mapping) = owner.via {
+            self.mappings.address(mapping, remote);
+        }
     }
 
     fn arm(&mut self, slot: Slot, now: Timestamp) {
-        let Some(pool) = self.pools.get(self.table.owner(slot).pool.index()) else { return };
+        let owner = self.table.owner(slot);
+        let Some(pool) = self.pools.get(owner.pool.index()) else { return };
         let session = self.table.get(slot);
-        let idle = Duration::from_millis(session.idle(now).into());
+        let idle = session.unrenewed(&owner, pool.settings.inbound_refresh, now);
+        let idle = Duration::from_millis(idle.into());
         let left = session.timeout(&pool.settings.timers).saturating_sub(idle);
         let tick = (now + left).as_millis().div_ceil(1000);
         self.wheel.arm(slot.number(), tick as u32);
-    }
-
-    /// Opens a session for a flow from inside that has none. `tcp`: its first segment.
-    pub fn open(
-        &mut self,
-        key: &FlowKey,
-        admission: Admission,
-        tcp: Option<&Segment>,
-        now: Timestamp,
-    ) -> Result<Slot, Refusal> {
-        let state = match tcp {
-            Some(segment) if segment.flags.opens() => State::SynSent,
-            Some(_) => return Err(Refusal::NotSyn),
-            None => State::Open,
-        };
-        if self.table.is_full() && self.subscribers.find(key.src.addr).is_none() {
-            self.note_table_full(now);
-            return Err(Refusal::TableFull);
-        }
-        let number = self.subscribers.get_or_insert(key.src.addr, now);
-        let opened = self.open_for(number, key, admission, state, now);
-        let subscriber = self.subscribers.get_mut(number);
-        match opened {
-            Ok(slot) => {
-                subscriber.sessions += 1;
-                subscriber.created += 1;
-                self.created += 1;
-                self.arm(slot, now);
-            }
-            Err(refusal) => {
-                subscriber.refused += 1;
-                self.note_refused(number, admission.pool, key.protocol, refusal, now);
-                self.settle_refused(number);
-            }
-        }
-        opened
-    }
-
-    /// A refusal keeps nobody in memory: neither who came for the first time, nor, by renewing a timer,
-    /// who was about to be forgotten.
-    fn settle_refused(&mut self, number: u32) {
-        let subscriber = self.subscribers.get_mut(number);
-        if subscriber.sessions > 0 {
-            return;
-        }
-        if subscriber.is_bare() {
-            self.forget(number);
-        } else {
-            // A block may have been claimed before the index refused.
-            let soon = subscriber.idle_since + KEEP_LAST_BLOCK;
-            self.arm_idle(number, soon);
-        }
-    }
-
-    fn forget(&mut self, number: u32) {
-        self.idle.disarm(number);
-        self.subscribers.forget(number);
-    }
-
-    fn open_for(
-        &mut self,
-        number: u32,
-        key: &FlowKey,
-        admission: Admission,
-        state: State,
-        now: Timestamp,
-    ) -> Result<Slot, Refusal> {
-        let pool = self.pools.get(admission.pool.index()).cloned().ok_or(Refusal::PoolExhausted)?;
-        let holder = Holder { subscriber: key.src.addr, worker: self.worker };
-        // RFC 6056 section 3.3: the endpoints, the secret, and what differs from flow to flow.
-        let random = self.secret.scramble((key, now.as_millis(), self.created));
-        self.wake_ports(admission.pool, now, &mut WAKE_BUDGET.clone());
-        let holding = self.subscribers.get_mut(number).holding_mut(admission.pool);
-        holding.admit(&pool.settings.quota, state, now)?;
-        let search = Search {
-            table: &self.table,
-            pool: &pool,
-            key,
-            holder,
-            random,
-            now,
-            secret: &self.secret,
-            workers: self.workers,
-            scatter_rests: &self.scatter_rests,
-        };
-        let lease = if self.table.is_full() {
-            // Before a block is claimed: a full table must not empty the pool as well.
-            search.replacing(holding).ok_or(Refusal::TableFull)?
-        } else {
-            search.lease(holding).map_err(|no_block| match no_block {
-                NoBlock::Quota => Refusal::QuotaBlocks,
-                NoBlock::Ports => Refusal::QuotaPorts,
-                NoBlock::Exhausted => Refusal::PoolExhausted,
-            })?
-        };
-        if let Some(slot) = lease.replaces {
-            // Its block can't be released by this: had another block been empty, a port of that one
-            // would have been taken.
-            self.end(slot, now);
-        }
-        let owner = Owner { subscriber: number, pool: admission.pool, rule: admission.rule };
-        let slot = self
-            .table
-            .insert(key, lease.public, state, owner, now)
-            .map_err(|_| Refusal::TableFull)?;
-        let holding = self.subscribers.get_mut(number).holding_mut(admission.pool);
-        holding.begin_session(&pool, key.protocol, lease.public, state);
-        self.note_opened(number, &pool, &lease, now);
-        Ok(slot)
-    }
-
-    /// Ends a session: its port returns, its keys are free.
-    fn end(&mut self, slot: Slot, now: Timestamp) {
-        let (session, owner) = (self.table.get(slot), self.table.owner(slot));
-        let (protocol, public, state) = (session.protocol(), session.public(), session.state());
-        let scatters = session.remote().port;
-        let reply = session.inbound.key;
-        let ended = Ended { protocol, public, state };
-        self.wheel.disarm(slot.number());
-        self.table.remove(slot);
-        self.ended += 1;
-        let pool = self.pools.get(owner.pool.index());
-        if let Some(rest) = pool.and_then(|p| p.settings.scatter.as_ref()).map(|s| s.rest)
-            && pool.is_some_and(|p| p.settings.scatters(protocol, scatters))
-        {
-            self.scatter_rests.push(self.secret.hash(reply), now + rest, now);
-        }
-        let subscriber = self.subscribers.get_mut(owner.subscriber);
-        subscriber.sessions = subscriber.sessions.saturating_sub(1);
-        let holder = Holder { subscriber: subscriber.addr, worker: self.worker };
-        if subscriber.sessions == 0 {
-            subscriber.idle_since = now;
-        }
-        let holding = subscriber.holding_mut(owner.pool);
-        let rests = pool.and_then(|pool| holding.end_session(pool, ended, holder, now));
-        if holding.sessions == 0 {
-            self.arm_idle(owner.subscriber, now + KEEP_LAST_BLOCK);
-        }
-        if let Some(until) = rests {
-            let rest = Rest { subscriber: owner.subscriber, protocol, public, until };
-            self.rest_port(owner.pool, rest, now);
-        }
-    }
-
-    /// Looks at what a subscriber does not need at `due` or soon after; never later than planned before.
-    pub(crate) fn arm_idle(&mut self, number: u32, due: Timestamp) {
-        let subscriber = self.subscribers.get_mut(number);
-        if due < subscriber.settle_at {
-            subscriber.settle_at = due;
-            self.idle.arm(number, due.as_secs() as u32 + 1);
-        }
-    }
-
-    /// Ends what is due, looking at `budget` sessions at most. Costs nothing when nothing is due.
-    /// True if the budget was used up: there may be more.
-    pub fn expire(&mut self, now: Timestamp, mut budget: u32) -> bool {
-        while let Some(number) = self.wheel.pop(now.as_secs() as u32, &mut budget) {
-            let slot = Slot::new(number, Direction::Outbound);
-            let Some((session, owner)) = self.table.live(number as usize) else { continue };
-            let Some(pool) = self.pools.get(owner.pool.index()) else { continue };
-            let timeout = session.timeout(&pool.settings.timers).as_millis() as u32;
-            if session.idle(now) >= timeout {
-                self.end(slot, now);
-            } else {
-                self.arm(slot, now);
-            }
-        }
-        self.wake_all_ports(now, &mut budget);
-        self.scatter_rests.sweep(now, &mut budget);
-        while let Some(number) = self.idle.pop(now.as_secs() as u32, &mut budget) {
-            self.settle_idle(number, now);
-        }
-        budget == 0
-    }
-
-    /// Takes back what a subscriber that has been idle for long, in a pool or at all, does not need.
-    fn settle_idle(&mut self, number: u32, now: Timestamp) {
-        let subscriber = self.subscribers.get_mut(number);
-        subscriber.settle_at = Timestamp::NEVER;
-        let holder = Holder { subscriber: subscriber.addr, worker: self.worker };
-        let mut next = Timestamp::NEVER;
-        let pools = &self.pools;
-        subscriber.holdings.retain_mut(|holding| {
-            let Some(pool) = pools.get(holding.pool.index()) else { return true };
-            match holding.settle(pool, holder, now) {
-                Settled::Keep(due) => next = next.min(due),
-                Settled::Forget => return false,
-            }
-            true
-        });
-        if subscriber.is_bare() {
-            return self.forget(number);
-        }
-        if next < Timestamp::NEVER {
-            self.arm_idle(number, next);
-        }
     }
 
     /// The pool with this number.
@@ -412,6 +266,7 @@ impl Nat {
             sessions: self.table.len() as u64,
             created: self.created,
             ended: self.ended,
+            mappings: self.mappings.len() as u64,
             subscribers: self.subscribers.len() as u64,
             table_bytes: self.table.bytes() as u64,
             rests_cut_short: self.rests.cut_short,

@@ -425,4 +425,11 @@ impl Pool {
         };
         self.addresses.iter().fold((0, 0), count)
     }
+
+    /// Gives back the claim of a session without ports that has ended.
+    pub(crate) fn release_claim(&self, protocol: Protocol, public: Ipv4Addr, remote: Ipv4Addr) {
+        if let Some(address) = self.addresses.iter().find(|address| address.addr == public) {
+            address.claims.release(protocol.number(), remote);
+        }
+    }
 }

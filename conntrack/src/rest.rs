@@ -7,6 +7,7 @@ use ahash::RandomState;
 use crate::endpoint::{Endpoint, Protocol};
 use crate::nat::Nat;
 use crate::pool::PoolId;
+use crate::session::Slot;
 use crate::time::Timestamp;
 
 /// A port of a subscriber that nobody uses, and until when nobody may (RFC 6888 REQ-8).
@@ -66,6 +67,18 @@ impl Nat {
                 self.rests.cut_short += 1;
                 self.note_overflow(pool, max as u64, now);
             }
+        }
+    }
+
+    /// Lets the tuple of a session that ends rest, if it is of the region for DNS.
+    pub(crate) fn rest_tuple(&mut self, slot: Slot, now: Timestamp) {
+        let (session, owner) = (self.table.get(slot), self.table.owner(slot));
+        let Some(settings) = self.pool(owner.pool).map(|pool| &pool.settings) else { return };
+        if settings.scatters(session.protocol(), session.remote().port)
+            && let Some(scatter) = &settings.scatter
+        {
+            let (until, reply) = (now + scatter.rest, self.secret().hash(session.inbound.key));
+            self.scatter_rests.push(reply, until, now);
         }
     }
 

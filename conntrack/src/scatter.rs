@@ -7,11 +7,9 @@
 
 use std::ops::RangeInclusive;
 
-use crate::directory::Directory;
 use crate::endpoint::FlowKey;
 use crate::endpoint::{Endpoint, Realm};
 use crate::lease::Search;
-use crate::pool::{Pool, Pooling};
 use crate::subscriber::Holding;
 
 /// Draws for each worker there is: the chance to miss one's own ports in all of them is 10^-7.
@@ -36,8 +34,9 @@ impl Search<'_> {
         if !self.pool.settings.scatters(self.key.protocol, self.key.dst.port) {
             return Scattered::Nowhere;
         }
-        let Some(index) = self.scatter_address(holding) else { return Scattered::Nowhere };
-        let address = &self.pool.addresses[index];
+        let index = holding.address_without_block(self.pool, self.random);
+        let Some(index) = index else { return Scattered::Nowhere };
+        let address = &self.pool.addresses[usize::from(index)];
         let Some(region) = address.scatter() else { return Scattered::Nowhere };
         let mut own = 0;
         for draw in 0..DRAWS_PER_WORKER * u32::from(self.workers) {
@@ -48,7 +47,7 @@ impl Search<'_> {
             }
             let public = Endpoint::new(address.addr, port);
             if self.is_free_tuple(public) {
-                holding.pair_with(self.pool, index as u16, self.now);
+                holding.pair_with(self.pool, index, self.now);
                 return Scattered::Port(public);
             }
             own += 1;
@@ -66,22 +65,6 @@ impl Search<'_> {
         let reply = self.secret.hash_key(&reply);
         !self.scatter_rests.rests(reply.hash, self.now) && self.table.find_hashed(reply).is_none()
     }
-
-    /// The address that the subscriber is paired with, or will be.
-    fn scatter_address(&self, holding: &Holding) -> Option<usize> {
-        let anchor = holding.anchor().filter(|_| self.pool.settings.pooling == Pooling::Paired);
-        anchor.map(usize::from).or_else(|| prospect(self.pool, self.random))
-    }
-}
-
-/// An address for who has none yet: a random one, if possible with a block to give.
-fn prospect(pool: &Pool, random: u64) -> Option<usize> {
-    let count = pool.addresses.len();
-    let start = (random >> 32) as usize % count.max(1);
-    let has_room = |directory: &Directory| directory.held() < directory.blocks();
-    let mut addresses = (0..count).map(|i| (start + i) % count);
-    let with_room = addresses.find(|&address| has_room(&pool.addresses[address].directory));
-    with_room.or_else(|| (count > 0).then_some(start))
 }
 
 fn port_of(region: &RangeInclusive<u16>, random: u64) -> u16 {

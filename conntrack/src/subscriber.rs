@@ -9,7 +9,7 @@ use ahash::RandomState;
 use crate::address::PortClass;
 use crate::block::{PortBlock, Returned};
 use crate::directory::{BlockNumber, Holder};
-use crate::endpoint::{Endpoint, FlowKey, Protocol};
+use crate::endpoint::{Endpoint, FlowKey, Protocol, Realm};
 use crate::events::Told;
 use crate::limits::{Bucket, is_half_open};
 use crate::pool::{Pool, PoolId, Pooling};
@@ -58,6 +58,8 @@ pub(crate) struct Ended {
     pub(crate) protocol: Protocol,
     pub(crate) public: Endpoint,
     pub(crate) state: State,
+    /// Another one is about to take its place.
+    pub(crate) replaced: bool,
 }
 
 type Place = (u16, BlockNumber, PortClass);
@@ -84,12 +86,13 @@ pub(crate) struct Holding {
     anchor: Option<u16>,
     pub(crate) blocks: Vec<PortBlock>,
     pub(crate) sessions: u32,
-    /// TCP sessions before the handshake is complete.
-    pub(crate) half_open: u32,
+    /// TCP sessions before the handshake is complete, by the realm of who opened them: strangers use up
+    /// nothing of what the pod may open.
+    pub(crate) half_open: [u32; 2],
     /// Ports in use, by protocol.
     pub(crate) ports: [u32; 3],
-    /// New sessions a second.
-    pub(crate) bucket: Bucket,
+    /// New sessions a second, by the same.
+    pub(crate) buckets: [Bucket; 2],
     /// Events about soft and hard limits.
     pub(crate) told_soft: Told,
     pub(crate) told_hard: Told,
@@ -107,9 +110,9 @@ impl Holding {
             anchor: None,
             blocks: Vec::new(),
             sessions: 0,
-            half_open: 0,
+            half_open: [0; 2],
             ports: [0; 3],
-            bucket: Bucket::default(),
+            buckets: [Bucket::default(); 2],
             told_soft: Told::default(),
             told_hard: Told::default(),
             idle_since: Timestamp::default(),
@@ -272,16 +275,23 @@ impl Holding {
         })
     }
 
-    /// Counts one more session on `public`.
-    pub(crate) fn begin_session(
-        &mut self,
-        pool: &Pool,
-        protocol: Protocol,
-        public: Endpoint,
-        state: State,
-    ) {
+    /// Counts one more session, opened from `opener`.
+    pub(crate) fn count_begin(&mut self, state: State, opener: Realm) {
         self.sessions += 1;
-        self.half_open += u32::from(is_half_open(state));
+        self.half_open[opener as usize] += u32::from(is_half_open(state));
+    }
+
+    /// Counts one session less.
+    pub(crate) fn count_end(&mut self, state: State, opener: Realm, now: Timestamp) {
+        self.sessions = self.sessions.saturating_sub(1);
+        let half_open = &mut self.half_open[opener as usize];
+        *half_open = half_open.saturating_sub(is_half_open(state).into());
+        self.refused.clear();
+        self.idle_since = now;
+    }
+
+    /// Counts one more session on the port `public`.
+    pub(crate) fn use_port(&mut self, pool: &Pool, protocol: Protocol, public: Endpoint) {
         let Some(block) = self.block_of(pool, public) else { return };
         if self.blocks[block].use_port(protocol, public.port)
             && let Some(index) = protocol.index()
@@ -290,19 +300,15 @@ impl Holding {
         }
     }
 
-    /// Counts one session less, and gives a block back when two are empty. The time until which its port
-    /// rests, if it does.
-    pub(crate) fn end_session(
+    /// Counts one session less on its port, and gives a block back when two are empty, unless the port is
+    /// needed at once. The time until which the port rests, if it does.
+    pub(crate) fn return_port(
         &mut self,
         pool: &Pool,
         ended: Ended,
         holder: Holder,
         now: Timestamp,
     ) -> Option<Timestamp> {
-        self.sessions = self.sessions.saturating_sub(1);
-        self.half_open = self.half_open.saturating_sub(is_half_open(ended.state).into());
-        self.refused.clear();
-        self.idle_since = now;
         let index = self.block_of(pool, ended.public)?;
         // RFC 6888 REQ-8a: not after a close that was followed to its end.
         let closed = ended.protocol == Protocol::Tcp && ended.state.is_over();
@@ -315,13 +321,32 @@ impl Holding {
         {
             self.ports[protocol] = self.ports[protocol].saturating_sub(1);
         }
-        if empty && self.blocks.iter().filter(|block| block.is_empty()).count() > 1 {
+        let surplus = empty && !ended.replaced;
+        if surplus && self.blocks.iter().filter(|block| block.is_empty()).count() > 1 {
             self.release(pool, index, holder, now);
         }
         match returned {
             Returned::Rests(until) => Some(until),
             Returned::InUse | Returned::Free => None,
         }
+    }
+
+    /// Index of the address for a flow that needs no block: the one the subscriber is paired with, or for
+    /// who has none yet one that has room for blocks as well.
+    pub(crate) fn address_without_block(&self, pool: &Pool, random: u64) -> Option<u16> {
+        // Without pairing there is no such address.
+        if pool.settings.pooling == Pooling::Paired && self.anchor.is_some() {
+            return self.anchor;
+        }
+        let count = pool.addresses.len();
+        let start = (random >> 32) as usize % count.max(1);
+        let mut indices = (0..count).map(|i| (start + i) % count);
+        let has_room = |&index: &usize| {
+            let directory = &pool.addresses[index].directory;
+            directory.held() < directory.blocks()
+        };
+        let found = indices.clone().find(has_room).or_else(|| indices.next());
+        found.map(|index| index as u16)
     }
 
     fn release(&mut self, pool: &Pool, index: usize, holder: Holder, now: Timestamp) {

@@ -1,0 +1,137 @@
+//! How does a session end, and what returns then?
+
+use std::net::Ipv4Addr;
+
+use super::Nat;
+use crate::directory::Holder;
+use crate::mapping::Left;
+use crate::rest::Rest;
+use crate::session::{Direction, Slot, Via};
+use crate::subscriber::{Ended, KEEP_LAST_BLOCK, Settled};
+use crate::time::Timestamp;
+
+impl Nat {
+    /// Ends a session: its port returns, its keys are free.
+    pub(super) fn end(&mut self, slot: Slot, now: Timestamp) {
+        self.end_as(slot, false, now);
+    }
+
+    /// Ends a session whose port the next one takes: its block stays, though nobody uses it for a moment.
+    pub(super) fn end_replaced(&mut self, slot: Slot, now: Timestamp) {
+        self.end_as(slot, true, now);
+    }
+
+    fn end_as(&mut self, slot: Slot, replaced: bool, now: Timestamp) {
+        let (session, owner) = (self.table.get(slot), self.table.owner(slot));
+        let (protocol, public, state) = (session.protocol(), session.public(), session.state());
+        let ended = Ended { protocol, public, state, replaced };
+        let remote = session.remote().addr;
+        self.rest_tuple(slot, now);
+        self.wheel.disarm(slot.number());
+        self.table.remove(slot);
+        self.ended += 1;
+        let subscriber = self.subscribers.get_mut(owner.subscriber);
+        subscriber.sessions = subscriber.sessions.saturating_sub(1);
+        let holder = Holder { subscriber: subscriber.addr, worker: self.worker };
+        if subscriber.sessions == 0 {
+            subscriber.idle_since = now;
+        }
+        let holding = subscriber.holding_mut(owner.pool);
+        let pool = self.pools.get(owner.pool.index());
+        holding.count_end(state, owner.opened_by, now);
+        let mut rests = None;
+        match (owner.via, pool) {
+            (Via::Block | Via::Mapping(_), Some(pool)) => {
+                rests = holding.return_port(pool, ended, holder, now);
+            }
+            (Via::Address, Some(pool)) => pool.release_claim(protocol, public.addr, remote),
+            (Via::Fixed, _) | (_, None) => {}
+        }
+        if holding.sessions == 0 {
+            self.arm_idle(owner.subscriber, now + KEEP_LAST_BLOCK);
+        }
+        if let Some(until) = rests {
+            let rest = Rest { subscriber: owner.subscriber, protocol, public, until };
+            self.rest_port(owner.pool, rest, now);
+        }
+        if let Via::Mapping(mapping) = owner.via {
+            self.leave(mapping, slot.number(), remote, owner.addressed, now);
+        }
+    }
+
+    /// Takes an ended session out of its mapping, and ends with it what only strangers keep open.
+    fn leave(
+        &mut self,
+        mapping: u32,
+        session: u32,
+        remote: Ipv4Addr,
+        addressed: bool,
+        now: Timestamp,
+    ) {
+        if self.mappings.unlink(mapping, session, remote, addressed) == Left::Strangers {
+            for session in self.mappings.sessions(mapping) {
+                self.end(Slot::new(session, Direction::Outbound), now);
+            }
+        }
+    }
+
+    /// Looks at what a subscriber does not need at `due` or soon after; never later than planned before.
+    pub(crate) fn arm_idle(&mut self, number: u32, due: Timestamp) {
+        let subscriber = self.subscribers.get_mut(number);
+        if due < subscriber.settle_at {
+            subscriber.settle_at = due;
+            self.idle.arm(number, due.as_secs() as u32 + 1);
+        }
+    }
+
+    /// Ends what is due, looking at `budget` sessions at most. Costs nothing when nothing is due.
+    /// True if the budget was used up: there may be more.
+    pub fn expire(&mut self, now: Timestamp, mut budget: u32) -> bool {
+        while let Some(number) = self.wheel.pop(now.as_secs() as u32, &mut budget) {
+            let slot = Slot::new(number, Direction::Outbound);
+            let Some((session, owner)) = self.table.live(number as usize) else { continue };
+            let Some(pool) = self.pools.get(owner.pool.index()) else { continue };
+            let timeout = session.timeout(&pool.settings.timers).as_millis() as u32;
+            let idle = session.unrenewed(&owner, pool.settings.inbound_refresh, now);
+            if idle >= timeout {
+                self.end(slot, now);
+            } else {
+                self.arm(slot, now);
+            }
+        }
+        self.wake_all_ports(now, &mut budget);
+        self.scatter_rests.sweep(now, &mut budget);
+        while let Some(number) = self.idle.pop(now.as_secs() as u32, &mut budget) {
+            self.settle_idle(number, now);
+        }
+        budget == 0
+    }
+
+    /// Takes back what a subscriber that has been idle for long, in a pool or at all, does not need.
+    fn settle_idle(&mut self, number: u32, now: Timestamp) {
+        let subscriber = self.subscribers.get_mut(number);
+        subscriber.settle_at = Timestamp::NEVER;
+        let holder = Holder { subscriber: subscriber.addr, worker: self.worker };
+        let mut next = Timestamp::NEVER;
+        let pools = &self.pools;
+        subscriber.holdings.retain_mut(|holding| {
+            let Some(pool) = pools.get(holding.pool.index()) else { return true };
+            match holding.settle(pool, holder, now) {
+                Settled::Keep(due) => next = next.min(due),
+                Settled::Forget => return false,
+            }
+            true
+        });
+        if subscriber.is_bare() {
+            return self.forget(number);
+        }
+        if next < Timestamp::NEVER {
+            self.arm_idle(number, next);
+        }
+    }
+
+    pub(super) fn forget(&mut self, number: u32) {
+        self.idle.disarm(number);
+        self.subscribers.forget(number);
+    }
+}
