@@ -9,9 +9,10 @@
 //! 4. one of a few that are used, but not towards this remote;
 //! 5. one of a further block, within the quota;
 //! 6. any that is not used towards this remote;
-//! 7. one whose connection to this remote is over, the longest over first (decision D3).
+//! 7. one whose connection to this remote is over, the longest over first (decision D3,
+//!    RFC 6888 REQ-8a).
 //!
-//! Where ports are not shared, 4, 6 and 7 fall away. Class and parity, where the pool keeps them, hold in
+//! Where ports are not shared, 4, 6 and 7 fall away (RFC 4787 REQ-1 and REQ-3). Class and parity, where the pool keeps them, hold in
 //! every step but the first: a flow is refused rather than given a port of another kind (decision 0010).
 
 use crate::address::PortClass;

@@ -22,13 +22,13 @@ impl PoolId {
 /// Idle times after which sessions end (`requirements.md`, timers).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timers {
-    /// UDP (RFC 4787 REQ-5).
+    /// UDP (RFC 4787 REQ-5, REQ-5c).
     pub udp: Duration,
     /// UDP by destination port below 1024 (RFC 4787 REQ-5a).
     pub udp_by_port: Vec<(u16, Duration)>,
     /// TCP established or half-closed (RFC 5382 REQ-5).
     pub tcp_established: Duration,
-    /// TCP before the handshake is complete.
+    /// TCP before the handshake is complete (RFC 7857 section 2.1).
     pub tcp_opening: Duration,
     /// TCP after both FINs, until both are acknowledged.
     pub tcp_closing: Duration,
@@ -221,7 +221,7 @@ pub struct PoolSettings {
     pub spill: bool,
     /// A subscriber without sessions keeps its address for this long.
     pub linger: Duration,
-    /// Ports and ICMP identifiers that may be given out; whole blocks only.
+    /// Ports and ICMP identifiers that may be given out, whole blocks only (RFC 6056 section 3.2a).
     pub ports: RangeInclusive<u16>,
     /// Ports below 1024 for internal ports below 1024 (RFC 4787 REQ-3a).
     pub low_ports: Option<RangeInclusive<u16>>,
@@ -263,13 +263,17 @@ impl Default for PoolSettings {
 
 impl PoolSettings {
     /// The region that DNS queries are scattered over, if the settings have one that makes sense: mappings
-    /// depend on the remote, and at least half of the ports are left to blocks.
+    /// depend on the remote, and beside the region there is room for a block.
     pub fn scatter_region(&self) -> Option<RangeInclusive<u16>> {
         let region = &self.scatter.as_ref()?.ports;
         let within = self.ports.contains(region.start()) && self.ports.contains(region.end());
-        let sensible = self.mapping == Behavior::AddressAndPortDependent
-            && within
-            && 2 * region.len() <= self.ports.len();
+        let size = u32::from(self.block_size);
+        // Whether a whole block lies from the one port up to, and without, the other.
+        let has_block = |from: u16, to: u32| to / size > u32::from(from).div_ceil(size);
+        let above = region.end().checked_add(1);
+        let beside = has_block(*self.ports.start(), u32::from(*region.start()))
+            || above.is_some_and(|from| has_block(from, u32::from(*self.ports.end()) + 1));
+        let sensible = self.mapping == Behavior::AddressAndPortDependent && within && beside;
         sensible.then(|| region.clone())
     }
 
@@ -405,7 +409,7 @@ impl Pool {
         Self { id, name: name.into(), settings, addresses }
     }
 
-    /// A pool whose addresses have no blocks: each belongs to one host as a whole.
+    /// A pool whose addresses have no blocks: nothing is given out of it, fixed mappings use it.
     pub fn fixed(
         id: PoolId,
         name: impl Into<String>,

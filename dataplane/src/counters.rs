@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use conntrack::EventKind;
 use crossbeam::utils::CachePadded;
 
 use crate::drop_reason::DropReason;
@@ -44,6 +45,24 @@ pub struct InterfaceCounters {
     pub transmitted_bytes: Counter,
 }
 
+/// Dropped packets by [`DropReason::index`].
+#[derive(Debug)]
+pub struct Drops([Counter; DropReason::COUNT]);
+
+impl Default for Drops {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+impl std::ops::Deref for Drops {
+    type Target = [Counter];
+
+    fn deref(&self) -> &[Counter] {
+        &self.0
+    }
+}
+
 /// All counters of one worker.
 ///
 /// Balance, at any quiet moment: `received + received by hand-off = forwarded + answered + handed
@@ -53,7 +72,7 @@ pub struct WorkerCounters {
     /// By interface.
     pub interfaces: [InterfaceCounters; MAX_INTERFACES],
     /// By drop reason.
-    pub drops: [Counter; DropReason::COUNT],
+    pub drops: Drops,
     /// Packets translated or exempt and sent on.
     pub forwarded: Counter,
     /// Packets answered by natgate itself (ARP, echo, reset, ICMP errors).
@@ -74,6 +93,10 @@ pub struct WorkerCounters {
     pub sessions_ended: Counter,
     /// Subscribers now.
     pub subscribers: Counter,
+    /// What events tell, told or not, by [`EventKind::index`].
+    pub events: [Counter; EventKind::COUNT],
+    /// Ports of subscribers whose rest was cut short.
+    pub rests_cut_short: Counter,
     /// Packets that went through the slow path.
     pub slow_path: Counter,
     /// Loops that found packets.

@@ -179,8 +179,11 @@ impl<I: PacketIo> Worker<I> {
         }
         match self.snapshot.policy.addresses.get(&packet.dst.addr) {
             Some(address) => {
-                packet.flow_key(realm)?;
-                address.directory.worker_of(packet.dst.port).ok_or(DropReason::NoSession)
+                let key = packet.flow_key(realm)?;
+                let (secret, workers) = (self.nat.secret(), self.hand_off.workers());
+                address
+                    .home_of(key.protocol, key.dst.port, key.src, secret, workers)
+                    .ok_or(DropReason::NoSession)
             }
             // A reply to exempt traffic: no state, so any worker will do.
             None => Ok(self.id),
