@@ -13,7 +13,7 @@
 //!    RFC 6888 REQ-8a).
 //!
 //! Where ports are not shared, 4, 6 and 7 fall away (RFC 4787 REQ-1 and REQ-3). Class and parity, where the pool keeps them, hold in
-//! every step but the first: a flow is refused rather than given a port of another kind (decision 0010).
+//! every step but the first: a flow is refused rather than given a port of another kind (decision 0007).
 
 use crate::address::PortClass;
 use crate::block::{Parity, PortBlock};

@@ -309,7 +309,7 @@ impl PoolSettings {
             block_size: 64,
             parity: false,
             preserve: false,
-            scatter: None,
+            scatter: Some(Scatter { ports: 57_344..=u16::MAX, rest: secs(2) }),
             quota: Quota {
                 blocks: 32,
                 blocks_soft: None,
