@@ -383,20 +383,20 @@ impl<I: PacketIo> Worker<I> {
     fn keep_house(&mut self, now: Timestamp) {
         self.next_housekeeping = now + Duration::from_millis(100);
         self.drop_overdue(now);
+        self.pass_events_on();
         self.drop_overdue_fragments(now);
         self.count_held();
-        self.pass_events_on();
         let (nat, io) = (self.nat.stats(), self.io.stats());
         let counters = self.counters();
         counters.sessions.set(nat.sessions);
         counters.sessions_created.set(nat.created);
         counters.sessions_ended.set(nat.ended);
         counters.subscribers.set(nat.subscribers);
-        counters.fragmented_datagrams.set(self.fragments.len() as u64);
         counters.rests_cut_short.set(nat.rests_cut_short);
         for (counter, happened) in counters.events.iter().zip(nat.events) {
             counter.set(happened);
         }
+        counters.fragmented_datagrams.set(self.fragments.len() as u64);
         counters.frames_free.set(io.frames_free);
         counters.frames_in_kernel.set(io.frames_in_kernel);
         counters.transmit_ring_full.set(io.transmit_ring_full);

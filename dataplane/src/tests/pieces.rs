@@ -114,7 +114,7 @@ pub(super) fn orders(n: usize) -> Vec<Vec<usize>> {
 pub(super) fn turning_back(workers: u16) -> (Rig, [(Ipv4Addr, u16); 3]) {
     let mut rig = Rig::new(workers);
     let mut public = |n: u8| {
-        let request = udp((pod(n), 6000), (SERVER, 54), b"q");
+        let request = udp((pod(n), 6000), (SERVER, 5300), b"q");
         seen(&rig.one(INSIDE, &request).unwrap().1).src
     };
     let (caller, called) = (public(1), public(2));
