@@ -160,6 +160,7 @@ fn a_reset_or_an_error_in_answer_renews_nothing() {
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         let mut settings = peer_to_peer();
         settings.timers.tcp_opening = Duration::from_secs(300);
+        settings.timers.tcp_reset = Duration::from_secs(300);
         let (mut nat, _) = nat_with(settings, 1, 100);
         let flow = key(protocol, (pod(1), 5000), remote(1, 443));
         let public = send(&mut nat, &flow, secs(0)).unwrap();
