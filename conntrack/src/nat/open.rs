@@ -38,7 +38,7 @@ fn first_state(key: &FlowKey, first: Option<&Segment>) -> Result<State, Refusal>
     match (key.protocol, first) {
         (Protocol::Tcp, Some(segment)) if segment.flags.opens() => Ok(match key.realm {
             Realm::Internal => State::SynSent,
-            Realm::External => State::SynReceived,
+            Realm::External => State::SynExternal,
         }),
         (Protocol::Tcp, _) => Err(Refusal::NotSyn),
         _ => Ok(State::Open),

@@ -109,7 +109,10 @@ fn endpoint_independent_mapping_at_any_fill() {
         // Full: no other class comes to help, towards whatever remote.
         for i in 0..6 {
             let late = key(protocol, (pod(1), 999), remotes(i));
-            assert_eq!(nat.open(&late, POOL, opening(protocol), secs(1)), Err(Refusal::QuotaBlocks));
+            assert_eq!(
+                nat.open(&late, POOL, opening(protocol), secs(1)),
+                Err(Refusal::QuotaBlocks)
+            );
         }
         assert_eq!(
             send(&mut nat, &key(protocol, (pod(1), 100), remotes(7)), secs(1)),
@@ -244,7 +247,7 @@ fn a_closed_connection_makes_no_room_while_its_mapping_has_another_session() {
     receive(&mut nat, &inbound(Protocol::Tcp, remote(1, 7), publics[7]), secs(1)).unwrap();
     for port in [7, 9] {
         let slot = nat.find(&flow(port)).unwrap();
-        nat.commit(slot, secs(u64::from(port)), 40, Some(&Segment::bare(TcpFlags::RST)));
+        nat.commit(slot, secs(u64::from(port)), 40, RST);
     }
     // The seventh is over for longer.
     assert_eq!(send(&mut nat, &flow(64), secs(20)), Ok(publics[9]));
