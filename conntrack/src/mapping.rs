@@ -225,7 +225,8 @@ impl Mappings {
         if let Some(reach) = mapping.inner {
             self.by_internal.insert((mapping.protocol, mapping.internal, pool, reach), number);
         }
-        self.by_public.insert((mapping.protocol, public, mapping.outer), number);
+        let before = self.by_public.insert((mapping.protocol, public, mapping.outer), number);
+        debug_assert_eq!(before, None, "a public endpoint was given to two mappings");
         number
     }
 
