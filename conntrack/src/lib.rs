@@ -29,6 +29,7 @@ mod subscriber;
 mod table;
 mod tcp;
 mod time;
+mod track;
 mod wheel;
 
 #[cfg(test)]
@@ -41,7 +42,7 @@ pub use endpoint::{Endpoint, FlowKey, Protocol, Realm};
 pub use events::{Event, EventKind, Limit};
 pub use key::{HashedKey, Secret};
 pub use listing::{SessionView, SubscriberView};
-pub use nat::{Admission, FixedMapping, Nat, NatStats, Refusal};
+pub use nat::{Admission, Farewell, FixedMapping, Nat, NatStats, Obituary, Refusal};
 pub use pool::{
     Behavior, HoldDown, InboundRefresh, IpId, MidStream, OnExhaustion, OnExpiry, Overlap, Pool,
     PoolId, PoolSettings, Pooling, Quota, Scatter, Timers, UnsolicitedSyn,

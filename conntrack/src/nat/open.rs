@@ -88,7 +88,7 @@ impl Nat {
         now: Timestamp,
     ) -> Result<Slot, Refusal> {
         let state = first_state(key, first)?;
-        self.counted(key.src.addr, (admission.pool, key.protocol), now, |nat, number| {
+        self.counted(key, (key.src.addr, admission.pool), first, now, |nat, number| {
             nat.open_for(number, key, admission, state, now)
         })
     }
@@ -106,12 +106,11 @@ impl Nat {
         let state = first_state(key, first)?;
         let FixedMapping { internal, public, pool, rule } = mapping;
         let outbound = outbound_key(key, internal);
-        let slot = self.counted(internal.addr, (pool, key.protocol), now, |nat, subscriber| {
+        self.counted(key, (internal.addr, pool), first, now, |nat, subscriber| {
             nat.admitted(subscriber, pool, state, key.realm, now)?;
             let owner = owner(subscriber, (pool, rule), Via::Fixed, key.realm, now);
             nat.add(&outbound, public, state, owner, now)
-        })?;
-        Ok(arriving(slot, key.realm))
+        })
     }
 
     /// Opens a session for a packet from outside to a public endpoint that the NAT gave out, if the pool's
@@ -137,23 +136,23 @@ impl Nat {
         }
         let state = first_state(key, first)?;
         let outbound = outbound_key(key, mapping.internal);
-        let concerns = (mapping.pool, key.protocol);
-        let slot = self.counted(mapping.internal.addr, concerns, now, |nat, subscriber| {
+        let concerned = (mapping.internal.addr, mapping.pool);
+        self.counted(key, concerned, first, now, |nat, subscriber| {
             let pool = nat.admitted(subscriber, mapping.pool, state, key.realm, now)?;
             nat.has_room(number, &pool)?;
             let via = Via::Mapping(number);
             let owner = owner(subscriber, (mapping.pool, mapping.rule), via, key.realm, now);
             nat.add(&outbound, public, state, owner, now)
-        })?;
-        Ok(arriving(slot, key.realm))
+        })
     }
 
-    /// Opens a session for the subscriber at `internal`, and counts it, or the refusal. `pool`, `protocol`:
-    /// of the flow.
+    /// Opens a session for the subscriber at `internal`, and counts it, or the refusal. `open` says its
+    /// outbound slot; the result is of the direction of `key`, the packet as it arrived.
     fn counted(
         &mut self,
-        internal: Ipv4Addr,
-        (pool, protocol): (PoolId, Protocol),
+        key: &FlowKey,
+        (internal, pool): (Ipv4Addr, PoolId),
+        first: Option<&Segment>,
         now: Timestamp,
         open: impl FnOnce(&mut Self, u32) -> Result<Slot, Refusal>,
     ) -> Result<Slot, Refusal> {
@@ -162,19 +161,19 @@ impl Nat {
             return Err(Refusal::TableFull);
         }
         let number = self.subscribers.get_or_insert(internal, now);
-        let opened = open(self, number);
+        let opened = open(self, number).map(|slot| arriving(slot, key.realm));
         let subscriber = self.subscribers.get_mut(number);
         match opened {
             Ok(slot) => {
                 subscriber.sessions += 1;
                 subscriber.created += 1;
                 self.created += 1;
-                self.arm(slot, now);
+                self.begin(slot, first, now);
                 self.note_opened(number, pool, now);
             }
             Err(refusal) => {
                 subscriber.refused += 1;
-                self.note_refused(number, (pool, protocol), refusal, now);
+                self.note_refused(number, (pool, key.protocol), refusal, now);
                 self.settle_refused(number);
             }
         }
