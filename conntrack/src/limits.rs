@@ -33,7 +33,7 @@ const fn threshold(of: u64) -> u64 {
 ///
 /// Not after a reset: a pod that is refused by a server again and again must not lose its other flows.
 pub(crate) const fn is_half_open(state: State) -> bool {
-    matches!(state, State::SynSent | State::SynReceived)
+    state.is_opening()
 }
 
 /// A rate limit with a burst: when the next one would be due if all came evenly.
