@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use conntrack::{Admission, Realm, Refusal, Slot, Timestamp};
+use conntrack::{Admission, MidStream, PoolId, Realm, Refusal, Slot, Timestamp};
 
 use crate::answer;
 use crate::drop_reason::DropReason;
@@ -76,9 +76,17 @@ impl<I: PacketIo> Worker<I> {
         self.may_leave(self.way_to(packet.dst.addr), realm, packet)?;
         match self.nat.open(&key, Admission { pool, rule }, packet.segment(), now) {
             Ok(slot) => Ok(Admitted::Session(slot)),
-            Err(Refusal::NotSyn) => self.answer_reset(received, packet, now),
+            Err(Refusal::NotSyn) if self.tells_mid_stream(pool) => {
+                self.answer_reset(received, packet, now)
+            }
             Err(refusal) => Err(refusal.into()),
         }
+    }
+
+    /// Whether pods learn at once that a connection is not known; otherwise they find out by time.
+    fn tells_mid_stream(&self, pool: PoolId) -> bool {
+        let pool = self.snapshot.policy.pools.get(pool.index());
+        pool.is_some_and(|pool| pool.settings.mid_stream == MidStream::Reset)
     }
 
     /// A segment from inside whose connection nobody knows: end it, so that the pod does not wait.

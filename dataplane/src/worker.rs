@@ -19,6 +19,7 @@ use crate::pipeline::{Arrival, Fate, Parsed};
 use crate::request::{Notice, Request};
 use crate::roads::{Adjacency, NextHop};
 use crate::snapshot::{Published, Snapshot};
+use crate::unsolicited::Unsolicited;
 use crate::wire::Ethernet;
 
 /// Timer-wheel items looked at in a busy burst, and in an idle one.
@@ -81,6 +82,7 @@ pub struct Worker<I: PacketIo> {
     pub(crate) reset_limit: RateLimit,
     pub(crate) echo_limit: RateLimit,
     pub(crate) error_limits: ErrorLimits,
+    pub(crate) unsolicited: Unsolicited,
     pub(crate) started: Timestamp,
     shared: Shared,
     snapshot_version: u64,
@@ -118,6 +120,7 @@ impl<I: PacketIo> Worker<I> {
             reset_limit: RateLimit::new(answer::RESET_RATE.div_ceil(share)),
             echo_limit: RateLimit::new(answer::ECHO_RATE.div_ceil(share)),
             error_limits: ErrorLimits::new(0, 0),
+            unsolicited: Unsolicited::default(),
             hand_off,
             started: now,
             snapshot_version: 0,
@@ -160,7 +163,8 @@ impl<I: PacketIo> Worker<I> {
         let packets = self.take_burst(now) + self.take_hand_offs(now);
         self.hand_off.wake();
         let listing = self.serve_requests(now);
-        self.unfinished = self.expire(now, packets > 0) || listing;
+        let expiring = self.expire(now, packets > 0);
+        self.unfinished = self.say_farewell() || expiring || listing;
         if now >= self.next_housekeeping {
             self.keep_house(now);
         }
@@ -357,11 +361,13 @@ impl<I: PacketIo> Worker<I> {
     fn keep_house(&mut self, now: Timestamp) {
         self.next_housekeeping = now + Duration::from_millis(100);
         self.drop_overdue(now);
+        self.answer_held(now);
         let (nat, io) = (self.nat.stats(), self.io.stats());
         let counters = self.counters();
         counters.sessions.set(nat.sessions);
         counters.sessions_created.set(nat.created);
         counters.sessions_ended.set(nat.ended);
+        counters.sessions_unannounced.set(nat.unannounced);
         counters.subscribers.set(nat.subscribers);
         counters.frames_free.set(io.frames_free);
         counters.frames_in_kernel.set(io.frames_in_kernel);
@@ -424,7 +430,9 @@ impl<I: PacketIo> Worker<I> {
         self.counters().sleeps.add(1);
         // A listing whose reader is slow, and packets that wait, are looked at again soon.
         let busy = !self.listings.is_empty() || self.hold.len() > 0;
-        self.io.wait(Duration::from_millis(if busy { 5 } else { 500 }));
+        // A SYN that is held is answered in time.
+        let idle = if self.unsolicited.is_empty() { 500 } else { 50 };
+        self.io.wait(Duration::from_millis(if busy { 5 } else { idle }));
     }
 
     /// Gives every frame back.

@@ -14,6 +14,7 @@ mod refuse;
 mod rig;
 mod rights;
 mod roads;
+mod tcp;
 mod translate;
 mod work;
 
