@@ -289,7 +289,8 @@ pub(crate) fn write_error<I: PacketIo>(
     let offender = packet.ip(io.bytes(frame));
     let len = offender.len().min(QUOTED);
     quote[..len].copy_from_slice(&offender[..len]);
-    let tos = Ipv4::new_checked(offender).ok()?.tos();
+    // The offender may be cut: only its header is sure.
+    let tos = *offender.get(ipv4::TOS)?;
     if !io.resize(frame, ethernet::HEADER + ipv4::HEADER + icmp::HEADER + len) {
         return None;
     }

@@ -117,7 +117,7 @@ fn unknown_segments_from_inside_are_reset_after_the_grace_time() {
     let sliced = SlicedPacket::from_ethernet(&reset).unwrap();
     let Some(TransportSlice::Tcp(tcp_header)) = sliced.transport else { panic!("no TCP") };
     assert!(tcp_header.rst() && !tcp_header.ack());
-    assert_eq!(tcp_header.sequence_number(), 77, "what the segment acknowledged");
+    assert_eq!(tcp_header.sequence_number(), 1001, "what the segment acknowledged");
     let reset_in = tcp((pod(1), 4000), (SERVER, 80), "RA", b"");
     assert_eq!(rig.one(INSIDE, &reset_in), None, "no reset in answer to a reset");
 }
