@@ -181,7 +181,7 @@ fn strangers_make_no_state() {
             let public = Endpoint::new(pool.addresses[0].addr, port);
             for protocol in Protocol::ALL {
                 let probe = inbound(protocol, remote(9, 9), public);
-                assert!(nat.open_inbound(&probe, first(protocol), secs(1)).is_err());
+                assert!(nat.open_inbound(&probe, opening(protocol), secs(1)).is_err());
             }
         }
         assert_eq!(nat.stats(), before);

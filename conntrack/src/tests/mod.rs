@@ -95,13 +95,13 @@ fn inbound(protocol: Protocol, remote: Endpoint, public: Endpoint) -> FlowKey {
 }
 
 /// The first segment of a connection, where there are connections.
-fn first(protocol: Protocol) -> Option<&'static Segment> {
+fn opening(protocol: Protocol) -> Option<&'static Segment> {
     if protocol == Protocol::Tcp { SYN } else { None }
 }
 
 /// The public endpoint of `flow`, whose first packet is sent if it has no session.
 fn send(nat: &mut Nat, flow: &FlowKey, now: Timestamp) -> Result<Endpoint, Refusal> {
-    let first = first(flow.protocol);
+    let first = opening(flow.protocol);
     let slot = match nat.find(flow) {
         Some(slot) => slot,
         None => nat.open(flow, POOL, first, now)?,
@@ -112,7 +112,7 @@ fn send(nat: &mut Nat, flow: &FlowKey, now: Timestamp) -> Result<Endpoint, Refus
 
 /// What becomes of the first packet from outside: the internal endpoint that gets it.
 fn receive(nat: &mut Nat, key: &FlowKey, now: Timestamp) -> Result<Endpoint, Refusal> {
-    let first = first(key.protocol);
+    let first = opening(key.protocol);
     let slot = match nat.find(key) {
         Some(slot) => slot,
         None => nat.open_inbound(key, first, now)?,
