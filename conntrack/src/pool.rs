@@ -376,7 +376,8 @@ impl Pool {
         addresses: impl IntoIterator<Item = Ipv4Addr>,
     ) -> Self {
         let address = |addr| {
-            let directory = Directory::new(1..=0, settings.block_size);
+            let directory =
+                Directory::new(std::ops::RangeInclusive::new(1, 0), settings.block_size);
             Arc::new(PublicAddress { addr, directory, claims: Claims::default() })
         };
         let addresses = addresses.into_iter().map(address).collect();

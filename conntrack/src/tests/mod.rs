@@ -10,6 +10,7 @@ mod mapping;
 mod portless;
 mod random;
 mod tcp;
+mod tcp_hosts;
 mod timers;
 
 use std::collections::{HashMap, HashSet};
