@@ -33,6 +33,7 @@ pub const INSIDE: InterfaceId = InterfaceId(0);
 /// The external interface.
 pub const OUTSIDE: InterfaceId = InterfaceId(1);
 /// Ethernet address of both interfaces.
+const OWN_ADDRESS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 0, 0, 2), Ipv4Addr::new(203, 0, 113, 2)];
 pub const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
 /// Where packets to the pods go.
 pub const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -184,6 +185,7 @@ fn snapshot(setup: &Setup) -> Snapshot {
         mtu: setup.mtu[index],
         roles: Roles { internal: index == 0, external: index == 1 },
         repair_checksums: true,
+        address: Some([Ipv4Addr::new(10, 0, 0, 2), Ipv4Addr::new(203, 0, 113, 2)][index]),
     };
     Snapshot {
         interfaces: vec![interface(0), interface(1)],

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use conntrack::EventKind;
 use crossbeam::utils::CachePadded;
 
 use crate::drop_reason::DropReason;
@@ -45,7 +46,7 @@ pub struct InterfaceCounters {
     pub transmitted_bytes: Counter,
 }
 
-/// Counters by [`DropReason::index`].
+/// Dropped packets by [`DropReason::index`].
 #[derive(Debug)]
 pub struct Drops([Counter; DropReason::COUNT]);
 
@@ -106,6 +107,10 @@ pub struct WorkerCounters {
     pub sessions_ended: Counter,
     /// Subscribers now.
     pub subscribers: Counter,
+    /// What events tell, told or not, by [`EventKind::index`].
+    pub events: [Counter; EventKind::COUNT],
+    /// Ports of subscribers whose rest was cut short.
+    pub rests_cut_short: Counter,
     /// Packets that went through the slow path.
     pub slow_path: Counter,
     /// Loops that found packets.

@@ -76,6 +76,12 @@ drop_reasons! {
     QuotaBlocks = "quota-blocks", "raise quota.blocks of the pool, or look at what the pod does";
     /// The subscriber has as many sessions as it may have.
     QuotaSessions = "quota-sessions", "raise quota.sessions of the pool, or look at what the pod does";
+    /// The subscriber has as many connections as it may have that did not complete their handshake.
+    QuotaHalfOpen = "quota-half-open", "look for a pod that scans, or raise quota.halfOpen of the pool";
+    /// The subscriber uses as many public ports of the protocol as it may.
+    QuotaPorts = "quota-ports", "raise quota.tcp, quota.udp or quota.icmp of the pool";
+    /// The subscriber opens sessions faster than it may.
+    QuotaRate = "quota-rate", "raise quota.newPerSecond of the pool, or look at what the pod does";
     /// No address of the pool has a free block.
     PoolExhausted = "pool-exhausted", "add addresses to the pool";
     /// The session table has reached its maximum.

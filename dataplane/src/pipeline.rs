@@ -190,9 +190,11 @@ impl<I: PacketIo> Worker<I> {
         }
         match self.snapshot.policy.addresses.get(&packet.dst.addr) {
             Some(address) => {
-                packet.flow_key(realm)?;
-                let port = packet.own_end(realm).port;
-                address.directory.worker_of(port).ok_or_else(|| packet.no_session())
+                let key = packet.flow_key(realm)?;
+                let (secret, workers) = (self.nat.secret(), self.hand_off.workers());
+                address
+                    .home_of(key.protocol, key.dst.port, key.src, secret, workers)
+                    .ok_or_else(|| packet.no_session())
             }
             // A reply to exempt traffic: no state, so any worker will do.
             None => Ok(self.id),

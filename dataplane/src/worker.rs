@@ -93,6 +93,8 @@ pub struct Worker<I: PacketIo> {
     burst: Vec<Received<I::Frame>>,
     arrivals: Vec<Arrival<I::Frame>>,
     next_housekeeping: Timestamp,
+    /// Events of the NAT that were lost, counted so far.
+    events_lost: u64,
     /// Something besides packets is left to do at once: the worker must not sleep.
     pub(crate) unfinished: bool,
     stopping: bool,
@@ -110,6 +112,7 @@ impl<I: PacketIo> Worker<I> {
     ) -> Self {
         let snapshot = shared.snapshot.get();
         let mut nat = Nat::new(id, shared.sessions_per_worker, shared.secret.clone(), now);
+        nat = nat.with_workers(hand_off.workers());
         nat.adopt(&snapshot.policy.pools);
         let share = u64::from(hand_off.workers().max(1));
         Self {
@@ -131,6 +134,7 @@ impl<I: PacketIo> Worker<I> {
             burst: Vec::with_capacity(BURST),
             arrivals: Vec::with_capacity(BURST),
             next_housekeeping: now,
+            events_lost: 0,
             unfinished: false,
             stopping: false,
             shared,
@@ -362,6 +366,7 @@ impl<I: PacketIo> Worker<I> {
         self.next_housekeeping = now + Duration::from_millis(100);
         self.drop_overdue(now);
         self.answer_held(now);
+        self.pass_events_on();
         let (nat, io) = (self.nat.stats(), self.io.stats());
         let counters = self.counters();
         counters.sessions.set(nat.sessions);
@@ -369,12 +374,28 @@ impl<I: PacketIo> Worker<I> {
         counters.sessions_ended.set(nat.ended);
         counters.sessions_unannounced.set(nat.unannounced);
         counters.subscribers.set(nat.subscribers);
+        counters.rests_cut_short.set(nat.rests_cut_short);
+        for (counter, happened) in counters.events.iter().zip(nat.events) {
+            counter.set(happened);
+        }
         counters.frames_free.set(io.frames_free);
         counters.frames_in_kernel.set(io.frames_in_kernel);
         counters.transmit_ring_full.set(io.transmit_ring_full);
         counters.receive_ring_full.set(io.receive_ring_full);
         counters.fill_ring_empty.set(io.fill_ring_empty);
         counters.wakeups.set(io.transmit_wakeups + io.receive_wakeups);
+    }
+
+    /// Gives what limits have to say to the control thread.
+    fn pass_events_on(&mut self) {
+        let lost = self.nat.stats().events_lost;
+        self.counters().events_lost.add(lost - self.events_lost);
+        self.events_lost = lost;
+        while let Some(event) = self.nat.take_event() {
+            if self.shared.notices.try_send(Notice::Event(event)).is_err() {
+                self.counters().events_lost.add(1);
+            }
+        }
     }
 
     /// Takes new requests and a step in every listing; whether one of them could go on at once.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use conntrack::EventKind;
 use dataplane::IcmpError;
 use dataplane::counters::{Counter, WorkerCounters};
 use prometheus_client::collector::Collector;
@@ -41,6 +42,7 @@ impl Collector for Export {
         self.packets(&mut families)?;
         self.drops(&mut families)?;
         self.errors(&mut families)?;
+        self.events(&mut families)?;
         self.sessions(&mut families)?;
         self.pools(&mut families)?;
         self.workers(&mut families)
@@ -124,6 +126,15 @@ impl Export {
         )
     }
 
+    fn events(&self, families: &mut Families<'_>) -> fmt::Result {
+        let samples: Vec<_> = EventKind::NAMES
+            .iter()
+            .enumerate()
+            .map(|(kind, name)| ([("kind", *name)], self.shared.sum(|w| &w.events[kind])))
+            .collect();
+        families.counter("limit_events", "Limits near or reached, by kind", &labelled(&samples))
+    }
+
     fn sessions(&self, families: &mut Families<'_>) -> fmt::Result {
         families.plain_gauge(
             "sessions_maximum",
@@ -198,6 +209,7 @@ const COUNTERS: &[(&str, &str, Of)] = &[
     ("checksums_repaired", "Partial checksums computed whole", |w| &w.checksums_repaired),
     ("sessions_created", "Sessions ever created", |w| &w.sessions_created),
     ("sessions_ended", "Sessions ever ended", |w| &w.sessions_ended),
+    ("rests_cut_short", "Ports that rested for less than they should", |w| &w.rests_cut_short),
     ("busy_loops", "Loops that found packets", |w| &w.busy_loops),
     ("idle_loops", "Loops that found none", |w| &w.idle_loops),
     ("sleeps", "Times that the worker slept", |w| &w.sleeps),
