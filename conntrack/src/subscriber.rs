@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ahash::RandomState;
@@ -423,6 +424,18 @@ impl Subscriber {
         });
         &mut self.holdings[index]
     }
+
+    /// Whether it holds a block on an address other than `public`.
+    pub(crate) fn has_other_address(&self, public: Ipv4Addr, pools: &[Arc<Pool>]) -> bool {
+        self.holdings.iter().any(|holding| {
+            let addresses = pools.get(holding.pool.index()).map(|pool| &pool.addresses);
+            let other = |block: &PortBlock| {
+                let address = addresses.and_then(|all| all.get(usize::from(block.address)));
+                address.is_some_and(|address| address.addr != public)
+            };
+            holding.blocks.iter().any(other)
+        })
+    }
 }
 
 /// All subscribers of one worker.
@@ -471,6 +484,10 @@ impl Subscribers {
         };
         self.by_addr.insert(addr, number);
         number
+    }
+
+    pub(crate) fn get(&self, number: u32) -> &Subscriber {
+        &self.all[number as usize]
     }
 
     pub(crate) fn get_mut(&mut self, number: u32) -> &mut Subscriber {

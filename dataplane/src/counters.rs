@@ -97,7 +97,7 @@ pub struct WorkerCounters {
     pub handed_over: Counter,
     /// Packets taken from other workers.
     pub taken_over: Counter,
-    /// Packets that wait for a next hop now.
+    /// Packets that wait for a next hop, or for the first fragment of their datagram, now.
     pub held: Counter,
     /// Sessions now.
     pub sessions: Counter,
@@ -119,6 +119,12 @@ pub struct WorkerCounters {
     pub idle_loops: Counter,
     /// Times the worker slept.
     pub sleeps: Counter,
+    /// Fragments made of packets that were too big for the next link.
+    pub fragments_sent: Counter,
+    /// Datagrams whose fragments are followed now.
+    pub fragmented_datagrams: Counter,
+    /// Identifications given to DF-clear packets sooner than RFC 6864 allows.
+    pub ip_id_reused: Counter,
     /// Partial checksums computed whole.
     pub checksums_repaired: Counter,
     /// Frames in the worker's free list.
