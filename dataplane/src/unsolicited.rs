@@ -79,8 +79,8 @@ impl<I: PacketIo> Worker<I> {
             return false;
         }
         let snapshot = Arc::clone(&self.snapshot);
-        let holds = |addr| snapshot.policy.pools.iter().find(|p| p.has(addr));
-        let Some(pool) = holds(packet.dst.addr) else { return false };
+        let pools = &snapshot.policy.pools;
+        let Some(pool) = pools.iter().find(|pool| pool.has(packet.dst.addr)) else { return false };
         if pool.settings.unsolicited_syn != UnsolicitedSyn::Delayed {
             return false;
         }
@@ -132,7 +132,7 @@ impl<I: PacketIo> Worker<I> {
         let Some(address) = self.snapshot.policy.addresses.get(&packet.dst.addr) else {
             return false;
         };
-        let here = address.directory.worker_of(packet.dst.port).is_none_or(|w| w == self.id);
+        let here = address.worker_of(packet.dst.port).is_none_or(|worker| worker == self.id);
         here && packet.flow_key(Realm::External).is_ok_and(|key| self.nat.find(&key).is_none())
     }
 
