@@ -140,7 +140,10 @@ impl<I: PacketIo> Worker<I> {
         let slot = match key.and_then(|key| self.nat.find_hashed(key)) {
             Some(slot) => slot,
             None => match self.admit(received, parsed, now)? {
-                Admitted::Session(slot) => slot,
+                Admitted::Session(slot) => {
+                    self.forget_syn(slot);
+                    slot
+                }
                 Admitted::Exempt => return self.forward_exempt(received, packet, realm),
                 Admitted::Answered => return Ok(Fate::Answer),
             },
