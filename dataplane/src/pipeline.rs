@@ -76,13 +76,14 @@ impl<I: PacketIo> Worker<I> {
     /// Last stage: what becomes of it?
     pub(crate) fn arrive(&mut self, mut arrival: Arrival<I::Frame>, now: Timestamp) {
         let fate = self.decide(&mut arrival, now);
-        self.finish(arrival.received, arrival.parsed.ok().flatten(), fate, now);
+        let parsed = arrival.parsed.as_ref().ok().and_then(Option::as_ref);
+        self.finish(arrival.received, parsed, fate, now);
     }
 
     /// A packet that another worker has given us.
     pub(crate) fn take_over(&mut self, mut given: HandedOver<I::Frame>, now: Timestamp) {
         let fate = self.translate(&mut given.received, &given.parsed, now);
-        self.finish(given.received, Some(given.parsed), fate, now);
+        self.finish(given.received, Some(&given.parsed), fate, now);
     }
 
     fn decide(
@@ -182,7 +183,7 @@ impl<I: PacketIo> Worker<I> {
             let pod = packet.own_end(realm).addr;
             return Ok(self.nat.secret().home(pod, self.hand_off.workers()));
         }
-        if !hairpin && self.is_public(packet.src.addr) {
+        if !hairpin && (self.is_public(packet.src.addr) || self.is_spoofed_error(packet)) {
             return Err(DropReason::Spoofed);
         }
         match self.snapshot.policy.addresses.get(&packet.dst.addr) {
