@@ -5,7 +5,9 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::claims::Claims;
 use crate::directory::Directory;
+use crate::endpoint::Protocol;
 
 /// Index of a pool; dense, fixed for the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -21,13 +23,13 @@ impl PoolId {
 /// Idle times after which sessions end (`requirements.md`, timers).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timers {
-    /// UDP (RFC 4787 REQ-5).
+    /// UDP (RFC 4787 REQ-5, REQ-5c).
     pub udp: Duration,
     /// UDP by destination port below 1024 (RFC 4787 REQ-5a).
     pub udp_by_port: Vec<(u16, Duration)>,
     /// TCP established or half-closed (RFC 5382 REQ-5).
     pub tcp_established: Duration,
-    /// TCP before the handshake is complete.
+    /// TCP before the handshake is complete (RFC 7857 section 2.1).
     pub tcp_opening: Duration,
     /// TCP after both FINs, until both are acknowledged.
     pub tcp_closing: Duration,
@@ -220,7 +222,7 @@ pub struct PoolSettings {
     pub spill: bool,
     /// A subscriber without sessions keeps its address for this long.
     pub linger: Duration,
-    /// Ports and ICMP identifiers that may be given out; whole blocks only.
+    /// Ports and ICMP identifiers that may be given out, whole blocks only (RFC 6056 section 3.2a).
     pub ports: RangeInclusive<u16>,
     /// Ports below 1024 for internal ports below 1024 (RFC 4787 REQ-3a).
     pub low_ports: Option<RangeInclusive<u16>>,
@@ -348,6 +350,8 @@ pub struct PublicAddress {
     pub addr: Ipv4Addr,
     /// Its blocks.
     pub directory: Directory,
+    /// Who uses it in protocols without ports.
+    pub claims: Claims,
 }
 
 /// Public addresses that are given out under one set of settings.
@@ -364,6 +368,21 @@ pub struct Pool {
 }
 
 impl Pool {
+    /// A pool of `addresses` that have no blocks: nothing is given out of it, fixed mappings use it.
+    pub fn fixed(
+        id: PoolId,
+        name: impl Into<String>,
+        settings: PoolSettings,
+        addresses: impl IntoIterator<Item = Ipv4Addr>,
+    ) -> Self {
+        let address = |addr| {
+            let directory = Directory::new(1..=0, settings.block_size);
+            Arc::new(PublicAddress { addr, directory, claims: Claims::default() })
+        };
+        let addresses = addresses.into_iter().map(address).collect();
+        Self { id, name: name.into(), settings, addresses }
+    }
+
     /// A pool of `addresses`, all of whose blocks are free.
     pub fn new(
         id: PoolId,
@@ -375,9 +394,16 @@ impl Pool {
             .into_iter()
             .map(|addr| {
                 let directory = Directory::new(settings.ports.clone(), settings.block_size);
-                Arc::new(PublicAddress { addr, directory })
+                Arc::new(PublicAddress { addr, directory, claims: Claims::default() })
             })
             .collect();
         Self { id, name: name.into(), settings, addresses }
+    }
+
+    /// Gives back the claim of a session without ports that has ended.
+    pub(crate) fn release_claim(&self, protocol: Protocol, public: Ipv4Addr, remote: Ipv4Addr) {
+        if let Some(address) = self.addresses.iter().find(|address| address.addr == public) {
+            address.claims.release(protocol.number(), remote);
+        }
     }
 }

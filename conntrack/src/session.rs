@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use crate::endpoint::{Endpoint, FlowKey, Protocol};
+use crate::endpoint::{Endpoint, FlowKey, Protocol, Realm};
 use crate::key::PackedKey;
-use crate::pool::{PoolId, Timers};
+use crate::pool::{InboundRefresh, PoolId, Timers};
 use crate::rewrite::Rewrite;
-use crate::tcp::State;
+use crate::tcp::{Segment, State, TcpFlags};
 use crate::time::Timestamp;
+use crate::track::{Connection, Side, Tail, Verdict};
 
 /// Which way a packet of a session goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,10 +65,15 @@ pub(crate) struct Half {
     pub(crate) hop: CachedHop,
     /// [`Timestamp::stored`] of the last packet.
     pub(crate) last_seen: u32,
+    /// What this side of a TCP connection has told.
+    pub(crate) side: Side,
+    /// Packets, 40 bits, and bytes, 48 bits.
+    packets_low: u32,
+    bytes_low: u32,
+    bytes_high: u16,
+    packets_high: u8,
     /// Both halves carry the state, so that a packet that changes nothing reads only its own.
     pub(crate) state: State,
-    /// Packets and bytes, 48 bits each.
-    counts: [u16; 6],
 }
 
 const _: () = assert!(size_of::<Half>() == 64, "a half is a cache line");
@@ -79,29 +85,45 @@ impl Half {
             rewrite: Rewrite::new(key.protocol, (key.src, key.dst), to),
             hop: CachedHop::NONE,
             last_seen: now.stored(),
+            side: Side::default(),
+            packets_low: 0,
+            bytes_low: 0,
+            bytes_high: 0,
+            packets_high: 0,
             state,
-            counts: [0; 6],
         }
     }
 
     pub(crate) fn packets(&self) -> u64 {
-        join(self.counts[0], self.counts[1], self.counts[2])
+        u64::from(self.packets_low) | u64::from(self.packets_high) << 32
     }
 
     pub(crate) fn bytes(&self) -> u64 {
-        join(self.counts[3], self.counts[4], self.counts[5])
+        u64::from(self.bytes_low) | u64::from(self.bytes_high) << 32
     }
 
-    pub(crate) fn count(&mut self, bytes: u64) {
-        let (packets, bytes) = (self.packets() + 1, self.bytes() + bytes);
-        let split = |n: u64| [n as u16, (n >> 16) as u16, (n >> 32) as u16];
-        let ([a, b, c], [d, e, f]) = (split(packets), split(bytes));
-        self.counts = [a, b, c, d, e, f];
+    /// Counts a packet; whether it is the first one.
+    pub(crate) fn count(&mut self, bytes: u64) -> bool {
+        let first = self.packets_low == 0 && self.packets_high == 0;
+        let (packets, carry) = self.packets_low.overflowing_add(1);
+        self.packets_low = packets;
+        self.packets_high = self.packets_high.wrapping_add(carry.into());
+        let bytes = self.bytes() + bytes;
+        self.bytes_low = bytes as u32;
+        self.bytes_high = (bytes >> 32) as u16;
+        first
     }
-}
 
-fn join(low: u16, middle: u16, high: u16) -> u64 {
-    u64::from(low) | u64::from(middle) << 16 | u64::from(high) << 32
+    /// Follows a segment of an established connection that changes no state, which is nearly every one;
+    /// false, and nothing has changed, if it may be another.
+    pub(crate) fn follow_plain(&mut self, segment: &Segment) -> bool {
+        const ALL: u8 = TcpFlags::SYN | TcpFlags::FIN | TcpFlags::RST | TcpFlags::ACK;
+        let plain = self.state == State::Established && segment.flags.0 & ALL == TcpFlags::ACK;
+        if plain {
+            self.side.acknowledge(segment.ack, segment.window);
+        }
+        plain
+    }
 }
 
 /// A mapping and a remote, both directions: one allocation, two keys, one free.
@@ -111,12 +133,33 @@ pub(crate) struct Session {
     pub(crate) inbound: Half,
 }
 
+/// Where a session's public endpoint is from, and so what returns when it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Via {
+    /// A port of one of the subscriber's blocks.
+    Block,
+    /// The same, and the session belongs to the mapping with this number.
+    Mapping(u32),
+    /// An address of the pool alone: the protocol has no ports.
+    Address,
+    /// Configuration: nothing was taken, nothing returns.
+    Fixed,
+}
+
 /// What the slow path knows of a session, apart from the lines that packets touch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Owner {
     pub(crate) subscriber: u32,
     pub(crate) pool: PoolId,
     pub(crate) rule: u16,
+    pub(crate) via: Via,
+    /// The side whose packet opened the session.
+    pub(crate) opened_by: Realm,
+    /// [`Timestamp::stored`] of that packet.
+    pub(crate) opened: u32,
+    /// Whether the internal endpoint has addressed the remote itself: opened the session, or answered
+    /// otherwise than by a reset (RFC 7857 section 7.1).
+    pub(crate) addressed: bool,
 }
 
 impl Session {
@@ -152,6 +195,22 @@ impl Session {
         self.outbound.state
     }
 
+    /// Follows any TCP segment of this direction.
+    pub(crate) fn follow(
+        &mut self,
+        direction: Direction,
+        tail: &mut Tail,
+        segment: &Segment,
+    ) -> Verdict {
+        let state = self.state();
+        let (internal, external) = (&mut self.outbound.side, &mut self.inbound.side);
+        let (own, peer) = match direction {
+            Direction::Outbound => (internal, external),
+            Direction::Inbound => (external, internal),
+        };
+        Connection { own, peer, tail, state, direction }.follow(segment)
+    }
+
     pub(crate) fn internal(&self) -> Endpoint {
         self.outbound.key.src()
     }
@@ -173,6 +232,22 @@ impl Session {
         now.since_stored(self.outbound.last_seen).min(now.since_stored(self.inbound.last_seen))
     }
 
+    /// Milliseconds since the last packet that renewed the session.
+    ///
+    /// What comes from outside renews it only if the internal endpoint has addressed that remote itself
+    /// (RFC 4787 REQ-6a, security considerations in section 12), and an answer that is a reset renews
+    /// nothing (RFC 7857 section 7.1): until then, the session is as old as its first packet.
+    pub(crate) fn unrenewed(&self, owner: &Owner, refresh: InboundRefresh, now: Timestamp) -> u32 {
+        if !owner.addressed {
+            return now.since_stored(owner.opened);
+        }
+        match (refresh, self.protocol()) {
+            // A connection is idle when neither end sends (RFC 5382 REQ-5).
+            (InboundRefresh::Peers, _) | (_, Protocol::Tcp) => self.idle(now),
+            (InboundRefresh::None, _) => now.since_stored(self.outbound.last_seen),
+        }
+    }
+
     /// How long the session may be idle in its state.
     pub(crate) fn timeout(&self, timers: &Timers) -> Duration {
         match self.state() {
@@ -185,21 +260,18 @@ impl Session {
                     special.map_or(timers.udp, |&(_, timeout)| timeout)
                 }
             },
-            State::SynSent | State::SynReceived => timers.tcp_opening,
+            // RFC 7857 section 2.1: opening and closing have timers of their own.
+            State::SynSent | State::SynExternal | State::SynReceived => timers.tcp_opening,
+            // RFC 5382 REQ-5: with one FIN it is still established.
             State::Established | State::FinInternal | State::FinExternal => timers.tcp_established,
-            State::ClosingInternal | State::ClosingExternal => timers.tcp_closing,
+            State::Closing => timers.tcp_closing,
             State::TimeWait => timers.tcp_time_wait,
-            State::Reset | State::ResetExternal | State::ResetOpening => timers.tcp_reset,
+            State::Reset | State::ResetExternal => timers.tcp_reset,
         }
     }
 }
 
 /// The key of the packets that answer the flow `key` when it is seen outside as `public`.
 pub(crate) fn reply_key(key: &FlowKey, public: Endpoint) -> FlowKey {
-    FlowKey {
-        src: key.dst,
-        dst: public,
-        protocol: key.protocol,
-        realm: crate::endpoint::Realm::External,
-    }
+    FlowKey { src: key.dst, dst: public, protocol: key.protocol, realm: Realm::External }
 }

@@ -66,6 +66,8 @@ fn check(nat: &Nat, pool: &Pool, now: Timestamp) {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
+    // Proves: 4787-REQ-3
+    // Museum: C10
     #[test]
     fn random_traffic_in_a_tiny_pool_keeps_every_invariant(steps in prop::collection::vec(step(), 1..300)) {
         let settings = PoolSettings {
@@ -84,7 +86,9 @@ proptest! {
                     if nat.find(&flow).is_none() {
                         let before = nat.stats().sessions;
                         let ended = nat.stats().ended;
-                        let opened = nat.open(&flow, POOL, tcp, now).is_ok();
+                        let opened = nat.open(&flow, POOL, tcp, now);
+                        prop_assert_ne!(opened, Err(Refusal::TupleTaken), "a port was leased twice to one remote");
+                        let opened = opened.is_ok();
                         let expected = before + u64::from(opened) - (nat.stats().ended - ended);
                         prop_assert_eq!(nat.stats().sessions, expected);
                     }
