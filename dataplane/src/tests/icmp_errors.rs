@@ -337,15 +337,30 @@ fn an_error_neither_renews_nor_ends_a_session() {
     assert_eq!(rig.dropped(DropReason::NoSession), 1);
 }
 
+/// A segment that acknowledges a SYN of [`tcp`].
+fn acknowledging(
+    src: (Addr, u16),
+    dst: (Addr, u16),
+    syn: bool,
+    seq: u32,
+    payload: &[u8],
+) -> Vec<u8> {
+    let mut packet = Vec::new();
+    let step = packets::ether(src.0, dst.0, 64).tcp(src.1, dst.1, seq, 65_000).ack(1001);
+    let step = if syn { step.syn() } else { step };
+    step.write(&mut packet, payload).unwrap();
+    packet
+}
+
 // Proves: 5382-REQ-10
 #[test]
 fn a_connection_outlives_every_error_about_it() {
     let mut rig = Rig::new(2);
-    let sent = tcp((pod(1), 4000), (SERVER, 80), "S", b"");
-    let out = rig.one(INSIDE, &sent).unwrap().1;
+    let (client, server) = ((pod(1), 4000), (SERVER, 80));
+    let out = rig.one(INSIDE, &tcp(client, server, "S", b"")).unwrap().1;
     let at = seen(&out).src;
-    rig.one(OUTSIDE, &tcp((SERVER, 80), at, "SA", b"")).unwrap();
-    let sent = tcp((pod(1), 4000), (SERVER, 80), "A", b"data");
+    rig.one(OUTSIDE, &acknowledging(server, at, true, 1000, b"")).unwrap();
+    let sent = acknowledging(client, server, false, 1001, b"data");
     let flow = Flow { out: rig.one(INSIDE, &sent).unwrap().1, sent };
     for kind in kinds() {
         for router in [SERVER, ROUTER] {
@@ -355,7 +370,7 @@ fn a_connection_outlives_every_error_about_it() {
     }
     rig.advance(Duration::from_secs(7_000));
     rig.run();
-    assert!(rig.one(OUTSIDE, &tcp((SERVER, 80), at, "A", b"late")).is_some());
+    assert!(rig.one(OUTSIDE, &acknowledging(server, at, false, 1001, b"late")).is_some());
 }
 
 // Museum: C19, C20
