@@ -55,7 +55,7 @@ pub fn udp(server: (Ipv4Addr, u16)) -> Result<UdpSocket> {
 /// Sends one datagram and expects it back.
 pub fn echo_datagram(socket: &UdpSocket, bytes: &[u8]) -> Result<()> {
     socket.send(bytes)?;
-    let mut answer = [0; 2048];
+    let mut answer = vec![0; bytes.len() + 1];
     let length = socket
         .recv(&mut answer)
         .with_context(|| format!("no answer to a datagram of {} bytes", bytes.len()))?;
