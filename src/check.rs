@@ -83,9 +83,9 @@ impl Plan {
                 ports: format!("{}-{}", settings.ports.start(), settings.ports.end()),
                 block_size: settings.block_size,
                 blocks,
-                quota_blocks: settings.quota_blocks,
-                quota_sessions: settings.quota_sessions,
-                subscribers_at_quota: blocks / u64::from(settings.quota_blocks),
+                quota_blocks: settings.quota.blocks,
+                quota_sessions: settings.quota.sessions,
+                subscribers_at_quota: blocks / u64::from(settings.quota.blocks),
                 timers: timers(settings),
             }
         });
@@ -191,7 +191,7 @@ fn timers(settings: &PoolSettings) -> String {
         ("tcpTimeWait", timers.tcp_time_wait),
         ("tcpReset", timers.tcp_reset),
         ("icmpQuery", timers.icmp_query),
-        ("block rest", settings.block_rest),
+        ("block rest", settings.hold_down.block),
     ]
     .iter()
     .map(|(name, time)| format!("{name} {} s", time.as_secs()))

@@ -89,7 +89,7 @@ impl PortBlock {
     /// A port that no session of `protocol` uses, from a place that `start` chooses onwards.
     pub(crate) fn unused_port(&self, protocol: Protocol, start: u64) -> Option<u16> {
         let start = (start % u64::from(self.len)) as u16;
-        self.unused[protocol.index()].find(start).map(|number| self.first_port + number)
+        self.unused[protocol.index()?].find(start).map(|number| self.first_port + number)
     }
 
     /// All ports, from a place that `start` chooses onwards.
@@ -102,26 +102,28 @@ impl PortBlock {
         port.checked_sub(self.first_port).is_some_and(|number| number < self.len)
     }
 
-    fn uses_mut(&mut self, protocol: Protocol, number: u16) -> &mut u32 {
-        &mut self.uses[protocol.index() * usize::from(self.len) + usize::from(number)]
+    fn uses_mut(&mut self, protocol: usize, number: u16) -> &mut u32 {
+        &mut self.uses[protocol * usize::from(self.len) + usize::from(number)]
     }
 
     /// Counts one more session on `port`, which must be in the block.
     pub(crate) fn use_port(&mut self, protocol: Protocol, port: u16) {
+        let Some(protocol) = protocol.index() else { return };
         let number = port - self.first_port;
         *self.uses_mut(protocol, number) += 1;
-        self.unused[protocol.index()].take(number);
+        self.unused[protocol].take(number);
         self.sessions += 1;
     }
 
     /// Counts one session less on `port`.
     pub(crate) fn return_port(&mut self, protocol: Protocol, port: u16) {
+        let Some(protocol) = protocol.index() else { return };
         let number = port - self.first_port;
         let uses = self.uses_mut(protocol, number);
         debug_assert!(*uses > 0, "a port was returned twice");
         *uses = uses.saturating_sub(1);
         if *uses == 0 {
-            self.unused[protocol.index()].give_back(number);
+            self.unused[protocol].give_back(number);
         }
         self.sessions = self.sessions.saturating_sub(1);
     }

@@ -5,36 +5,48 @@ use std::net::Ipv4Addr;
 
 /// A transport protocol that natgate translates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(u8)]
 pub enum Protocol {
     /// ICMP queries; the identifier stands in for the port (RFC 5508).
-    Icmp = 1,
+    Icmp,
     /// TCP.
-    Tcp = 6,
+    Tcp,
     /// UDP.
-    Udp = 17,
+    Udp,
+    /// Any other IP protocol, by number: only addresses are translated, ports are 0.
+    Other(u8),
 }
 
 impl Protocol {
-    /// All protocols, in the order of [`Protocol::index`].
+    /// The protocols that have ports (or identifiers), in the order of [`Protocol::index`].
     pub const ALL: [Self; 3] = [Self::Icmp, Self::Tcp, Self::Udp];
 
     /// The protocol with this IP protocol number.
-    pub const fn from_number(number: u8) -> Option<Self> {
+    pub const fn from_number(number: u8) -> Self {
         match number {
-            1 => Some(Self::Icmp),
-            6 => Some(Self::Tcp),
-            17 => Some(Self::Udp),
-            _ => None,
+            1 => Self::Icmp,
+            6 => Self::Tcp,
+            17 => Self::Udp,
+            other => Self::Other(other),
         }
     }
 
-    /// A dense index, 0 to 2.
-    pub const fn index(self) -> usize {
+    /// The IP protocol number.
+    pub const fn number(self) -> u8 {
         match self {
-            Self::Icmp => 0,
-            Self::Tcp => 1,
-            Self::Udp => 2,
+            Self::Icmp => 1,
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Other(number) => number,
+        }
+    }
+
+    /// A dense index of the protocols in [`Protocol::ALL`]; `None` for those without ports.
+    pub const fn index(self) -> Option<usize> {
+        match self {
+            Self::Icmp => Some(0),
+            Self::Tcp => Some(1),
+            Self::Udp => Some(2),
+            Self::Other(_) => None,
         }
     }
 
@@ -44,6 +56,11 @@ impl Protocol {
             Self::Icmp => "icmp",
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Other(47) => "gre",
+            Self::Other(50) => "esp",
+            Self::Other(51) => "ah",
+            Self::Other(132) => "sctp",
+            Self::Other(_) => "other",
         }
     }
 }

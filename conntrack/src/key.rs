@@ -21,7 +21,7 @@ impl From<&FlowKey> for PackedKey {
                 | u64::from(u32::from(key.dst.addr)),
             rest: u64::from(key.src.port) << 48
                 | u64::from(key.dst.port) << 32
-                | u64::from(key.protocol as u8) << 8
+                | u64::from(key.protocol.number()) << 8
                 | key.realm as u64,
         }
     }
@@ -37,11 +37,7 @@ impl PackedKey {
     }
 
     pub(crate) fn protocol(self) -> Protocol {
-        match (self.rest >> 8) as u8 {
-            6 => Protocol::Tcp,
-            17 => Protocol::Udp,
-            _ => Protocol::Icmp,
-        }
+        Protocol::from_number((self.rest >> 8) as u8)
     }
 }
 

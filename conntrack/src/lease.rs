@@ -73,7 +73,7 @@ impl Search<'_> {
     /// The lease of a connection that is over, if nothing else can be had; claims nothing.
     pub(crate) fn replacing(&self, holding: &mut Holding) -> Option<Lease> {
         let all_used = self.key.protocol == Protocol::Tcp
-            && holding.blocks.len() >= self.pool.settings.quota_blocks as usize
+            && holding.blocks.len() >= self.pool.settings.quota.blocks as usize
             && self.unused(holding).is_none()
             && holding.refused_lately(self.key, self.now).is_none();
         if !all_used {

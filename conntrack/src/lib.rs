@@ -32,8 +32,11 @@ pub use endpoint::{Endpoint, FlowKey, Protocol, Realm};
 pub use key::{HashedKey, Secret};
 pub use listing::{SessionView, SubscriberView};
 pub use nat::{Admission, Nat, NatStats, Refusal};
-pub use pool::{Pool, PoolId, PoolSettings, PublicAddress, Timers};
+pub use pool::{
+    Behavior, HoldDown, InboundRefresh, IpId, MidStream, OnExhaustion, OnExpiry, Overlap, Pool,
+    PoolId, PoolSettings, Pooling, PublicAddress, Quota, Scatter, Timers, UnsolicitedSyn,
+};
 pub use rewrite::{ChecksumDelta, Rewrite};
 pub use session::{CachedHop, Direction, Slot};
-pub use tcp::{State, TcpFlags};
+pub use tcp::{Segment, State, TcpFlags};
 pub use time::Timestamp;

@@ -12,7 +12,7 @@ use crate::rewrite::Rewrite;
 use crate::session::{CachedHop, Direction, Owner, Slot};
 use crate::subscriber::{Holding, NoBlock, Subscribers};
 use crate::table::SessionTable;
-use crate::tcp::{State, TcpFlags};
+use crate::tcp::{Segment, State};
 use crate::time::Timestamp;
 use crate::wheel::Wheel;
 
@@ -141,13 +141,13 @@ impl Nat {
 
     /// Counts a packet of `bytes` (IP length) that is forwarded, renews the timer and follows the TCP
     /// state.
-    pub fn commit(&mut self, slot: Slot, now: Timestamp, bytes: u64, tcp: Option<TcpFlags>) {
+    pub fn commit(&mut self, slot: Slot, now: Timestamp, bytes: u64, tcp: Option<&Segment>) {
         let session = self.table.get_mut(slot);
         let half = session.half_mut(slot.direction());
         half.last_seen = now.stored();
         half.count(bytes);
-        let Some(flags) = tcp else { return };
-        let state = half.state.after(flags, slot.direction() == Direction::Outbound);
+        let Some(segment) = tcp else { return };
+        let state = half.state.after(segment.flags, slot.direction() == Direction::Outbound);
         if state != half.state {
             session.set_state(state);
             self.arm(slot, now);
@@ -163,16 +163,16 @@ impl Nat {
         self.wheel.arm(slot.number(), tick as u32);
     }
 
-    /// Opens a session for a flow from inside that has none. `tcp`: the flags of its first segment.
+    /// Opens a session for a flow from inside that has none. `tcp`: its first segment.
     pub fn open(
         &mut self,
         key: &FlowKey,
         admission: Admission,
-        tcp: Option<TcpFlags>,
+        tcp: Option<&Segment>,
         now: Timestamp,
     ) -> Result<Slot, Refusal> {
         let state = match tcp {
-            Some(flags) if flags.opens() => State::SynSent,
+            Some(segment) if segment.flags.opens() => State::SynSent,
             Some(_) => return Err(Refusal::NotSyn),
             None => State::Open,
         };
@@ -227,7 +227,7 @@ impl Nat {
         let holder = Holder { subscriber: key.src.addr, worker: self.worker };
         let random = self.secret.scramble((key, now.as_millis()));
         let holding = self.subscribers.get_mut(number).holding_mut(admission.pool);
-        if holding.sessions >= pool.settings.quota_sessions {
+        if holding.sessions >= pool.settings.quota.sessions {
             return Err(Refusal::QuotaSessions);
         }
         let search = Search { table: &self.table, pool: &pool, key, holder, random, now };

@@ -37,6 +37,12 @@ pub struct Timers {
     pub tcp_reset: Duration,
     /// ICMP queries (RFC 5508 REQ-2).
     pub icmp_query: Duration,
+    /// An unsolicited SYN is held this long before it is answered (RFC 5382 REQ-4).
+    pub tcp_incoming_syn: Duration,
+    /// Protocols other than TCP, UDP and ICMP.
+    pub other: Duration,
+    /// Fragment contexts, from the first fragment on.
+    pub fragment: Duration,
 }
 
 impl Default for Timers {
@@ -54,40 +60,283 @@ impl Default for Timers {
             tcp_time_wait: secs(60),
             tcp_reset: secs(60),
             icmp_query: secs(60),
+            tcp_incoming_syn: secs(6),
+            other: secs(300),
+            fragment: secs(2),
         }
     }
+}
+
+/// How far a mapping, or a filter, depends on the remote (RFC 4787 sections 4.1 and 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Behavior {
+    /// Not at all.
+    EndpointIndependent,
+    /// On the remote's address.
+    AddressDependent,
+    /// On the remote's address and port.
+    AddressAndPortDependent,
+}
+
+/// Is a subscriber always seen under one address (RFC 4787 REQ-2)?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Pooling {
+    /// Under one, as long as it has room.
+    Paired,
+    /// Each block may be on any address.
+    Arbitrary,
+}
+
+/// What tells sessions that share a public endpoint apart (RFC 7857 section 3; decision D1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Overlap {
+    /// The remote's address and port.
+    Endpoint,
+    /// The remote's address: the literal rule of the RFC.
+    Address,
+}
+
+/// Which inbound packets renew a session (RFC 4787 REQ-6a).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum InboundRefresh {
+    /// Those from remotes that the internal endpoint has addressed itself.
+    Peers,
+    /// None.
+    None,
+}
+
+/// What happens to a SYN from outside that no mapping admits (RFC 5382 REQ-4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum UnsolicitedSyn {
+    /// It is dropped.
+    Drop,
+    /// It is held for [`Timers::tcp_incoming_syn`], then answered by ICMP 3/3.
+    Delayed,
+}
+
+/// What happens when an established TCP session has been idle for too long (RFC 5382 section 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OnExpiry {
+    /// Both ends get a reset.
+    Reset,
+    /// Nothing.
+    Silent,
+}
+
+/// How a pod learns that there is no port for its flow (decision D2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OnExhaustion {
+    /// ICMP 3/1 (RFC 6888 REQ-11).
+    Icmp,
+    /// ICMP 3/13 (RFC 5508 REQ-8).
+    IcmpAdmin,
+    /// A TCP reset; ICMP 3/1 for other protocols.
+    Reset,
+    /// Not at all.
+    Silent,
+}
+
+/// What a TCP segment from inside gets that belongs to no session and opens none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MidStream {
+    /// A reset, so that the pod does not wait.
+    Reset,
+    /// Nothing.
+    Drop,
+}
+
+/// What may repeat in the IPv4 identification of DF-clear packets (RFC 6864; decision D14).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum IpId {
+    /// Identifications are used again when there are no others, and counted.
+    BestEffort,
+    /// Packets are dropped instead.
+    Strict,
+}
+
+/// Limits for one subscriber in one pool (RFC 6888 REQ-4 and 5). `None`: no limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// Blocks.
+    pub blocks: u32,
+    /// An event is raised at this number of blocks.
+    pub blocks_soft: Option<u32>,
+    /// Sessions.
+    pub sessions: u32,
+    /// An event is raised at this number of sessions.
+    pub sessions_soft: Option<u32>,
+    /// Sessions of one mapping (endpoint-independent mapping).
+    pub sessions_per_mapping: Option<u32>,
+    /// TCP sessions before the handshake is complete.
+    pub half_open: u32,
+    /// Public TCP ports in use.
+    pub tcp: Option<u32>,
+    /// Public UDP ports in use.
+    pub udp: Option<u32>,
+    /// Public ICMP identifiers in use.
+    pub icmp: Option<u32>,
+    /// New sessions a second.
+    pub new_per_second: Option<u32>,
+    /// New sessions at once, beyond the rate; at least 1.
+    pub burst: u32,
+}
+
+/// How long what was freed rests (RFC 6888 REQ-8; decision D3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HoldDown {
+    /// A port, before a new mapping of the same subscriber gets it; zero: the oldest first, at once.
+    pub port: Duration,
+    /// A block, before another subscriber gets it.
+    pub block: Duration,
+    /// Ports that rest at once at most, in the whole pool; `None`: a quarter of its ports.
+    pub max_ports: Option<u32>,
+    /// Blocks that were live when the state was lost.
+    pub after_restart: Duration,
+}
+
+/// A region of ports that all subscribers share for UDP to port 53 (decision D5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scatter {
+    /// The region, on every address of the pool; no blocks are given out of it.
+    pub ports: RangeInclusive<u16>,
+    /// A tuple rests this long.
+    pub rest: Duration,
 }
 
 /// Everything that may be set for a pool, validated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolSettings {
+    /// How far mappings depend on the remote.
+    pub mapping: Behavior,
+    /// Who may send in by a TCP mapping.
+    pub filtering_tcp: Behavior,
+    /// Who may send in by a UDP or ICMP mapping.
+    pub filtering_udp: Behavior,
+    /// What tells sessions on one public endpoint apart; meaningless with endpoint-independent mapping.
+    pub overlap: Overlap,
+    /// One address for a subscriber, or any.
+    pub pooling: Pooling,
+    /// May a paired subscriber whose address has no free block use another address (decision D6)?
+    pub spill: bool,
+    /// A subscriber without sessions keeps its address for this long.
+    pub linger: Duration,
     /// Ports and ICMP identifiers that may be given out; whole blocks only.
     pub ports: RangeInclusive<u16>,
+    /// Ports below 1024 for internal ports below 1024 (RFC 4787 REQ-3a).
+    pub low_ports: Option<RangeInclusive<u16>>,
+    /// Ports that are never given out.
+    pub except: Vec<RangeInclusive<u16>>,
     /// Ports in a block: a power of two from 16 to 4,096; blocks are aligned to it.
     pub block_size: u16,
-    /// Blocks that one subscriber may hold in this pool.
-    pub quota_blocks: u32,
-    /// Sessions that one subscriber may have in this pool.
-    pub quota_sessions: u32,
-    /// A released block rests this long before another subscriber gets it (decision D3).
-    pub block_rest: Duration,
-    /// May a subscriber whose address has no free block use another address (decision D6)?
-    pub spill: bool,
+    /// Keep odd ports odd and even ports even (RFC 4787 REQ-4).
+    pub parity: bool,
+    /// Keep the internal port where it is free (RFC 6056 section 4).
+    pub preserve: bool,
+    /// The shared region for DNS.
+    pub scatter: Option<Scatter>,
+    /// Limits for one subscriber.
+    pub quota: Quota,
+    /// Rests.
+    pub hold_down: HoldDown,
+    /// Which inbound packets renew a session.
+    pub inbound_refresh: InboundRefresh,
+    /// Unsolicited SYNs from outside.
+    pub unsolicited_syn: UnsolicitedSyn,
+    /// Idle established TCP sessions.
+    pub on_expiry: OnExpiry,
+    /// Refusals for want of ports, quota or memory.
+    pub on_exhaustion: OnExhaustion,
+    /// Segments without session.
+    pub mid_stream: MidStream,
+    /// Identifications of DF-clear packets.
+    pub ip_id: IpId,
     /// Idle times.
     pub timers: Timers,
 }
 
 impl Default for PoolSettings {
-    /// The `high-density` profile.
     fn default() -> Self {
+        Self::high_density()
+    }
+}
+
+impl PoolSettings {
+    /// The default profile: few addresses carry many flows; nobody but the addressed remote can send in.
+    pub fn high_density() -> Self {
+        const fn secs(s: u64) -> Duration {
+            Duration::from_secs(s)
+        }
         Self {
-            ports: 1024..=u16::MAX,
-            block_size: 64,
-            quota_blocks: 32,
-            quota_sessions: 65_536,
-            block_rest: Duration::from_secs(120),
+            mapping: Behavior::AddressAndPortDependent,
+            filtering_tcp: Behavior::AddressAndPortDependent,
+            filtering_udp: Behavior::AddressAndPortDependent,
+            overlap: Overlap::Endpoint,
+            pooling: Pooling::Paired,
             spill: true,
+            linger: secs(600),
+            ports: 1024..=u16::MAX,
+            low_ports: None,
+            except: Vec::new(),
+            block_size: 64,
+            parity: false,
+            preserve: false,
+            scatter: None,
+            quota: Quota {
+                blocks: 32,
+                blocks_soft: None,
+                sessions: 65_536,
+                sessions_soft: None,
+                sessions_per_mapping: None,
+                half_open: 4_096,
+                tcp: None,
+                udp: None,
+                icmp: None,
+                new_per_second: None,
+                burst: 1,
+            },
+            hold_down: HoldDown {
+                port: secs(0),
+                block: secs(120),
+                max_ports: None,
+                after_restart: secs(0),
+            },
+            inbound_refresh: InboundRefresh::Peers,
+            unsolicited_syn: UnsolicitedSyn::Drop,
+            on_expiry: OnExpiry::Reset,
+            on_exhaustion: OnExhaustion::Icmp,
+            mid_stream: MidStream::Reset,
+            ip_id: IpId::BestEffort,
             timers: Timers::default(),
+        }
+    }
+
+    /// The profile of RFC 4787, 5382 and 5508: peers can find each other.
+    pub fn rfc4787() -> Self {
+        const fn secs(s: u64) -> Duration {
+            Duration::from_secs(s)
+        }
+        let hd = Self::high_density();
+        Self {
+            mapping: Behavior::EndpointIndependent,
+            filtering_tcp: Behavior::EndpointIndependent,
+            filtering_udp: Behavior::EndpointIndependent,
+            spill: false,
+            low_ports: Some(512..=1023),
+            block_size: 512,
+            parity: true,
+            scatter: None,
+            quota: Quota { blocks: 4, ..hd.quota },
+            hold_down: HoldDown { port: secs(120), after_restart: secs(120), ..hd.hold_down },
+            unsolicited_syn: UnsolicitedSyn::Delayed,
+            on_expiry: OnExpiry::Silent,
+            timers: Timers {
+                udp_by_port: Vec::new(),
+                tcp_opening: secs(240),
+                tcp_time_wait: secs(240),
+                tcp_reset: secs(240),
+                ..hd.timers
+            },
+            ..hd
         }
     }
 }

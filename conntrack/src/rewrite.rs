@@ -45,6 +45,8 @@ impl Rewrite {
             // No pseudo-header; the identifier stands for the port, the other side's is always 0.
             Protocol::Icmp => ChecksumDelta::of(ports),
             Protocol::Tcp | Protocol::Udp => ChecksumDelta::of(addresses.chain(ports)),
+            // Nothing is known of what follows the IP header.
+            Protocol::Other(_) => ChecksumDelta::default(),
         };
         Self { src: to.0, dst: to.1, header, payload }
     }

@@ -178,6 +178,7 @@ impl Session {
         match self.state() {
             State::Open => match self.protocol() {
                 Protocol::Icmp => timers.icmp_query,
+                Protocol::Other(_) => timers.other,
                 Protocol::Tcp | Protocol::Udp => {
                     let port = self.remote().port;
                     let special = timers.udp_by_port.iter().find(|&&(p, _)| p == port);

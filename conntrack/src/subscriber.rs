@@ -96,7 +96,7 @@ impl Holding {
         random: u64,
         now: Timestamp,
     ) -> Result<(), NoBlock> {
-        if self.blocks.len() >= pool.settings.quota_blocks as usize {
+        if self.blocks.len() >= pool.settings.quota.blocks as usize {
             return Err(NoBlock::Quota);
         }
         let (address, number) = self
@@ -175,7 +175,7 @@ impl Holding {
     fn release(&mut self, pool: &Pool, index: usize, holder: Holder, now: Timestamp) {
         let block = self.blocks.swap_remove(index);
         let directory = &pool.addresses[usize::from(block.address)].directory;
-        directory.release(block.number, holder, pool.settings.block_rest, now);
+        directory.release(block.number, holder, pool.settings.hold_down.block, now);
         if self.recent.len() == RECENT_BLOCKS {
             self.recent.pop_front();
         }

@@ -27,6 +27,36 @@ impl TcpFlags {
     }
 }
 
+/// What a TCP segment says that a NAT must follow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
+    /// Flags.
+    pub flags: TcpFlags,
+    /// The window scale option of a SYN that has one (RFC 7323).
+    pub window_scale: Option<u8>,
+    /// Window, not scaled.
+    pub window: u16,
+    /// Bytes of data.
+    pub len: u16,
+    /// Sequence number.
+    pub seq: u32,
+    /// Acknowledgement number; meaningful with ACK.
+    pub ack: u32,
+}
+
+impl Segment {
+    /// A segment without data, of which only the flags matter.
+    pub const fn bare(flags: u8) -> Self {
+        Self { flags: TcpFlags(flags), window_scale: None, window: 0, len: 0, seq: 0, ack: 0 }
+    }
+
+    /// The sequence number after this segment: data, SYN and FIN count.
+    pub const fn end(&self) -> u32 {
+        let flags = self.flags.has(TcpFlags::SYN) as u32 + self.flags.has(TcpFlags::FIN) as u32;
+        self.seq.wrapping_add(self.len as u32).wrapping_add(flags)
+    }
+}
+
 /// The state of a session. TCP has states of its own; other protocols are [`State::Open`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]

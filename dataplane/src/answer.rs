@@ -43,10 +43,6 @@ impl RateLimit {
 pub(crate) const ECHO_RATE: u64 = 100;
 /// Resets sent each second at most, all workers together.
 pub(crate) const RESET_RATE: u64 = 1_000;
-/// Segments without session get no reset until the process is this old: whoever takes over must not cut
-/// connections that the other gateway still hands over (`requirements.md`, `grace`).
-pub(crate) const GRACE: Duration = Duration::from_secs(10);
-
 /// Sends the frame back to where it came from.
 fn return_to_sender(frame: &mut [u8], interface: &Interface) -> Result<(), Malformed> {
     let mut ethernet = Ethernet::new_checked(frame)?;

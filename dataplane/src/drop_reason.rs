@@ -63,8 +63,6 @@ drop_reasons! {
     TableFull = "table-full", "raise --sessions";
     /// A packet from outside to a pool address for which there is no session.
     NoSession = "no-session", "nothing to do: scans and late packets look like this";
-    /// From inside to a pool address: not supported yet.
-    Hairpin = "hairpin", "reach the other pod by its own address";
     /// No route to the destination in the kernel's table.
     NoRoute = "no-route", "add a route to the destination on this host";
     /// The kernel routes the destination through an interface that is not the right side of natgate.

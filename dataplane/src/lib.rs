@@ -9,6 +9,7 @@
 mod answer;
 pub mod counters;
 pub mod drop_reason;
+pub mod forward;
 pub mod hand_off;
 mod hold;
 pub mod interface;

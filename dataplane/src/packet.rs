@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::Ipv4Addr;
 
-use conntrack::{Endpoint, FlowKey, Protocol, Realm, Rewrite, TcpFlags};
+use conntrack::{Endpoint, FlowKey, Protocol, Realm, Rewrite, Segment};
 
 use crate::drop_reason::DropReason;
 use crate::interface::Mac;
@@ -42,14 +42,14 @@ pub enum Echo {
 /// What the transport header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// TCP, with its flags.
-    Tcp(TcpFlags),
+    /// TCP.
+    Tcp(Segment),
     /// UDP.
     Udp,
     /// An ICMP echo; the identifier stands for the port of the side that asked.
     Icmp(Echo),
-    /// Anything else, fragments included: only exempt traffic may be it.
-    Other(DropReason),
+    /// Not translated, for this reason: only exempt traffic may be it.
+    Refused(DropReason),
 }
 
 /// An IPv4 packet in a frame: where its parts are, and what was read from them.
@@ -99,20 +99,20 @@ impl Packet {
         let mut packet = Self {
             src: Endpoint::new(ip.src(), 0),
             dst: Endpoint::new(ip.dst(), 0),
-            transport: Transport::Other(DropReason::UnsupportedProtocol),
+            transport: Transport::Refused(DropReason::UnsupportedProtocol),
             l4: (ethernet::HEADER + ip.header_len()) as u16,
             len: ip.total_len(),
             ttl: ip.ttl(),
         };
         if ip.is_fragment() {
-            packet.transport = Transport::Other(DropReason::Fragment);
+            packet.transport = Transport::Refused(DropReason::Fragment);
             return Ok(packet);
         }
         match Protocol::from_number(ip.protocol()) {
-            Some(Protocol::Tcp) => packet.parse_tcp(payload)?,
-            Some(Protocol::Udp) => packet.parse_udp(payload)?,
-            Some(Protocol::Icmp) => packet.parse_icmp(payload)?,
-            None => {}
+            Protocol::Tcp => packet.parse_tcp(payload)?,
+            Protocol::Udp => packet.parse_udp(payload)?,
+            Protocol::Icmp => packet.parse_icmp(payload)?,
+            Protocol::Other(_) => {}
         }
         Ok(packet)
     }
@@ -127,7 +127,7 @@ impl Packet {
 
     fn parse_tcp(&mut self, payload: &[u8]) -> Result<(), DropReason> {
         let tcp = Tcp::new_checked(payload)?;
-        self.transport = Transport::Tcp(tcp.flags());
+        self.transport = Transport::Tcp(tcp.segment());
         self.set_ports(tcp.src_port(), tcp.dst_port())
     }
 
@@ -148,7 +148,7 @@ impl Packet {
                 self.transport = Transport::Icmp(Echo::Reply);
                 self.dst.port = icmp.identifier();
             }
-            _ => self.transport = Transport::Other(DropReason::IcmpType),
+            _ => self.transport = Transport::Refused(DropReason::IcmpType),
         }
         Ok(())
     }
@@ -159,22 +159,22 @@ impl Packet {
             Transport::Tcp(_) => Some(Protocol::Tcp),
             Transport::Udp => Some(Protocol::Udp),
             Transport::Icmp(_) => Some(Protocol::Icmp),
-            Transport::Other(_) => None,
+            Transport::Refused(_) => None,
         }
     }
 
-    /// The TCP flags, if it is TCP.
-    pub fn tcp_flags(&self) -> Option<TcpFlags> {
-        match self.transport {
-            Transport::Tcp(flags) => Some(flags),
-            Transport::Udp | Transport::Icmp(_) | Transport::Other(_) => None,
+    /// The TCP segment, if it is one.
+    pub fn segment(&self) -> Option<&Segment> {
+        match &self.transport {
+            Transport::Tcp(segment) => Some(segment),
+            Transport::Udp | Transport::Icmp(_) | Transport::Refused(_) => None,
         }
     }
 
     /// The key of the session that this packet belongs to when it arrives from `realm`.
     pub fn flow_key(&self, realm: Realm) -> Result<FlowKey, DropReason> {
         match self.transport {
-            Transport::Other(reason) => Err(reason),
+            Transport::Refused(reason) => Err(reason),
             // Pods ask and the outside answers; the other way round has no session.
             Transport::Icmp(Echo::Reply) if realm == Realm::Internal => Err(DropReason::IcmpType),
             Transport::Tcp(_) => Ok(self.key(Protocol::Tcp, realm)),
@@ -207,16 +207,21 @@ impl Packet {
     }
 
     /// Lowers the time to live by one and changes nothing else.
-    pub fn forward_untranslated(&self, frame: &mut [u8]) -> Result<(), DropReason> {
+    pub fn decrement_ttl(&self, frame: &mut [u8]) -> Result<(), DropReason> {
         Ipv4::new_checked(self.ip_mut(frame))?.decrement_ttl();
         Ok(())
     }
 
-    /// Rewrites addresses, ports and checksums, and lowers the time to live by one. Every other byte
-    /// stays, and a checksum that was wrong stays wrong by as much.
+    /// What this packet is after [`translate`](Self::translate).
+    #[must_use]
+    pub fn rewritten(&self, rewrite: &Rewrite) -> Self {
+        Self { src: rewrite.src, dst: rewrite.dst, ..*self }
+    }
+
+    /// Rewrites addresses, ports and checksums. Every other byte stays, and a checksum that was wrong
+    /// stays wrong by as much.
     pub fn translate(&self, frame: &mut [u8], rewrite: &Rewrite) -> Result<(), DropReason> {
         let mut ip = Ipv4::new_checked(self.ip_mut(frame))?;
-        ip.decrement_ttl();
         ip.set_addresses(rewrite.src.addr, rewrite.dst.addr, rewrite.header);
         let payload = self.payload_mut(frame);
         let (src, dst, delta) = (rewrite.src.port, rewrite.dst.port, rewrite.payload);
@@ -227,7 +232,7 @@ impl Packet {
                 Icmp::new_checked(payload)?.set_identifier(src, delta);
             }
             Transport::Icmp(Echo::Reply) => Icmp::new_checked(payload)?.set_identifier(dst, delta),
-            Transport::Other(reason) => return Err(reason),
+            Transport::Refused(reason) => return Err(reason),
         }
         Ok(())
     }
@@ -239,7 +244,7 @@ impl Packet {
         let (number, offset) = match self.transport {
             Transport::Tcp(_) => (6, tcp::CHECKSUM),
             Transport::Udp => (17, udp::CHECKSUM),
-            Transport::Icmp(_) | Transport::Other(_) => return false,
+            Transport::Icmp(_) | Transport::Refused(_) => return false,
         };
         let payload = self.payload_mut(frame);
         let pseudo =

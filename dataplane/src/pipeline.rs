@@ -11,7 +11,7 @@
 //! The worker calls the stages for a whole burst: [`Worker::parse`] for every packet, then the lines of
 //! their sessions are read side by side, then [`Worker::arrive`] for every packet, in order.
 
-use conntrack::{CachedHop, HashedKey, Realm, Slot, Timestamp};
+use conntrack::{CachedHop, HashedKey, Realm, Rewrite, Slot, Timestamp};
 
 use crate::drop_reason::DropReason;
 use crate::hand_off::HandedOver;
@@ -40,6 +40,8 @@ pub(crate) struct Parsed {
     pub(crate) packet: Packet,
     pub(crate) realm: Realm,
     pub(crate) key: Option<HashedKey>,
+    /// It came from a pod, was translated once, and turns back to the pods.
+    pub(crate) hairpin: bool,
 }
 
 /// What has arrived; `None`: ARP.
@@ -59,7 +61,7 @@ impl<I: PacketIo> Worker<I> {
             Content::Packet(packet) => {
                 let realm = self.realm_of(&packet, received.interface);
                 let key = packet.flow_key(realm).ok().map(|key| self.nat.secret().hash_key(&key));
-                Some(Parsed { packet, realm, key })
+                Some(Parsed { packet, realm, key, hairpin: false })
             }
         });
         if let Ok(Some(Parsed { key: Some(key), .. })) = parsed {
@@ -91,7 +93,17 @@ impl<I: PacketIo> Worker<I> {
         if packet.transport == Transport::Icmp(Echo::Request) && self.is_public(packet.dst.addr) {
             return self.answer_echo(received, packet, parsed.realm, now);
         }
-        match self.home_of(packet, parsed.realm)? {
+        self.at_home(received, parsed, now)
+    }
+
+    /// Translates the packet if it is this worker's.
+    fn at_home(
+        &mut self,
+        received: &mut Received<I::Frame>,
+        parsed: Parsed,
+        now: Timestamp,
+    ) -> Result<Fate, DropReason> {
+        match self.home_of(&parsed)? {
             home if home == self.id => self.translate(received, &parsed, now),
             home => Ok(Fate::HandOver(home, parsed)),
         }
@@ -103,13 +115,13 @@ impl<I: PacketIo> Worker<I> {
         parsed: &Parsed,
         now: Timestamp,
     ) -> Result<Fate, DropReason> {
-        let &Parsed { ref packet, realm, key } = parsed;
+        let &Parsed { ref packet, realm, key, hairpin } = parsed;
         if packet.ttl <= 1 {
             return Err(DropReason::TtlExpired);
         }
         let slot = match key.and_then(|key| self.nat.find_hashed(key)) {
             Some(slot) => slot,
-            None => match self.admit(received, packet, realm, now)? {
+            None => match self.admit(received, parsed, now)? {
                 Admitted::Session(slot) => slot,
                 Admitted::Exempt => return self.forward_exempt(received, packet, realm),
                 Admitted::Answered => return Ok(Fate::Answer),
@@ -118,10 +130,32 @@ impl<I: PacketIo> Worker<I> {
         let rewrite = self.nat.rewrite(slot);
         let hop = self.next_hop(slot, rewrite.dst.addr);
         self.may_leave(hop, realm, packet)?;
-        self.repair_checksum(received, packet);
+        if !hairpin {
+            self.repair_checksum(received, packet);
+            packet.decrement_ttl(self.io.bytes_mut(&mut received.frame))?;
+        }
         packet.translate(self.io.bytes_mut(&mut received.frame), &rewrite)?;
-        self.nat.commit(slot, now, packet.len.into(), packet.tcp_flags());
+        self.nat.commit(slot, now, packet.len.into(), packet.segment());
+        if hop == NextHop::Hairpin {
+            return self.turn_back(received, packet, &rewrite, now);
+        }
         Ok(Fate::Forward(hop))
+    }
+
+    /// A packet from a pod to a public address goes on as if it had come from outside: the pod behind that
+    /// address sees the sender's public endpoint (RFC 4787 REQ-9a). It can't turn back twice, because no
+    /// packet from outside is translated to a public destination.
+    fn turn_back(
+        &mut self,
+        received: &mut Received<I::Frame>,
+        packet: &Packet,
+        rewrite: &Rewrite,
+        now: Timestamp,
+    ) -> Result<Fate, DropReason> {
+        let packet = packet.rewritten(rewrite);
+        let key = packet.flow_key(Realm::External)?;
+        let key = Some(self.nat.secret().hash_key(&key));
+        self.at_home(received, Parsed { packet, realm: Realm::External, key, hairpin: true }, now)
     }
 
     /// Which side the packet came from; on a one-armed interface the source address tells.
@@ -135,11 +169,12 @@ impl<I: PacketIo> Worker<I> {
     }
 
     /// The worker that owns the packet's subscriber: a hash from inside, one array look-up from outside.
-    fn home_of(&self, packet: &Packet, realm: Realm) -> Result<u16, DropReason> {
+    fn home_of(&self, parsed: &Parsed) -> Result<u16, DropReason> {
+        let &Parsed { ref packet, realm, hairpin, .. } = parsed;
         if realm == Realm::Internal {
             return Ok(self.nat.secret().home(packet.src.addr, self.hand_off.workers()));
         }
-        if self.is_public(packet.src.addr) {
+        if !hairpin && self.is_public(packet.src.addr) {
             return Err(DropReason::Spoofed);
         }
         match self.snapshot.policy.addresses.get(&packet.dst.addr) {
@@ -155,15 +190,31 @@ impl<I: PacketIo> Worker<I> {
     /// The next hop of a session's packets: kept until the mirror's routes change.
     fn next_hop(&mut self, slot: Slot, destination: std::net::Ipv4Addr) -> NextHop {
         let roads = &self.snapshot.roads;
+        let generation = roads.generation;
         let kept = self.nat.hop(slot);
-        if kept.generation == roads.generation && kept != CachedHop::NONE {
-            return NextHop::Adjacency(AdjacencyId(kept.adjacency));
+        if kept.generation == generation && kept != CachedHop::NONE {
+            return match AdjacencyId(kept.adjacency) {
+                AdjacencyId::HAIRPIN => NextHop::Hairpin,
+                id => NextHop::Adjacency(id),
+            };
         }
-        let hop = roads.next_hop(destination);
-        if let NextHop::Adjacency(id) = hop {
-            self.nat.set_hop(slot, CachedHop { adjacency: id.0, generation: roads.generation });
-        }
+        let hop = self.way_to(destination);
+        let keep = match hop {
+            NextHop::Adjacency(id) => id,
+            NextHop::Hairpin => AdjacencyId::HAIRPIN,
+            NextHop::Unknown(..) | NextHop::Unreachable | NextHop::NotOurs => return hop,
+        };
+        self.nat.set_hop(slot, CachedHop { adjacency: keep.0, generation });
         hop
+    }
+
+    /// The next hop to a destination, by the routing table unless it is a public address of our own.
+    pub(crate) fn way_to(&self, destination: std::net::Ipv4Addr) -> NextHop {
+        if self.is_public(destination) {
+            NextHop::Hairpin
+        } else {
+            self.snapshot.roads.next_hop(destination)
+        }
     }
 
     /// Whether the packet may leave that way: by the right side, and not too big for it.
@@ -176,6 +227,7 @@ impl<I: PacketIo> Worker<I> {
         let id = match hop {
             NextHop::Adjacency(id) => self.snapshot.roads.adjacency(id).map(|a| a.interface),
             NextHop::Unknown(interface, _) => Some(interface),
+            NextHop::Hairpin => return Ok(()),
             NextHop::Unreachable => return Err(DropReason::NoRoute),
             NextHop::NotOurs => return Err(DropReason::WrongInterface),
         };
@@ -200,7 +252,7 @@ impl<I: PacketIo> Worker<I> {
         let hop = self.snapshot.roads.next_hop(packet.dst.addr);
         self.may_leave(hop, realm, packet)?;
         self.repair_checksum(received, packet);
-        packet.forward_untranslated(self.io.bytes_mut(&mut received.frame))?;
+        packet.decrement_ttl(self.io.bytes_mut(&mut received.frame))?;
         Ok(Fate::Forward(hop))
     }
 

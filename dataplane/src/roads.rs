@@ -42,6 +42,11 @@ pub enum Route {
     Elsewhere,
 }
 
+impl AdjacencyId {
+    /// What a session keeps that has no neighbour, but [`NextHop::Hairpin`].
+    pub(crate) const HAIRPIN: Self = Self(u32::MAX - 1);
+}
+
 /// Where a destination is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NextHop {
@@ -49,6 +54,8 @@ pub enum NextHop {
     Adjacency(AdjacencyId),
     /// On this link, but nobody has asked for it yet: have the kernel resolve it.
     Unknown(InterfaceId, Ipv4Addr),
+    /// To a public address of this gateway: it turns back to the pods (RFC 4787 REQ-9).
+    Hairpin,
     /// No route, or one that refuses.
     Unreachable,
     /// The route leads to this host itself or through an interface that natgate does not serve.

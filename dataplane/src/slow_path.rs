@@ -9,7 +9,7 @@ use crate::drop_reason::DropReason;
 use crate::interface::Interface;
 use crate::io::{PacketIo, Received};
 use crate::packet::Packet;
-use crate::pipeline::Fate;
+use crate::pipeline::{Fate, Parsed};
 use crate::rule::Action;
 use crate::snapshot::Snapshot;
 use crate::worker::Worker;
@@ -46,19 +46,16 @@ impl<I: PacketIo> Worker<I> {
     pub(crate) fn admit(
         &mut self,
         received: &mut Received<I::Frame>,
-        packet: &Packet,
-        realm: Realm,
+        parsed: &Parsed,
         now: Timestamp,
     ) -> Result<Admitted, DropReason> {
+        let &Parsed { ref packet, realm, .. } = parsed;
         self.counters().slow_path.add(1);
-        if self.is_public(packet.dst.addr) {
-            return Err(match realm {
-                Realm::Internal => DropReason::Hairpin,
-                Realm::External => packet.flow_key(realm).err().unwrap_or(DropReason::NoSession),
-            });
+        if realm == Realm::External && self.is_public(packet.dst.addr) {
+            return Err(packet.flow_key(realm).err().unwrap_or(DropReason::NoSession));
         }
         let (rule, action) = self.rule_for(packet, realm).ok_or(DropReason::NoRule)?;
-        let opens = packet.tcp_flags().is_some_and(conntrack::TcpFlags::opens);
+        let opens = packet.segment().is_some_and(|s| s.flags.opens());
         let pool = match (action, realm) {
             // Pods open exempt connections, nobody else: from outside come replies only. Other protocols
             // do not tell an opening from a reply, and there is no state that could.
@@ -69,8 +66,8 @@ impl<I: PacketIo> Worker<I> {
         };
         let key = packet.flow_key(realm)?;
         // A flow that has no way out takes no port.
-        self.may_leave(self.snapshot.roads.next_hop(packet.dst.addr), realm, packet)?;
-        match self.nat.open(&key, Admission { pool, rule }, packet.tcp_flags(), now) {
+        self.may_leave(self.way_to(packet.dst.addr), realm, packet)?;
+        match self.nat.open(&key, Admission { pool, rule }, packet.segment(), now) {
             Ok(slot) => Ok(Admitted::Session(slot)),
             Err(Refusal::NotSyn) => self.answer_reset(received, packet, now),
             Err(refusal) => Err(refusal.into()),
@@ -84,8 +81,11 @@ impl<I: PacketIo> Worker<I> {
         packet: &Packet,
         now: Timestamp,
     ) -> Result<Admitted, DropReason> {
-        let is_reset = packet.tcp_flags().is_some_and(|f| f.has(conntrack::TcpFlags::RST));
-        if is_reset || now.since(self.started) < answer::GRACE || !self.reset_limit.allow(now) {
+        let is_reset = packet.segment().is_some_and(|s| s.flags.has(conntrack::TcpFlags::RST));
+        if is_reset
+            || now.since(self.started) < self.snapshot.policy.answers.grace
+            || !self.reset_limit.allow(now)
+        {
             return Err(DropReason::TcpNotSyn);
         }
         let snapshot = std::sync::Arc::clone(&self.snapshot);
@@ -121,7 +121,7 @@ impl<I: PacketIo> Worker<I> {
         if realm == Realm::External && known {
             return Err(DropReason::Spoofed);
         }
-        if !self.snapshot.policy.answer_ping || !self.echo_limit.allow(now) {
+        if !self.snapshot.policy.answers.ping || !self.echo_limit.allow(now) {
             return Err(DropReason::EchoLimited);
         }
         let interface = arrived_by(&self.snapshot, received)?;

@@ -7,11 +7,13 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use ahash::RandomState;
 use conntrack::{Pool, PublicAddress};
 
-use crate::interface::Interface;
+use crate::forward::Forwards;
+use crate::interface::{Interface, InterfaceId};
 use crate::roads::Roads;
 use crate::rule::RuleSet;
 
@@ -37,19 +39,71 @@ pub struct Policy {
     pub rules: RuleSet,
     /// Finds a pool address.
     pub addresses: HashMap<Ipv4Addr, Arc<PublicAddress>, RandomState>,
+    /// Finds a fixed mapping.
+    pub forwards: Forwards,
+    /// What natgate says by itself.
+    pub answers: Answers,
+}
+
+/// How the sender of a packet that may not pass learns it (decision D2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// By ICMP.
+    Icmp,
+    /// By a TCP reset; by ICMP where there is no TCP.
+    Reset,
+    /// Not at all.
+    Silent,
+}
+
+/// What natgate says by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answers {
     /// Answer pings to pool addresses.
-    pub answer_ping: bool,
+    pub ping: bool,
+    /// Pods' flows that no rule allows: ICMP 3/13.
+    pub denied: Refused,
+    /// From outside to a port of a pool address that nobody has: ICMP 3/3.
+    pub unmapped: Refused,
+    /// ICMP errors a second, all workers together (RFC 1812 4.3.2.8).
+    pub errors_per_second: u32,
+    /// ICMP errors a second to one subscriber.
+    pub errors_per_subscriber: u32,
+    /// Interfaces that no ICMP error leaves by (RFC 5508 REQ-9).
+    pub muted: Vec<InterfaceId>,
+    /// Segments without session get no reset until the process is this old.
+    pub grace: Duration,
+}
+
+impl Default for Answers {
+    fn default() -> Self {
+        Self {
+            ping: true,
+            denied: Refused::Icmp,
+            unmapped: Refused::Silent,
+            errors_per_second: 1_000,
+            errors_per_subscriber: 10,
+            muted: Vec::new(),
+            grace: Duration::from_secs(10),
+        }
+    }
 }
 
 impl Policy {
-    /// A policy of `pools` and `rules`; pools are indexed by their id.
-    pub fn new(generation: u32, pools: Vec<Arc<Pool>>, rules: RuleSet, answer_ping: bool) -> Self {
+    /// A policy of `pools`, `rules` and fixed mappings; pools are indexed by their id.
+    pub fn new(
+        generation: u32,
+        pools: Vec<Arc<Pool>>,
+        rules: RuleSet,
+        forwards: Forwards,
+        answers: Answers,
+    ) -> Self {
         let addresses = pools
             .iter()
             .flat_map(|pool| &pool.addresses)
             .map(|address| (address.addr, Arc::clone(address)))
             .collect();
-        Self { generation, pools, rules, addresses, answer_ping }
+        Self { generation, pools, rules, addresses, forwards, answers }
     }
 }
 

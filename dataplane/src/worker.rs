@@ -252,7 +252,7 @@ impl<I: PacketIo> Worker<I> {
                 None => return self.drop_frame(frame, DropReason::NoRoute),
             },
             NextHop::Unknown(interface, address) => (interface, address),
-            NextHop::Unreachable | NextHop::NotOurs => {
+            NextHop::Unreachable | NextHop::NotOurs | NextHop::Hairpin => {
                 return self.drop_frame(frame, DropReason::NoRoute);
             }
         };

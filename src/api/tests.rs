@@ -10,10 +10,11 @@ use conntrack::{Endpoint, Pool, PoolId, PoolSettings, Protocol, Timestamp};
 use crossbeam::channel::{Sender, TrySendError, bounded, unbounded};
 use dataplane::DropReason;
 use dataplane::counters::AllCounters;
+use dataplane::forward::Forwards;
 use dataplane::interface::{Interface, Mac, Roles};
 use dataplane::request::{HoldingRow, Request, SessionFilter, SessionRow, SubscriberRow};
 use dataplane::rule::{Action, Rule, RuleSet};
-use dataplane::snapshot::{Policy, Published, Snapshot};
+use dataplane::snapshot::{Answers, Policy, Published, Snapshot};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
@@ -112,7 +113,13 @@ fn shared(rows: usize, produced: &Arc<AtomicUsize>) -> Shared {
     };
     let snapshot = Snapshot {
         interfaces: vec![interface],
-        policy: Arc::new(Policy::new(3, vec![pool], RuleSet::new(vec![rule]), true)),
+        policy: Arc::new(Policy::new(
+            3,
+            vec![pool],
+            RuleSet::new(vec![rule]),
+            Forwards::default(),
+            Answers::default(),
+        )),
         roads: Arc::default(),
     };
     Shared {

@@ -26,8 +26,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use conntrack::{Pool, PoolId, PoolSettings};
+use dataplane::forward::Forwards;
 use dataplane::rule::{Rule, RuleSet};
-use dataplane::snapshot::Policy;
+use dataplane::snapshot::{Answers, Policy};
 
 use crate::cli::GatewayArgs;
 
@@ -93,7 +94,8 @@ impl Config {
         };
         let pools = self.pools.iter().enumerate().map(pool).collect();
         let rules = RuleSet::new(self.rules.clone());
-        Policy::new(generation, pools, rules, self.gateway.answer_ping)
+        let answers = Answers { ping: self.gateway.answer_ping, ..Answers::default() };
+        Policy::new(generation, pools, rules, Forwards::default(), answers)
     }
 }
 

@@ -193,9 +193,9 @@ pub(super) fn blocks_in(ports: &std::ops::RangeInclusive<u16>, size: u16) -> u32
 fn read_limits(group: &Group<'_>, settings: &mut PoolSettings, problems: &mut Problems) {
     if let Some(quota) = group.get("quota").and_then(|f| f.group(&QUOTA, problems)) {
         let blocks = quota.get("blocks").and_then(|f| f.number(1..=65_536, problems));
-        settings.quota_blocks = blocks.unwrap_or(settings.quota_blocks);
+        settings.quota.blocks = blocks.unwrap_or(settings.quota.blocks);
         let sessions = quota.get("sessions").and_then(|f| f.number(1..=16_777_216, problems));
-        settings.quota_sessions = sessions.unwrap_or(settings.quota_sessions);
+        settings.quota.sessions = sessions.unwrap_or(settings.quota.sessions);
     }
     if let Some(spill) = group.get("spill").and_then(|f| f.truth(problems)) {
         settings.spill = spill;
@@ -204,7 +204,7 @@ fn read_limits(group: &Group<'_>, settings: &mut PoolSettings, problems: &mut Pr
     let Some(field) = hold_down.as_ref().and_then(|g| g.get("blockSeconds")) else { return };
     if let Some(seconds) = field.number(0..=MAX_SECONDS, problems) {
         warn_below(field, seconds, 120, "6888-REQ-8", problems);
-        settings.block_rest = Duration::from_secs(seconds);
+        settings.hold_down.block = Duration::from_secs(seconds);
     }
 }
 

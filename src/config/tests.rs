@@ -84,8 +84,8 @@ fn pool_settings_are_read() {
     let settings = load(&with_pool(text)).unwrap().pools[0].settings.clone();
     let seconds = Duration::from_secs;
     assert_eq!((settings.ports, settings.block_size), (2048..=4095, 256));
-    assert_eq!((settings.quota_blocks, settings.quota_sessions), (2, 9));
-    assert_eq!((settings.block_rest, settings.spill), (seconds(121), false));
+    assert_eq!((settings.quota.blocks, settings.quota.sessions), (2, 9));
+    assert_eq!((settings.hold_down.block, settings.spill), (seconds(121), false));
     let timers = settings.timers;
     assert_eq!((timers.udp, timers.udp_by_port), (seconds(200), vec![(53, seconds(5))]));
     assert_eq!((timers.tcp_established, timers.tcp_opening), (seconds(8000), seconds(30)));

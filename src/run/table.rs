@@ -85,7 +85,7 @@ fn pools(out: &mut String, config: &Config) -> fmt::Result {
             "    {:<15} {addresses} address{plural} · blocks of {} ports, {} a pod at most · {}",
             pool.name,
             pool.settings.block_size,
-            pool.settings.quota_blocks,
+            pool.settings.quota.blocks,
             ranges.join(", "),
         )?;
     }

@@ -3,7 +3,7 @@
 use super::{Malformed, checksum, read_u16, read_u32, write_u16, write_u32};
 use std::net::Ipv4Addr;
 
-use conntrack::{ChecksumDelta, TcpFlags};
+use conntrack::{ChecksumDelta, Segment, TcpFlags};
 
 /// Length of a header without options.
 pub const HEADER: usize = 20;
@@ -15,6 +15,7 @@ mod field {
     pub(super) const ACK: usize = 8;
     pub(super) const OFFSET: usize = 12;
     pub(super) const FLAGS: usize = 13;
+    pub(super) const WINDOW: usize = 14;
     pub(super) const CHECKSUM: usize = 16;
 }
 
@@ -58,12 +59,36 @@ impl<B: AsRef<[u8]>> Tcp<B> {
         TcpFlags(self.0.as_ref()[field::FLAGS])
     }
 
-    /// Length of the segment in sequence space: data, SYN and FIN.
-    pub fn sequence_len(&self) -> u32 {
-        let b = self.0.as_ref();
-        let data = b.len() - usize::from(b[field::OFFSET] >> 4) * 4;
-        let flags = self.flags();
-        data as u32 + u32::from(flags.has(TcpFlags::SYN)) + u32::from(flags.has(TcpFlags::FIN))
+    fn header_len(&self) -> usize {
+        usize::from(self.0.as_ref()[field::OFFSET] >> 4) * 4
+    }
+
+    /// What a NAT must follow of the segment.
+    pub fn segment(&self) -> Segment {
+        let (b, flags) = (self.0.as_ref(), self.flags());
+        Segment {
+            flags,
+            window_scale: if flags.has(TcpFlags::SYN) { self.window_scale() } else { None },
+            window: read_u16(b, field::WINDOW),
+            len: (b.len() - self.header_len()) as u16,
+            seq: self.seq(),
+            ack: self.ack(),
+        }
+    }
+
+    /// The window scale option (RFC 7323 section 2.2), at most 14.
+    fn window_scale(&self) -> Option<u8> {
+        let mut options = &self.0.as_ref()[HEADER..self.header_len()];
+        loop {
+            match options {
+                [1, rest @ ..] => options = rest,
+                [3, 3, shift, ..] => return Some(14.min(*shift)),
+                [kind, len, ..] if *kind != 0 && *len >= 2 => {
+                    options = options.get(usize::from(*len)..)?;
+                }
+                _ => return None,
+            }
+        }
     }
 }
 
@@ -96,8 +121,7 @@ impl Reset {
         if segment.flags().has(TcpFlags::ACK) {
             Self { ports, seq: segment.ack(), ack: None }
         } else {
-            let ack = segment.seq().wrapping_add(segment.sequence_len());
-            Self { ports, seq: 0, ack: Some(ack) }
+            Self { ports, seq: 0, ack: Some(segment.segment().end()) }
         }
     }
 

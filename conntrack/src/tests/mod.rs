@@ -1,0 +1,69 @@
+//! The NAT as a whole, on warped time.
+
+mod blocks;
+mod limits;
+mod mapping;
+mod random;
+mod timers;
+
+use std::collections::{HashMap, HashSet};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::{
+    Admission, BlockNumber, BlockState, Direction, Directory, Endpoint, FlowKey, Holder,
+    MAX_WORKERS, Nat, Pool, PoolId, PoolSettings, Protocol, Quota, Realm, Refusal, Secret, Segment,
+    SessionView, State, TcpFlags, Timestamp,
+};
+
+const POOL: Admission = Admission { pool: PoolId(0), rule: 7 };
+const SYN: Option<&Segment> = Some(&Segment::bare(TcpFlags::SYN));
+const ACK: Option<&Segment> = Some(&Segment::bare(TcpFlags::ACK));
+
+fn secs(s: u64) -> Timestamp {
+    Timestamp::from_millis(s * 1000)
+}
+
+fn pod(n: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 244, 1, n)
+}
+
+fn remote(n: u8, port: u16) -> Endpoint {
+    Endpoint::new(Ipv4Addr::new(192, 0, 2, n), port)
+}
+
+fn key(protocol: Protocol, src: (Ipv4Addr, u16), dst: Endpoint) -> FlowKey {
+    FlowKey { src: Endpoint::new(src.0, src.1), dst, protocol, realm: Realm::Internal }
+}
+
+/// One address with ports 1024 to 1151: two blocks of 64.
+fn quota(blocks: u32, sessions: u32) -> Quota {
+    Quota { blocks, sessions, ..PoolSettings::default().quota }
+}
+
+fn tiny_settings() -> PoolSettings {
+    PoolSettings { ports: 1024..=1151, ..PoolSettings::default() }
+}
+
+fn nat_with(settings: PoolSettings, addresses: u8, max: usize) -> (Nat, Arc<Pool>) {
+    let addresses = (0..addresses).map(|n| Ipv4Addr::new(203, 0, 113, 10 + n));
+    let pool = Arc::new(Pool::new(PoolId(0), "p", settings, addresses));
+    let mut nat = Nat::new(0, max, Secret::from_seed(1), secs(0));
+    nat.adopt(&[Arc::clone(&pool)]);
+    (nat, pool)
+}
+
+fn all_sessions(nat: &Nat, now: Timestamp) -> Vec<SessionView> {
+    let (mut cursor, mut all) = (0, Vec::new());
+    while let Some(slice) = nat.sessions(&mut cursor, 100, now) {
+        all.extend(slice);
+    }
+    all
+}
+
+fn reply_to(nat: &Nat, key: &FlowKey) -> FlowKey {
+    let slot = nat.find(key).unwrap();
+    let rewrite = nat.rewrite(slot);
+    FlowKey { src: key.dst, dst: rewrite.src, protocol: key.protocol, realm: Realm::External }
+}

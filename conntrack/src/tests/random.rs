@@ -1,0 +1,118 @@
+//! Random traffic in a tiny pool.
+
+use proptest::prelude::*;
+
+use super::*;
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Open { pod: u8, port: u16, server: u8, protocol: usize },
+    Packet { pod: u8, port: u16, server: u8, protocol: usize, flags: u8, back: bool },
+    Wait { secs: u64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let flow = (1u8..5, 1u16..40, 1u8..4, 0usize..3);
+    let flags = prop::sample::select(vec![0x02u8, 0x10, 0x11, 0x12, 0x04, 0x14]);
+    prop_oneof![
+        6 => flow.clone().prop_map(|(pod, port, server, protocol)| Step::Open { pod, port, server, protocol }),
+        3 => (flow, flags, any::<bool>()).prop_map(|((pod, port, server, protocol), flags, back)| {
+            Step::Packet { pod, port, server, protocol, flags, back }
+        }),
+        1 => (0u64..200).prop_map(|secs| Step::Wait { secs }),
+    ]
+}
+
+fn flow_of(pod_number: u8, port: u16, server: u8, protocol: usize) -> FlowKey {
+    key(Protocol::ALL[protocol], (pod(pod_number), port), remote(server, 80))
+}
+
+/// No two live sessions share a tuple outside, nor a public endpoint between subscribers; every session is
+/// found from both sides; counters and directory agree with the table.
+fn check(nat: &Nat, pool: &Pool, now: Timestamp) {
+    let sessions = all_sessions(nat, now);
+    assert_eq!(sessions.len() as u64, nat.stats().sessions);
+    let mut tuples = HashSet::new();
+    let mut owners: HashMap<(Protocol, Endpoint), Ipv4Addr> = HashMap::new();
+    for s in &sessions {
+        assert!(tuples.insert((s.protocol, s.public, s.remote)), "a tuple twice");
+        let owner = *owners.entry((s.protocol, s.public)).or_insert(s.internal.addr);
+        assert_eq!(owner, s.internal.addr, "two subscribers on one public endpoint");
+        let out = FlowKey {
+            src: s.internal,
+            dst: s.remote,
+            protocol: s.protocol,
+            realm: Realm::Internal,
+        };
+        let back =
+            FlowKey { src: s.remote, dst: s.public, protocol: s.protocol, realm: Realm::External };
+        assert_eq!(nat.rewrite(nat.find(&out).unwrap()).src, s.public);
+        assert_eq!(nat.rewrite(nat.find(&back).unwrap()).dst, s.internal);
+        let address = pool.addresses.iter().find(|a| a.addr == s.public.addr).unwrap();
+        let block = BlockNumber(s.public.port / pool.settings.block_size);
+        let holder = Holder { subscriber: s.internal.addr, worker: 0 };
+        assert_eq!(address.directory.state(block), BlockState::Held(holder));
+    }
+    let (mut cursor, mut held) = (0, 0);
+    while let Some(subscribers) = nat.subscribers(&mut cursor, 10) {
+        for subscriber in subscribers {
+            let mine = sessions.iter().filter(|s| s.internal.addr == subscriber.addr).count();
+            assert_eq!(subscriber.sessions as usize, mine);
+            held += subscriber.holdings.iter().flat_map(|(_, b)| b).map(|(_, n)| n).sum::<u32>();
+        }
+    }
+    assert_eq!(held, pool.addresses.iter().map(|a| a.directory.held()).sum::<u32>());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn random_traffic_in_a_tiny_pool_keeps_every_invariant(steps in prop::collection::vec(step(), 1..300)) {
+        let settings = PoolSettings {
+            ports: 1024..=1087,
+            block_size: 16,
+            quota: quota(3, 60),
+            ..PoolSettings::default()
+        };
+        let (mut nat, pool) = nat_with(settings, 2, 120);
+        let mut now = secs(1);
+        for step in steps {
+            match step {
+                Step::Open { pod, port, server, protocol } => {
+                    let flow = flow_of(pod, port, server, protocol);
+                    let tcp = if flow.protocol == Protocol::Tcp { SYN } else { None };
+                    if nat.find(&flow).is_none() {
+                        let before = nat.stats().sessions;
+                        let ended = nat.stats().ended;
+                        let opened = nat.open(&flow, POOL, tcp, now).is_ok();
+                        let expected = before + u64::from(opened) - (nat.stats().ended - ended);
+                        prop_assert_eq!(nat.stats().sessions, expected);
+                    }
+                }
+                Step::Packet { pod, port, server, protocol, flags, back } => {
+                    let mut flow = flow_of(pod, port, server, protocol);
+                    if nat.find(&flow).is_none() {
+                        continue;
+                    }
+                    if back {
+                        flow = reply_to(&nat, &flow);
+                    }
+                    let tcp = (flow.protocol == Protocol::Tcp).then_some(Segment::bare(flags));
+                    nat.commit(nat.find(&flow).unwrap(), now, 100, tcp.as_ref());
+                }
+                Step::Wait { secs } => {
+                    now = now + Duration::from_secs(secs);
+                    nat.expire(now, u32::MAX);
+                }
+            }
+            check(&nat, &pool, now);
+        }
+        now = now + Duration::from_secs(8_000);
+        nat.expire(now, u32::MAX);
+        nat.expire(now + Duration::from_secs(700), u32::MAX);
+        nat.expire(now + Duration::from_secs(1_400), u32::MAX);
+        prop_assert_eq!(nat.stats().sessions, 0);
+        prop_assert_eq!(nat.stats().subscribers, 0);
+        prop_assert_eq!(pool.addresses.iter().map(|a| a.directory.held()).sum::<u32>(), 0);
+    }
+}

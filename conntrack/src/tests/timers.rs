@@ -1,0 +1,94 @@
+//! What ends when.
+
+use super::*;
+
+#[test]
+fn req_4787_5c_udp_timer_and_refresh() {
+    let (mut nat, _) = nat_with(PoolSettings::default(), 1, 10);
+    let flow = key(Protocol::Udp, (pod(1), 1), remote(1, 443));
+    let dns = key(Protocol::Udp, (pod(1), 2), remote(1, 53));
+    nat.open(&flow, POOL, None, secs(0)).unwrap();
+    nat.open(&dns, POOL, None, secs(0)).unwrap();
+    nat.expire(secs(9), 100);
+    assert!(nat.find(&dns).is_some());
+    nat.expire(secs(11), 100);
+    assert!(nat.find(&dns).is_none(), "4787-REQ-5a: 10 s for DNS");
+    // 4787-REQ-6: outbound packets renew; so do replies of the peer (6a).
+    nat.commit(nat.find(&flow).unwrap(), secs(250), 100, None);
+    nat.expire(secs(500), 100);
+    let reply = nat.find(&reply_to(&nat, &flow)).unwrap();
+    nat.commit(reply, secs(500), 100, None);
+    nat.expire(secs(799), 100);
+    assert!(nat.find(&flow).is_some());
+    nat.expire(secs(802), 100);
+    assert!(nat.find(&flow).is_none());
+}
+
+#[test]
+fn req_5382_5_tcp_timers_follow_the_state() {
+    let (mut nat, _) = nat_with(PoolSettings::default(), 1, 10);
+    let open = |nat: &mut Nat, port| {
+        let flow = key(Protocol::Tcp, (pod(1), port), remote(1, 80));
+        nat.open(&flow, POOL, SYN, secs(0)).unwrap();
+        flow
+    };
+    let opening = open(&mut nat, 1);
+    let established = open(&mut nat, 2);
+    let closed = open(&mut nat, 3);
+    for flow in [established, closed] {
+        let (out, back) = (nat.find(&flow).unwrap(), nat.find(&reply_to(&nat, &flow)).unwrap());
+        nat.commit(back, secs(0), 60, Some(&Segment::bare(TcpFlags::SYN | TcpFlags::ACK)));
+        nat.commit(out, secs(0), 60, ACK);
+    }
+    let (out, back) = (nat.find(&closed).unwrap(), nat.find(&reply_to(&nat, &closed)).unwrap());
+    let fin = Some(&Segment::bare(TcpFlags::FIN | TcpFlags::ACK));
+    for (slot, flags) in [(out, fin), (back, fin), (out, ACK)] {
+        nat.commit(slot, secs(0), 60, flags);
+    }
+    let state = |nat: &Nat, flow: FlowKey, at| {
+        all_sessions(nat, secs(at)).iter().find(|s| s.internal == flow.src).map(|s| s.state)
+    };
+    assert_eq!(state(&nat, opening, 0), Some(State::SynSent));
+    assert_eq!(state(&nat, established, 0), Some(State::Established));
+    assert_eq!(state(&nat, closed, 0), Some(State::TimeWait));
+    nat.expire(secs(59), 100);
+    assert_eq!(nat.stats().sessions, 3);
+    nat.expire(secs(61), 100);
+    assert_eq!(state(&nat, opening, 61), None);
+    assert_eq!(state(&nat, closed, 61), None);
+    nat.expire(secs(7_439), 100);
+    assert_eq!(state(&nat, established, 7_439), Some(State::Established));
+    nat.expire(secs(7_442), 100);
+    assert_eq!(nat.stats().sessions, 0);
+}
+
+#[test]
+fn a_segment_that_does_not_open_opens_nothing() {
+    let (mut nat, _) = nat_with(PoolSettings::default(), 1, 10);
+    let flow = key(Protocol::Tcp, (pod(1), 1), remote(1, 80));
+    for flags in [
+        TcpFlags::ACK,
+        0,
+        TcpFlags::SYN | TcpFlags::FIN,
+        TcpFlags::SYN | TcpFlags::RST,
+        TcpFlags::RST,
+    ] {
+        assert_eq!(
+            nat.open(&flow, POOL, Some(&Segment::bare(flags)), secs(1)),
+            Err(Refusal::NotSyn)
+        );
+    }
+    assert_eq!((nat.stats().sessions, nat.stats().subscribers), (0, 0));
+}
+
+#[test]
+fn expire_says_when_its_budget_is_used_up() {
+    let (mut nat, _) = nat_with(PoolSettings::default(), 1, 100);
+    for port in 1..=50 {
+        let flow = key(Protocol::Udp, (pod(1), port), remote(1, 53));
+        nat.open(&flow, POOL, None, secs(0)).unwrap();
+    }
+    assert!(nat.expire(secs(20), 32));
+    assert!(!nat.expire(secs(20), 32));
+    assert_eq!(nat.stats().sessions, 0);
+}

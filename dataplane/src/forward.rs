@@ -1,0 +1,168 @@
+//! What is mapped by configuration? Port forwards and 1:1 addresses.
+//!
+//! A fixed mapping is found from either side: by the public endpoint that somebody addresses, or by the
+//! internal endpoint that sends.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+
+use ahash::RandomState;
+use conntrack::{Endpoint, PoolId, Protocol};
+
+/// Ports of a public address that lead to a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortForward {
+    /// Its name.
+    pub name: String,
+    /// The public address.
+    pub address: Ipv4Addr,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// Public ports.
+    pub ports: RangeInclusive<u16>,
+    /// The pod.
+    pub target: Ipv4Addr,
+    /// The pod's port for the first public port; the others follow one by one.
+    pub target_port: u16,
+    /// The pool whose settings its sessions have.
+    pub pool: PoolId,
+}
+
+/// A public address that is all one pod's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StaticNat {
+    /// Its name.
+    pub name: String,
+    /// The public address.
+    pub address: Ipv4Addr,
+    /// The pod.
+    pub target: Ipv4Addr,
+    /// The pool whose settings its sessions have.
+    pub pool: PoolId,
+}
+
+/// A mapping that configuration made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fixed {
+    /// The pod's endpoint.
+    pub internal: Endpoint,
+    /// The public endpoint.
+    pub public: Endpoint,
+    /// The pool whose settings its sessions have.
+    pub pool: PoolId,
+}
+
+/// All fixed mappings, ready for look-up.
+#[derive(Clone, Debug, Default)]
+pub struct Forwards {
+    forwards: Vec<PortForward>,
+    /// Indices of `forwards` by public address and protocol, and by target and protocol.
+    by_public: HashMap<(Ipv4Addr, Protocol), Vec<usize>, RandomState>,
+    by_target: HashMap<(Ipv4Addr, Protocol), Vec<usize>, RandomState>,
+    static_by_public: HashMap<Ipv4Addr, (Ipv4Addr, PoolId), RandomState>,
+    static_by_target: HashMap<Ipv4Addr, (Ipv4Addr, PoolId), RandomState>,
+}
+
+impl Forwards {
+    /// Compiles objects that do not overlap.
+    pub fn new(forwards: Vec<PortForward>, statics: &[StaticNat]) -> Self {
+        let mut all = Self::default();
+        for (index, forward) in forwards.iter().enumerate() {
+            let (public, target) = (forward.address, forward.target);
+            all.by_public.entry((public, forward.protocol)).or_default().push(index);
+            all.by_target.entry((target, forward.protocol)).or_default().push(index);
+        }
+        for one in statics {
+            all.static_by_public.insert(one.address, (one.target, one.pool));
+            all.static_by_target.insert(one.target, (one.address, one.pool));
+        }
+        Self { forwards, ..all }
+    }
+
+    /// The port forwards, as configured.
+    pub fn forwards(&self) -> &[PortForward] {
+        &self.forwards
+    }
+
+    /// Whether `address` is all one pod's.
+    pub fn is_static(&self, address: Ipv4Addr) -> bool {
+        self.static_by_public.contains_key(&address)
+    }
+
+    /// The fixed mapping of a public endpoint.
+    pub fn by_public(&self, protocol: Protocol, public: Endpoint) -> Option<Fixed> {
+        if let Some(&(target, pool)) = self.static_by_public.get(&public.addr) {
+            return Some(Fixed { internal: Endpoint::new(target, public.port), public, pool });
+        }
+        let indices = self.by_public.get(&(public.addr, protocol))?;
+        let forwards = indices.iter().map(|&index| &self.forwards[index]);
+        forwards.filter(|f| f.ports.contains(&public.port)).map(|f| f.at(public.port)).next()
+    }
+
+    /// The fixed mapping of an internal endpoint.
+    pub fn by_internal(&self, protocol: Protocol, internal: Endpoint) -> Option<Fixed> {
+        if let Some(&(address, pool)) = self.static_by_target.get(&internal.addr) {
+            return Some(Fixed { internal, public: Endpoint::new(address, internal.port), pool });
+        }
+        let indices = self.by_target.get(&(internal.addr, protocol))?;
+        let forwards = indices.iter().map(|&index| &self.forwards[index]);
+        let port = |f: &PortForward| {
+            let offset = internal.port.checked_sub(f.target_port)?;
+            let port = f.ports.start().checked_add(offset)?;
+            f.ports.contains(&port).then_some(port)
+        };
+        forwards.filter_map(|f| port(f).map(|port| f.at(port))).next()
+    }
+}
+
+impl PortForward {
+    /// The mapping of public port `port`, which must be one of [`PortForward::ports`].
+    fn at(&self, port: u16) -> Fixed {
+        let target_port = self.target_port.wrapping_add(port.wrapping_sub(*self.ports.start()));
+        Fixed {
+            internal: Endpoint::new(self.target, target_port),
+            public: Endpoint::new(self.address, port),
+            pool: self.pool,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_sides_find_the_same_mapping() {
+        let (public, pod) = (Ipv4Addr::new(203, 0, 113, 10), Ipv4Addr::new(10, 244, 1, 1));
+        let forward = PortForward {
+            name: "web".into(),
+            address: public,
+            protocol: Protocol::Tcp,
+            ports: 6000..=6010,
+            target: pod,
+            target_port: 80,
+            pool: PoolId(0),
+        };
+        let one = Ipv4Addr::new(203, 0, 113, 14);
+        let host = Ipv4Addr::new(10, 244, 1, 3);
+        let fixed = StaticNat { name: "one".into(), address: one, target: host, pool: PoolId(1) };
+        let all = Forwards::new(vec![forward], &[fixed]);
+        for port in 6000..=6010 {
+            let found = all.by_public(Protocol::Tcp, Endpoint::new(public, port)).unwrap();
+            assert_eq!(found.internal, Endpoint::new(pod, port - 6000 + 80));
+            assert_eq!(all.by_internal(Protocol::Tcp, found.internal), Some(found));
+            assert_eq!(all.by_public(Protocol::Udp, Endpoint::new(public, port)), None);
+        }
+        for port in [5999, 6011] {
+            assert_eq!(all.by_public(Protocol::Tcp, Endpoint::new(public, port)), None);
+        }
+        for port in [79, 91] {
+            assert_eq!(all.by_internal(Protocol::Tcp, Endpoint::new(pod, port)), None);
+        }
+        let found = all.by_public(Protocol::Other(47), Endpoint::new(one, 0)).unwrap();
+        assert_eq!(found.internal, Endpoint::new(host, 0));
+        assert_eq!(all.by_internal(Protocol::Other(47), found.internal), Some(found));
+        assert!(all.is_static(one) && !all.is_static(public));
+    }
+}
