@@ -12,7 +12,7 @@ use vm_test::craft::{self, Ip, RST, Segment};
 use vm_test::inject::{INSIDE, OUTSIDE, Received};
 use vm_test::oracle::packet::{ICMP, UDP};
 use vm_test::oracle::{Ipv4, checksums};
-use vm_test::rig::{GATEWAY, verified};
+use vm_test::rig::verified;
 use vm_test::{Flow, Lab, Options, Rig, Wire};
 
 const ROUTER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
@@ -397,5 +397,4 @@ fn no_error_comes_without_translation() {
     let rig = Rig::start(Options::untranslated()).unwrap();
     errors_from_outside(&rig).unwrap_err();
     errors_from_inside(&rig).unwrap_err();
-    assert_ne!(GATEWAY[0], GATEWAY[1]);
 }

@@ -249,8 +249,8 @@ fn a_translated_error_finds_its_original_and_a_changed_one_does_not() {
     let came = error((ROUTER, OUTSIDE), (HOP, PUBLIC), 64, &seen);
     let relayed = error((INSIDE, NODE), (HOP, POD), 63, &quote);
     assert_eq!(fidelity_faults(&[&sent, &relayed], &[&seen, &came]), (0, 2));
-    // Outer source, type, bytes 4 to 8, quoted destination, quoted remote port, quoted payload.
-    for at in [29, 34, 38, 60, 65, 71] {
+    // Outer source, code, bytes 4 to 8, quoted destination, quoted remote port, quoted payload.
+    for at in [29, 35, 38, 60, 65, 71] {
         let mut changed = relayed.clone();
         changed[at] ^= 1;
         let (faults, _) = fidelity_faults(&[&sent, &changed], &[&seen, &came]);
