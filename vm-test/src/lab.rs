@@ -51,6 +51,7 @@ impl Lab {
         let nowhere = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
         let mut lab = Self { inside, outside, fence: nowhere, number: Cell::new(0) };
         lab.fence = lab.udp(FENCE, FENCE, b"fence")?.public;
+        ensure!(rig.options().pool.holds(*lab.fence.ip()), "{} is not translated", lab.fence);
         Ok(lab)
     }
 
