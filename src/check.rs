@@ -2,8 +2,10 @@
 
 use std::io::{self, Write};
 
-use conntrack::PoolSettings;
+use conntrack::{Behavior, PoolSettings, Pooling};
+use dataplane::forward::{PortForward, StaticNat};
 use dataplane::rule::{Action, Rule, Service};
+use dataplane::snapshot::Refused;
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
@@ -33,6 +35,8 @@ struct Plan {
     gateway: Vec<Setting>,
     pools: Vec<PoolRow>,
     rules: Vec<RuleRow>,
+    port_forwards: Vec<ForwardRow>,
+    static_nat: Vec<StaticRow>,
     warnings: Vec<String>,
 }
 
@@ -54,7 +58,25 @@ struct PoolRow {
     quota_sessions: u32,
     /// Subscribers that can hold their whole quota at once.
     subscribers_at_quota: u64,
+    behavior: String,
     timers: String,
+}
+
+/// Public ports that lead to a pod.
+#[derive(Serialize)]
+struct ForwardRow {
+    name: String,
+    protocol: String,
+    public: String,
+    target: String,
+}
+
+/// A public address that is a pod's.
+#[derive(Serialize)]
+struct StaticRow {
+    name: String,
+    public: String,
+    target: String,
 }
 
 /// A rule for one pair of prefixes.
@@ -86,6 +108,7 @@ impl Plan {
                 quota_blocks: settings.quota.blocks,
                 quota_sessions: settings.quota.sessions,
                 subscribers_at_quota: blocks / u64::from(settings.quota.blocks),
+                behavior: behavior(settings),
                 timers: timers(settings),
             }
         });
@@ -93,6 +116,8 @@ impl Plan {
             gateway: settings(&config.gateway),
             pools: pools.collect(),
             rules: rule_rows(config),
+            port_forwards: config.forwards.iter().map(ForwardRow::from).collect(),
+            static_nat: config.statics.iter().map(StaticRow::from).collect(),
             warnings: config.warnings.iter().map(Problem::to_string).collect(),
         }
     }
@@ -122,8 +147,10 @@ impl Plan {
         print_table(out, &rows)?;
         for pool in &self.pools {
             writeln!(out, "  {}: {}", pool.pool, pool.ranges.join(", "))?;
+            writeln!(out, "  {}: {}", pool.pool, pool.behavior)?;
             writeln!(out, "  {}: timers {}", pool.pool, pool.timers)?;
         }
+        self.print_fixed(out)?;
         writeln!(out, "\nRules, in order of precedence")?;
         let mut rows = vec![
             ["PRIORITY", "FROM", "TO", "EXCEPT", "SERVICES", "ACTION", "RULE"].map(str::to_owned),
@@ -138,6 +165,53 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// What configuration maps, if anything.
+    fn print_fixed(&self, out: &mut impl Write) -> io::Result<()> {
+        if !self.port_forwards.is_empty() {
+            writeln!(out, "\nPort forwards")?;
+            let mut rows = vec![["NAME", "PROTOCOL", "PUBLIC", "TARGET"].map(str::to_owned)];
+            rows.extend(
+                self.port_forwards.iter().map(|row| {
+                    [&row.name, &row.protocol, &row.public, &row.target].map(Clone::clone)
+                }),
+            );
+            print_table(out, &rows)?;
+        }
+        if !self.static_nat.is_empty() {
+            writeln!(out, "\n1:1 addresses")?;
+            let mut rows = vec![["NAME", "PUBLIC", "TARGET"].map(str::to_owned)];
+            let cells = |row: &StaticRow| [&row.name, &row.public, &row.target].map(Clone::clone);
+            rows.extend(self.static_nat.iter().map(cells));
+            print_table(out, &rows)?;
+        }
+        Ok(())
+    }
+}
+
+impl From<&PortForward> for ForwardRow {
+    fn from(forward: &PortForward) -> Self {
+        let ports = |first: u16, count: usize| match count {
+            1 => first.to_string(),
+            _ => format!("{first}-{}", usize::from(first) + count - 1),
+        };
+        let count = forward.ports.len();
+        Self {
+            name: forward.name.clone(),
+            protocol: forward.protocol.to_string(),
+            public: format!("{}:{}", forward.address, ports(*forward.ports.start(), count)),
+            target: format!("{}:{}", forward.target, ports(forward.target_port, count)),
+        }
+    }
+}
+
+impl From<&StaticNat> for StaticRow {
+    fn from(one: &StaticNat) -> Self {
+        let (public, target) = (one.address.to_string(), one.target.to_string());
+        Self { name: one.name.clone(), public, target }
+    }
+}
+
 impl RuleRow {
     fn cells(&self) -> [String; 7] {
         let Self { priority, from, to, except, services, action, rule } = self;
@@ -145,7 +219,23 @@ impl RuleRow {
     }
 }
 
+fn refused(how: Refused) -> &'static str {
+    match how {
+        Refused::Icmp => "icmp",
+        Refused::Reset => "reset",
+        Refused::Silent => "silent",
+    }
+}
+
+fn icmp_errors(gateway: &Gateway) -> String {
+    let (all, each) = (gateway.answers.errors_per_second, gateway.answers.errors_per_subscriber);
+    let where_ = gateway.error_interfaces.as_ref();
+    let by = where_.map_or_else(|| "all interfaces".to_owned(), |names| names.join(", "));
+    format!("{all}/s, {each}/s a subscriber, by {by}")
+}
+
 fn settings(gateway: &Gateway) -> Vec<Setting> {
+    let answers = &gateway.answers;
     let automatic = |count: Option<u16>| count.map_or("automatic".to_owned(), |n| n.to_string());
     let mode = match gateway.mode {
         Mode::Auto => "auto",
@@ -174,11 +264,38 @@ fn settings(gateway: &Gateway) -> Vec<Setting> {
         ("logFormat", log_format.to_owned()),
         ("onExit", on_exit.to_owned()),
         ("sessions", gateway.sessions.to_string()),
-        ("answerPing", gateway.answer_ping.to_string()),
+        ("answerPing", answers.ping.to_string()),
+        ("onDeny", refused(answers.denied).to_owned()),
+        ("onUnmapped", refused(answers.unmapped).to_owned()),
+        ("icmpErrors", icmp_errors(gateway)),
+        ("grace", format!("{} s", answers.grace.as_secs())),
     ]
     .into_iter()
     .map(|(name, value)| Setting { name, value })
     .collect()
+}
+
+/// How the pool treats flows, in the words of the objects.
+fn behavior(settings: &PoolSettings) -> String {
+    let name = |behavior: Behavior| match behavior {
+        Behavior::EndpointIndependent => "endpoint-independent",
+        Behavior::AddressDependent => "address-dependent",
+        Behavior::AddressAndPortDependent => "address-and-port-dependent",
+    };
+    let (tcp, udp) = (name(settings.filtering_tcp), name(settings.filtering_udp));
+    let filtering = if tcp == udp { tcp.to_owned() } else { format!("{tcp} (tcp), {udp} (udp)") };
+    let pooling = match (settings.pooling, settings.spill) {
+        (Pooling::Arbitrary, _) => "arbitrary",
+        (Pooling::Paired, true) => "paired, spills",
+        (Pooling::Paired, false) => "paired",
+    };
+    let mut text =
+        format!("mapping {}, filtering {filtering}, pooling {pooling}", name(settings.mapping));
+    if let Some(scatter) = &settings.scatter {
+        let (first, last) = (scatter.ports.start(), scatter.ports.end());
+        text.push_str(&format!(", DNS scattered over {first}-{last}"));
+    }
+    text
 }
 
 fn timers(settings: &PoolSettings) -> String {
@@ -190,7 +307,11 @@ fn timers(settings: &PoolSettings) -> String {
         ("tcpClosing", timers.tcp_closing),
         ("tcpTimeWait", timers.tcp_time_wait),
         ("tcpReset", timers.tcp_reset),
+        ("tcpIncomingSyn", timers.tcp_incoming_syn),
         ("icmpQuery", timers.icmp_query),
+        ("other", timers.other),
+        ("fragment", timers.fragment),
+        ("port rest", settings.hold_down.port),
         ("block rest", settings.hold_down.block),
     ]
     .iter()

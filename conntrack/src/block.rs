@@ -178,6 +178,7 @@ mod tests {
         assert_eq!(block.unused_port(Protocol::Udp, 0), Some(1024));
     }
 
+    // Museum: C14
     #[test]
     fn a_block_can_be_used_dry_and_comes_back() {
         for len in [16, 64, 512] {

@@ -2,7 +2,8 @@
 //!
 //! Every public address has a directory with one atomic word for each block of ports. A block is
 //! claimed and released by compare-and-swap, off the packet path; a packet from outside finds the
-//! worker that owns it with one load.
+//! worker that owns it with one load. A block has one holder, so no two subscribers share a public
+//! endpoint (RFC 4787 REQ-3, RFC 5382 REQ-7).
 
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;

@@ -279,6 +279,7 @@ mod tests {
         }
     }
 
+    // Museum: C42
     #[test]
     fn a_full_index_refuses_and_changes_nothing() {
         let mut index = Index::new(8);

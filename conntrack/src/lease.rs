@@ -7,7 +7,8 @@
 //! 2. one of a few that are used, but not towards this remote;
 //! 3. one of a further block, within the quota;
 //! 4. any that is not used towards this remote;
-//! 5. one whose connection to this remote is over, the longest over first (decision D3).
+//! 5. one whose connection to this remote is over, the longest over first (decision D3,
+//!    RFC 6888 REQ-8a).
 
 use crate::directory::Holder;
 use crate::endpoint::{Endpoint, FlowKey, Protocol};

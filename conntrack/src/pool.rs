@@ -21,13 +21,13 @@ impl PoolId {
 /// Idle times after which sessions end (`requirements.md`, timers).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timers {
-    /// UDP (RFC 4787 REQ-5).
+    /// UDP (RFC 4787 REQ-5, REQ-5c).
     pub udp: Duration,
     /// UDP by destination port below 1024 (RFC 4787 REQ-5a).
     pub udp_by_port: Vec<(u16, Duration)>,
     /// TCP established or half-closed (RFC 5382 REQ-5).
     pub tcp_established: Duration,
-    /// TCP before the handshake is complete.
+    /// TCP before the handshake is complete (RFC 7857 section 2.1).
     pub tcp_opening: Duration,
     /// TCP after both FINs, until both are acknowledged.
     pub tcp_closing: Duration,
@@ -220,7 +220,7 @@ pub struct PoolSettings {
     pub spill: bool,
     /// A subscriber without sessions keeps its address for this long.
     pub linger: Duration,
-    /// Ports and ICMP identifiers that may be given out; whole blocks only.
+    /// Ports and ICMP identifiers that may be given out, whole blocks only (RFC 6056 section 3.2a).
     pub ports: RangeInclusive<u16>,
     /// Ports below 1024 for internal ports below 1024 (RFC 4787 REQ-3a).
     pub low_ports: Option<RangeInclusive<u16>>,
@@ -364,6 +364,21 @@ pub struct Pool {
 }
 
 impl Pool {
+    /// A pool of `addresses` that have no blocks: nothing is given out of it, fixed mappings use it.
+    pub fn fixed(
+        id: PoolId,
+        name: impl Into<String>,
+        settings: PoolSettings,
+        addresses: impl IntoIterator<Item = Ipv4Addr>,
+    ) -> Self {
+        let address = |addr| {
+            let directory = Directory::new(1..=0, settings.block_size);
+            Arc::new(PublicAddress { addr, directory })
+        };
+        let addresses = addresses.into_iter().map(address).collect();
+        Self { id, name: name.into(), settings, addresses }
+    }
+
     /// A pool of `addresses`, all of whose blocks are free.
     pub fn new(
         id: PoolId,

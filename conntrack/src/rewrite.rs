@@ -2,7 +2,7 @@
 
 use crate::endpoint::{Endpoint, Protocol};
 
-/// A change of a one's-complement sum, to be added to a checksum (RFC 1624 equation 3):
+/// A change of a one's-complement sum, to be added to a checksum (RFC 1624 section 3, equation 3):
 /// `checksum' = !(!checksum + delta)`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChecksumDelta(pub u16);

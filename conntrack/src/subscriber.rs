@@ -136,7 +136,8 @@ impl Holding {
     ) -> Option<(u16, BlockNumber)> {
         let count = pool.addresses.len();
         let start = self.anchor.map_or((random >> 32) as usize % count.max(1), usize::from);
-        // Paired pooling: other addresses only for who has none yet, or where the pool spills.
+        // Paired pooling: other addresses only for who has none yet, or where the pool spills
+        // (RFC 6888 section 3, RFC 7857 section 4).
         let reach = if self.anchor.is_some() && !pool.settings.spill { 1 } else { count };
         (0..reach).map(|i| (start + i) % count).find_map(|address| {
             let directory = &pool.addresses[address].directory;

@@ -133,6 +133,7 @@ mod tests {
     proptest! {
         /// Against a sorted list: nothing pops late, nothing is lost, a caller that re-arms what pops
         /// early sees every item exactly once.
+        // Museum: C16
         #[test]
         fn agrees_with_a_sorted_list(
             start in 0u32..100_000,

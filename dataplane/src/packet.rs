@@ -17,8 +17,8 @@ impl From<Malformed> for DropReason {
     }
 }
 
-/// Options that would show internal hops or step around policy (decision D12): record route, timestamp,
-/// loose and strict source route.
+/// Options that would show internal hops or step around policy (decision D12, against
+/// RFC 1812 5.3.13.4, 5.3.13.5 and 5.3.13.6): record route, timestamp, loose and strict source route.
 const REFUSED_OPTIONS: [u8; 4] = [7, 68, 131, 137];
 
 /// What a frame holds.

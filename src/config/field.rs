@@ -174,6 +174,13 @@ impl<'a> Field<'a> {
         Some(Group { place: self.place(), of: schema.of, fields: known })
     }
 
+    /// The field `name` of this map, if it is one and has it.
+    pub(super) fn member(&self, name: &str) -> Option<Field<'a>> {
+        let Value::Map(entries) = &self.node.value else { return None };
+        let entry = entries.iter().find(|entry| entry.key == name)?;
+        Some(Field { node: &entry.value, path: join(&self.path, name) })
+    }
+
     /// Key, value and the key's place, of every entry of a map; of a repeated key the first.
     pub(super) fn entries(
         &self,

@@ -3,8 +3,11 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use dataplane::counters::MAX_INTERFACES;
+use dataplane::interface::InterfaceId;
+use dataplane::snapshot::{Answers, Refused};
 use tracing_subscriber::EnvFilter;
 
 use super::field::{Field, Group, Schema};
@@ -81,8 +84,27 @@ pub(crate) struct Gateway {
     pub(crate) on_exit: OnExit,
     /// Most sessions, all workers together.
     pub(crate) sessions: u32,
-    /// Answer pings to pool addresses.
-    pub(crate) answer_ping: bool,
+    /// What natgate says by itself, but for the interfaces that it is silent on.
+    pub(crate) answers: Answers,
+    /// Interfaces that ICMP errors may leave by; `None`: all.
+    pub(crate) error_interfaces: Option<Vec<String>>,
+}
+
+impl Gateway {
+    /// Names of all interfaces, internal ones first, in the order of their [`InterfaceId`]s.
+    pub(crate) fn interface_names(&self) -> Vec<&String> {
+        let external = self.external.iter().filter(|name| !self.internal.contains(name));
+        self.internal.iter().chain(external).collect()
+    }
+
+    /// What natgate says by itself.
+    pub(crate) fn answers(&self) -> Answers {
+        let is_muted =
+            |name: &String| self.error_interfaces.as_ref().is_some_and(|all| !all.contains(name));
+        let names = self.interface_names();
+        let muted = (0..names.len()).filter(|&id| is_muted(names[id]));
+        Answers { muted: muted.map(|id| InterfaceId(id as u8)).collect(), ..self.answers.clone() }
+    }
 }
 
 impl Default for Gateway {
@@ -100,7 +122,8 @@ impl Default for Gateway {
             log_format: LogFormat::default(),
             on_exit: OnExit::default(),
             sessions: 1 << 20,
-            answer_ping: true,
+            answers: Answers::default(),
+            error_interfaces: None,
         }
     }
 }
@@ -120,9 +143,18 @@ const SPEC: Schema = Schema {
         "onExit",
         "sessions",
         "answerPing",
+        "onDeny",
+        "onUnmapped",
+        "icmpErrors",
+        "grace",
     ],
-    later: &["defaults", "drain", "grace", "icmpErrors", "ipId", "trafficClass"],
+    later: &["defaults", "drain", "trafficClass"],
 };
+const ICMP_ERRORS: Schema =
+    Schema { of: "icmpErrors", known: &["rate", "perSubscriber", "interfaces"], later: &[] };
+/// Names of the values of [`Refused`].
+const REFUSALS: [(&str, Refused); 3] =
+    [("icmp", Refused::Icmp), ("reset", Refused::Reset), ("silent", Refused::Silent)];
 const INTERFACES: Schema =
     Schema { of: "interfaces", known: &["internal", "external"], later: &[] };
 
@@ -134,6 +166,7 @@ pub(super) fn read(spec: &Field<'_>, complete: bool, problems: &mut Problems) ->
         read_interfaces(&group, complete, &mut gateway, problems);
     }
     read_packet_path(&group, &mut gateway, problems);
+    read_answers(&group, &mut gateway, problems);
     read_service(&group, &mut gateway, problems);
     gateway
 }
@@ -213,9 +246,45 @@ fn read_packet_path(group: &Group<'_>, gateway: &mut Gateway, problems: &mut Pro
     {
         gateway.sessions = sessions;
     }
-    if let Some(answer_ping) = group.get("answerPing").and_then(|f| f.truth(problems)) {
-        gateway.answer_ping = answer_ping;
+}
+
+/// What natgate says by itself.
+fn read_answers(group: &Group<'_>, gateway: &mut Gateway, problems: &mut Problems) {
+    let answers = &mut gateway.answers;
+    if let Some(ping) = group.get("answerPing").and_then(|f| f.truth(problems)) {
+        answers.ping = ping;
     }
+    for (name, target) in [("onDeny", &mut answers.denied), ("onUnmapped", &mut answers.unmapped)] {
+        if let Some(refused) = group.get(name).and_then(|f| f.choice(&REFUSALS, problems)) {
+            *target = refused;
+        }
+    }
+    if let Some(seconds) = group.get("grace").and_then(|f| f.number(0..=86_400, problems)) {
+        answers.grace = Duration::from_secs(seconds);
+    }
+    let Some(errors) = group.get("icmpErrors").and_then(|f| f.group(&ICMP_ERRORS, problems)) else {
+        return;
+    };
+    let rates = [
+        ("rate", &mut answers.errors_per_second),
+        ("perSubscriber", &mut answers.errors_per_subscriber),
+    ];
+    for (name, target) in rates {
+        if let Some(rate) = errors.get(name).and_then(|f| f.number(0..=1_000_000, problems)) {
+            *target = rate;
+        }
+    }
+    let Some(field) = errors.get("interfaces") else { return };
+    let names = interface_names(field, problems);
+    for name in names
+        .iter()
+        .filter(|name| !gateway.internal.contains(name) && !gateway.external.contains(name))
+    {
+        let why = format!("{name:?} is not an interface of the gateway");
+        let remedy = "name interfaces of spec.interfaces, or leave the field out for all";
+        problems.error(&field.place(), "unknown interface", why, remedy);
+    }
+    gateway.error_interfaces = Some(names);
 }
 
 fn read_service(group: &Group<'_>, gateway: &mut Gateway, problems: &mut Problems) {

@@ -8,6 +8,7 @@
 mod address;
 mod field;
 mod flags;
+mod forward;
 mod gateway;
 mod host;
 mod nat_rule;
@@ -26,9 +27,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use conntrack::{Pool, PoolId, PoolSettings};
-use dataplane::forward::Forwards;
+use dataplane::forward::{Forwards, PortForward, StaticNat};
 use dataplane::rule::{Rule, RuleSet};
-use dataplane::snapshot::{Answers, Policy};
+use dataplane::snapshot::Policy;
 
 use crate::cli::GatewayArgs;
 
@@ -41,6 +42,9 @@ use field::Field;
 use object::{Object, Objects};
 use problem::{Origin, Place, Problems};
 use tree::{Node, Value};
+
+/// The pool of the addresses of all `StaticNat`s. No object can have this name.
+const STATIC_POOL: &str = "(static)";
 
 /// A pool, validated; its index in [`Config::pools`] is its [`PoolId`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +66,10 @@ pub(crate) struct Config {
     pub(crate) pools: Vec<PoolConfig>,
     /// Rules; at least one, no ties.
     pub(crate) rules: Vec<Rule>,
+    /// Public ports that lead to pods.
+    pub(crate) forwards: Vec<PortForward>,
+    /// Public addresses that are pods'; their pool is the one after all configured ones.
+    pub(crate) statics: Vec<StaticNat>,
     /// What is allowed, but has a price.
     pub(crate) warnings: Vec<Problem>,
 }
@@ -89,13 +97,21 @@ impl Config {
     pub(crate) fn policy(&self, generation: u32) -> Policy {
         let pool = |(index, config): (usize, &PoolConfig)| {
             let addresses = config.ranges.iter().flat_map(|range| range.addresses());
-            let (id, settings) = (PoolId(index as u16), config.settings.clone());
+            let id = PoolId(index as u16);
+            let mut settings = config.settings.clone();
+            let forwarded = self.forwards.iter().filter(|forward| forward.pool == id);
+            settings.except.extend(forwarded.map(|forward| forward.ports.clone()));
             Arc::new(Pool::new(id, config.name.as_str(), settings, addresses))
         };
-        let pools = self.pools.iter().enumerate().map(pool).collect();
+        let mut pools: Vec<Arc<Pool>> = self.pools.iter().enumerate().map(pool).collect();
+        if !self.statics.is_empty() {
+            let addresses = self.statics.iter().map(|one| one.address);
+            let (id, settings) = (PoolId(pools.len() as u16), PoolSettings::default());
+            pools.push(Arc::new(Pool::fixed(id, STATIC_POOL, settings, addresses)));
+        }
         let rules = RuleSet::new(self.rules.clone());
-        let answers = Answers { ping: self.gateway.answer_ping, ..Answers::default() };
-        Policy::new(generation, pools, rules, Forwards::default(), answers)
+        let forwards = Forwards::new(self.forwards.clone(), &self.statics);
+        Policy::new(generation, pools, rules, forwards, self.gateway.answers())
     }
 }
 
@@ -110,19 +126,26 @@ fn assemble(
     let gateway = read_gateway(&objects, args, whole, &mut problems);
     let pools = read_all(objects.pools, pool::read, &mut problems);
     let rules = read_all(objects.rules, nat_rule::read, &mut problems);
+    let forwards = read_all(objects.forwards, forward::read_forward, &mut problems);
+    let statics = read_all(objects.statics, forward::read_static, &mut problems);
     if !objects.incomplete {
         whole::refuse_missing(&pools, &rules, whole, &mut problems);
     }
     whole::check(&pools, &rules, host, &mut problems);
+    if !objects.incomplete {
+        forward::check(&forwards, &statics, (&pools, &rules), host, &mut problems);
+    }
     let warnings = problems.finish()?;
     let rules = whole::compile(&pools, rules);
+    let forwards = forward::compile_forwards(forwards, &pools);
+    let statics = forward::compile_statics(statics, PoolId(pools.len() as u16));
     let pool_config = |(name, spec): whole::NamedPool| {
         let spec = spec?;
         let ranges = spec.ranges.into_iter().map(|range| range.value).collect();
         Some(PoolConfig { name: name.value, settings: spec.settings, ranges })
     };
     let pools = pools.into_iter().filter_map(pool_config).collect();
-    Ok(Config { gateway, pools, rules, warnings })
+    Ok(Config { gateway, pools, rules, forwards, statics, warnings })
 }
 
 fn read_gateway(

@@ -13,11 +13,17 @@ pub(super) enum Kind {
     Gateway,
     AddressPool,
     NatRule,
+    PortForward,
+    StaticNat,
 }
 
-const KINDS: [(&str, Kind); 3] =
-    [("Gateway", Kind::Gateway), ("AddressPool", Kind::AddressPool), ("NatRule", Kind::NatRule)];
-const LATER_KINDS: [&str; 2] = ["PortForward", "StaticNat"];
+const KINDS: [(&str, Kind); 5] = [
+    ("Gateway", Kind::Gateway),
+    ("AddressPool", Kind::AddressPool),
+    ("NatRule", Kind::NatRule),
+    ("PortForward", Kind::PortForward),
+    ("StaticNat", Kind::StaticNat),
+];
 
 const OBJECT: Schema = Schema {
     of: "an object",
@@ -47,6 +53,8 @@ pub(super) struct Objects {
     pub(super) gateways: Vec<Object>,
     pub(super) pools: Vec<Object>,
     pub(super) rules: Vec<Object>,
+    pub(super) forwards: Vec<Object>,
+    pub(super) statics: Vec<Object>,
     /// Whether some document could not be read as an object: what seems missing may be there.
     pub(super) incomplete: bool,
 }
@@ -61,7 +69,8 @@ impl Objects {
                 None => objects.incomplete = true,
             }
         }
-        for list in [&objects.gateways, &objects.pools, &objects.rules] {
+        let Self { gateways, pools, rules, forwards, statics, .. } = &objects;
+        for list in [gateways, pools, rules, forwards, statics] {
             refuse_same_names(list, problems);
         }
         objects
@@ -72,6 +81,8 @@ impl Objects {
             Kind::Gateway => &mut self.gateways,
             Kind::AddressPool => &mut self.pools,
             Kind::NatRule => &mut self.rules,
+            Kind::PortForward => &mut self.forwards,
+            Kind::StaticNat => &mut self.statics,
         }
     }
 }
@@ -92,7 +103,7 @@ fn header(document: &Node, problems: &mut Problems) -> Option<(Kind, Object)> {
         let why = format!("{version:?} is not a version that natgate knows");
         problems.error(&field.place(), "unknown version", why, format!("write {API_VERSION}"));
     }
-    let remedy = "write kind: Gateway, AddressPool or NatRule";
+    let remedy = "write kind: Gateway, AddressPool, NatRule, PortForward or StaticNat";
     let kind = group.required("kind", remedy, problems).and_then(|field| kind(field, problems));
     let remedy = "write metadata: {name: NAME}";
     let name = group.required("metadata", remedy, problems).and_then(|f| name(f, problems));
@@ -103,11 +114,6 @@ fn header(document: &Node, problems: &mut Problems) -> Option<(Kind, Object)> {
 
 fn kind(field: &Field<'_>, problems: &mut Problems) -> Option<Kind> {
     let text = field.text(problems)?;
-    if LATER_KINDS.contains(&text) {
-        let why = format!("{text} is not in this version of natgate");
-        problems.error(&field.place(), "unsupported kind", why, "remove the object");
-        return None;
-    }
     let found = KINDS.iter().find(|(name, _)| *name == text).map(|&(_, kind)| kind);
     if found.is_none() {
         let names = KINDS.map(|(name, _)| name);

@@ -1,12 +1,17 @@
 //! What may an `AddressPool` say?
 
-use std::time::Duration;
+use std::ops::RangeInclusive;
 
-use conntrack::{PoolSettings, Timers};
+use conntrack::PoolSettings;
 
 use super::address::{self, AddressRange};
 use super::field::{Field, Group, Placed, Schema};
 use super::problem::{Place, Problems};
+use super::tree::Value;
+
+mod behavior;
+mod limits;
+mod profile;
 
 /// A pool as read, before it is compared with the other objects.
 #[derive(Debug)]
@@ -20,92 +25,50 @@ const SPEC: Schema = Schema {
     known: &[
         "addresses",
         "profile",
-        "ports",
-        "blockSize",
-        "quota",
-        "holdDown",
-        "spill",
-        "timers",
-        "shared",
-    ],
-    later: &[
         "mapping",
         "filtering",
+        "overlap",
         "pooling",
+        "spill",
+        "ports",
+        "blockSize",
         "parity",
         "preserve",
         "scatter",
+        "quota",
+        "holdDown",
+        "inboundRefresh",
         "unsolicitedSyn",
         "onExpiry",
         "onExhaustion",
-        "onDeny",
-        "overlap",
-        "inboundRefresh",
-        "icmpErrors",
+        "midStream",
         "ipId",
-        "log",
-        "grace",
-        "removal",
-        "subscriberPrefix",
-        "trafficClass",
+        "timers",
+        "shared",
     ],
+    later: &["log", "removal", "subscriberPrefix", "trafficClass"],
 };
-const PORTS: Schema = Schema { of: "ports", known: &["range"], later: &["low", "except"] };
-const QUOTA: Schema = Schema {
-    of: "quota",
-    known: &["blocks", "sessions"],
-    later: &["tcp", "udp", "icmp", "sessionsPerMapping", "newPerSecond"],
-};
-const HOLD_DOWN: Schema = Schema {
-    of: "holdDown",
-    known: &["blockSeconds"],
-    later: &["seconds", "maxPorts", "afterRestart"],
-};
-const TIMERS: Schema = Schema {
-    of: "timers",
-    known: &[
-        "udp",
-        "udpByPort",
-        "tcpEstablished",
-        "tcpOpening",
-        "tcpClosing",
-        "tcpTimeWait",
-        "tcpReset",
-        "icmpQuery",
-    ],
-    later: &["tcpIncomingSyn", "other", "fragment"],
-};
-
-/// Longest timer, in seconds (`requirements.md`, timers).
+/// Longest time, in seconds (`requirements.md`, timers).
 const MAX_SECONDS: u64 = 86_400;
+const PORTS: Schema = Schema { of: "ports", known: &["range", "low", "except"], later: &[] };
 
 /// Reads the `spec` of an `AddressPool`.
 pub(super) fn read(spec: &Field<'_>, problems: &mut Problems) -> Option<PoolSpec> {
     let group = spec.group(&SPEC, problems)?;
-    read_profile(&group, problems);
     read_shared(&group, problems);
-    let mut settings = PoolSettings::default();
+    let profile = behavior::profile(&group, problems);
+    let mut settings = profile.settings();
+    behavior::read(&group, &mut settings, problems);
     read_ports(&group, &mut settings, problems);
-    read_limits(&group, &mut settings, problems);
-    if let Some(timers) = group.get("timers").and_then(|f| f.group(&TIMERS, problems)) {
-        read_timers(&timers, &mut settings.timers, problems);
-    }
+    behavior::read_scatter(&group, &mut settings, problems);
+    limits::read(&group, &mut settings, problems);
+    behavior::refuse_contradictions(&group, &settings, problems);
+    profile::compare(&group, profile, &settings, problems);
     let remedy = "list addresses, ranges or prefixes in spec.addresses";
     let ranges = group
         .required("addresses", remedy, problems)
         .map_or_else(Vec::new, |field| read_addresses(field, problems));
     Some(PoolSpec { settings, ranges })
-}
-
-fn read_profile(group: &Group<'_>, problems: &mut Problems) {
-    let Some(field) = group.get("profile") else { return };
-    if field.text(problems) == Some("rfc4787") {
-        let why = "the profile \"rfc4787\" is not in this version of natgate";
-        let remedy = "write high-density, or remove the field";
-        problems.error(&field.place(), "unsupported profile", why, remedy);
-    } else if field.is_text() {
-        field.choice(&[("high-density", ())], problems);
-    }
 }
 
 fn read_shared(group: &Group<'_>, problems: &mut Problems) {
@@ -162,25 +125,57 @@ fn read_ports(group: &Group<'_>, settings: &mut PoolSettings, problems: &mut Pro
         }
     }
     let Some(field) = group.get("ports").and_then(|f| f.group(&PORTS, problems)) else { return };
-    let remedy = "write for example range: \"1024-65535\"";
-    let Some(range) = field.required("range", remedy, problems) else { return };
-    let Some(text) = range.text_or_number(problems) else { return };
-    let size = settings.block_size;
-    match address::ports(&text) {
-        Err(refusal) => {
-            problems.error(&range.place(), "bad port range", refusal.why, refusal.remedy);
-        }
-        Ok(ports) if *ports.start() < 1024 => {
-            let why = format!("{text} reaches below 1024, where services of the system live");
-            problems.error(&range.place(), "bad port range", why, "begin at 1024 or above");
-        }
-        Ok(ports) if blocks_in(&ports, size) == 0 => {
-            let why = format!("{text} holds no whole block of {size} ports");
-            let remedy =
-                "widen the range or lower spec.blockSize (blocks begin at multiples of it)";
-            problems.error(&range.place(), "bad port range", why, remedy);
-        }
-        Ok(ports) => settings.ports = ports,
+    if let Some(range) = field.get("range") {
+        read_range(range, settings, problems);
+    }
+    if let Some(low) = field.get("low") {
+        read_low(low, settings, problems);
+    }
+    for item in field.get("except").map_or_else(Vec::new, |except| except.list(problems)) {
+        settings.except.extend(port_range(&item, problems));
+    }
+}
+
+/// A port or a range of ports.
+pub(super) fn port_range(
+    field: &Field<'_>,
+    problems: &mut Problems,
+) -> Option<RangeInclusive<u16>> {
+    let text = field.text_or_number(problems)?;
+    let ports = address::ports(&text);
+    if let Err(refusal) = &ports {
+        problems.error(&field.place(), "bad port range", &refusal.why, &refusal.remedy);
+    }
+    ports.ok()
+}
+
+fn read_range(range: &Field<'_>, settings: &mut PoolSettings, problems: &mut Problems) {
+    let Some(ports) = port_range(range, problems) else { return };
+    let (size, text) = (settings.block_size, format!("{}-{}", ports.start(), ports.end()));
+    if *ports.start() < 1024 {
+        let why = format!("{text} reaches below 1024, where services of the system live");
+        problems.error(&range.place(), "bad port range", why, "begin at 1024 or above");
+    } else if blocks_in(&ports, size) == 0 {
+        let why = format!("{text} holds no whole block of {size} ports");
+        let remedy = "widen the range or lower spec.blockSize (blocks begin at multiples of it)";
+        problems.error(&range.place(), "bad port range", why, remedy);
+    } else {
+        settings.ports = ports;
+    }
+}
+
+/// Ports below 1024 for internal ports below 1024 (RFC 4787 REQ-3a).
+fn read_low(field: &Field<'_>, settings: &mut PoolSettings, problems: &mut Problems) {
+    if matches!(&field.node().value, Value::Text(text) if text == "none") {
+        settings.low_ports = None;
+        return;
+    }
+    let Some(ports) = port_range(field, problems) else { return };
+    if *ports.end() > 1023 {
+        let why = format!("{}-{} reaches above 1023", ports.start(), ports.end());
+        problems.error(&field.place(), "bad port range", why, "end at 1023, or write none");
+    } else {
+        settings.low_ports = Some(ports);
     }
 }
 
@@ -188,78 +183,4 @@ fn read_ports(group: &Group<'_>, settings: &mut PoolSettings, problems: &mut Pro
 pub(super) fn blocks_in(ports: &std::ops::RangeInclusive<u16>, size: u16) -> u32 {
     let (start, end, size) = (*ports.start() as u32, *ports.end() as u32 + 1, size as u32);
     (end / size).saturating_sub(start.div_ceil(size))
-}
-
-fn read_limits(group: &Group<'_>, settings: &mut PoolSettings, problems: &mut Problems) {
-    if let Some(quota) = group.get("quota").and_then(|f| f.group(&QUOTA, problems)) {
-        let blocks = quota.get("blocks").and_then(|f| f.number(1..=65_536, problems));
-        settings.quota.blocks = blocks.unwrap_or(settings.quota.blocks);
-        let sessions = quota.get("sessions").and_then(|f| f.number(1..=16_777_216, problems));
-        settings.quota.sessions = sessions.unwrap_or(settings.quota.sessions);
-    }
-    if let Some(spill) = group.get("spill").and_then(|f| f.truth(problems)) {
-        settings.spill = spill;
-    }
-    let hold_down = group.get("holdDown").and_then(|f| f.group(&HOLD_DOWN, problems));
-    let Some(field) = hold_down.as_ref().and_then(|g| g.get("blockSeconds")) else { return };
-    if let Some(seconds) = field.number(0..=MAX_SECONDS, problems) {
-        warn_below(field, seconds, 120, "6888-REQ-8", problems);
-        settings.hold_down.block = Duration::from_secs(seconds);
-    }
-}
-
-fn read_timers(group: &Group<'_>, timers: &mut Timers, problems: &mut Problems) {
-    /// The RFC's minimum and the requirement that is lost below it.
-    type Minimum = Option<(u64, &'static str)>;
-    let rows: [(&str, &mut Duration, Minimum); 7] = [
-        ("udp", &mut timers.udp, Some((120, "4787-REQ-5"))),
-        ("tcpEstablished", &mut timers.tcp_established, Some((7440, "5382-REQ-5.2"))),
-        ("tcpOpening", &mut timers.tcp_opening, None),
-        ("tcpClosing", &mut timers.tcp_closing, Some((240, "5382-REQ-5.3"))),
-        ("tcpTimeWait", &mut timers.tcp_time_wait, None),
-        ("tcpReset", &mut timers.tcp_reset, None),
-        ("icmpQuery", &mut timers.icmp_query, Some((60, "5508-REQ-2"))),
-    ];
-    for (name, target, minimum) in rows {
-        let Some(field) = group.get(name) else { continue };
-        let Some(seconds) = field.number(1..=MAX_SECONDS, problems) else { continue };
-        *target = Duration::from_secs(seconds);
-        if let Some((minimum, requirement)) = minimum {
-            warn_below(field, seconds, minimum, requirement, problems);
-        }
-    }
-    if let Some(field) = group.get("udpByPort") {
-        timers.udp_by_port = udp_by_port(field, problems);
-    }
-}
-
-fn warn_below(
-    field: &Field<'_>,
-    seconds: u64,
-    minimum: u64,
-    requirement: &str,
-    problems: &mut Problems,
-) {
-    if seconds < minimum {
-        let why = format!("{seconds} s is below {minimum} s: requirement {requirement} is lost");
-        let remedy = format!("write {minimum} or more to keep it");
-        problems.warn(&field.place(), "short timer", why, remedy);
-    }
-}
-
-/// Timers by destination port; only registered ports, whose protocols are one question and one
-/// answer, may have shorter ones (RFC 4787 REQ-5a), and QUIC's never.
-fn udp_by_port(field: &Field<'_>, problems: &mut Problems) -> Vec<(u16, Duration)> {
-    let mut timers = Vec::new();
-    for (key, value, place) in field.entries(problems).unwrap_or_default() {
-        let port = key.parse::<u16>().ok().filter(|port| (1..1024).contains(port) && *port != 443);
-        if port.is_none() {
-            let why = format!("{key:?} is not a port from 1 to 1023 other than 443");
-            let remedy = "use spec.timers.udp for all other ports";
-            problems.error(&place, "bad port", why, remedy);
-        }
-        let seconds = value.number(1..=MAX_SECONDS, problems);
-        timers.extend(port.zip(seconds.map(Duration::from_secs)));
-    }
-    timers
 }

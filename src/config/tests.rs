@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use conntrack::Protocol;
+use conntrack::{Behavior, Endpoint, IpId, Pooling, Protocol};
 use dataplane::rule::Action;
 use proptest::prelude::*;
 
@@ -61,7 +61,7 @@ fn defaults_are_those_of_the_data_plane() {
     let config = load(&with_pool("")).unwrap();
     assert_eq!(config.pools[0].settings, PoolSettings::default());
     assert_eq!(config.gateway.sessions, 1_048_576);
-    assert!(config.gateway.answer_ping);
+    assert!(config.gateway.answers.ping);
     assert_eq!(config.warnings, []);
 }
 
@@ -274,4 +274,74 @@ proptest! {
             prop_assert!(errors.to_string().lines().all(|line| line.starts_with("error: ")));
         }
     }
+}
+
+#[test]
+fn a_profile_is_where_single_settings_start_from() {
+    let strict = load(&with_pool("  profile: rfc4787")).unwrap();
+    assert_eq!(strict.pools[0].settings, PoolSettings::rfc4787());
+    assert_eq!(strict.warnings, []);
+    let text = "  profile: rfc4787\n  filtering: {tcp: address-dependent}\n  blockSize: 256
+  quota: {blocks: 9, blocksSoft: 8, udp: 100, newPerSecond: 50, halfOpen: 7}
+  pooling: {kind: arbitrary, linger: 5}\n  ports: {low: none, except: [2000, \"3000-3100\"]}
+  holdDown: {seconds: 130, maxPorts: 8, afterRestart: 121}\n  onExhaustion: icmp-admin
+  timers: {tcpIncomingSyn: 7, other: 20, fragment: 3}\n  ipId: strict\n  midStream: drop";
+    let config = load(&with_pool(text)).unwrap();
+    let settings = &config.pools[0].settings;
+    assert_eq!(settings.filtering_tcp, Behavior::AddressDependent);
+    assert_eq!(settings.filtering_udp, Behavior::EndpointIndependent);
+    assert_eq!((settings.quota.blocks, settings.quota.blocks_soft), (9, Some(8)));
+    assert_eq!((settings.quota.new_per_second, settings.quota.burst), (Some(50), 50));
+    assert_eq!((settings.quota.udp, settings.quota.half_open), (Some(100), 7));
+    assert_eq!((settings.pooling, settings.linger), (Pooling::Arbitrary, Duration::from_secs(5)));
+    assert_eq!(
+        (settings.low_ports.clone(), &settings.except),
+        (None, &vec![2000..=2000, 3000..=3100])
+    );
+    assert_eq!((settings.hold_down.max_ports, settings.ip_id), (Some(8), IpId::Strict));
+    assert_eq!(settings.timers.fragment, Duration::from_secs(3));
+    let lost: Vec<&str> = config.warnings.iter().map(|warning| warning.why.as_str()).collect();
+    assert_eq!(
+        lost,
+        [
+            "4787-REQ-2 and 6888-S3a, which the profile keeps, are lost by it",
+            "4787-REQ-3a, which the profile keeps, are lost by it"
+        ]
+    );
+}
+
+// Proves: 4787-REQ-5
+#[test]
+fn the_strict_profile_refuses_times_below_a_must() {
+    for (setting, requirement) in [
+        ("timers: {udp: 60}", "4787-REQ-5"),
+        ("timers: {tcpEstablished: 7439}", "5382-REQ-5.2"),
+        ("timers: {tcpIncomingSyn: 5}", "5382-REQ-4.1"),
+        ("timers: {icmpQuery: 59}", "5508-REQ-2"),
+    ] {
+        let refused = load(&with_pool(&format!("  profile: rfc4787\n  {setting}"))).unwrap_err();
+        assert!(refused.to_string().contains(requirement), "{setting}: {refused}");
+    }
+    let advice = load(&with_pool("  profile: rfc4787\n  timers: {tcpOpening: 239}")).unwrap();
+    assert!(advice.warnings[0].why.contains("7857-S2.1c"), "{:?}", advice.warnings);
+}
+
+#[test]
+fn fixed_mappings_take_their_ports_out_of_the_pool() {
+    let text = with_pool("") + "---
+{apiVersion: natgate.dev/v1alpha1, kind: PortForward, metadata: {name: web},
+ spec: {address: 192.0.2.1, protocol: tcp, ports: \"8000-8003\", target: {address: 10.1.2.3, ports: \"80-83\"}}}
+---
+{apiVersion: natgate.dev/v1alpha1, kind: StaticNat, metadata: {name: one},
+ spec: {address: 198.51.100.9, target: 10.1.2.4}}
+";
+    let policy = load(&text).unwrap().policy(1);
+    assert_eq!(policy.pools[0].settings.except, vec![8000..=8003]);
+    let public = Endpoint::new("192.0.2.1".parse().unwrap(), 8002);
+    let fixed = policy.forwards.by_public(Protocol::Tcp, public).unwrap();
+    assert_eq!(fixed.internal, Endpoint::new("10.1.2.3".parse().unwrap(), 82));
+    assert_eq!(fixed.pool, PoolId(0));
+    let one = "198.51.100.9".parse().unwrap();
+    assert!(policy.addresses.contains_key(&one) && policy.forwards.is_static(one));
+    assert_eq!(policy.pools[1].addresses[0].directory.blocks(), 0);
 }

@@ -42,7 +42,7 @@ pub(super) fn check(
 }
 
 /// Every range of every pool with the pool's name.
-fn ranges(pools: &[NamedPool]) -> impl Iterator<Item = (&str, &Placed<AddressRange>)> {
+pub(super) fn ranges(pools: &[NamedPool]) -> impl Iterator<Item = (&str, &Placed<AddressRange>)> {
     pools.iter().flat_map(|(name, spec)| {
         let ranges = spec.as_ref().map_or(&[][..], |spec| &spec.ranges);
         ranges.iter().map(|range| (name.value.as_str(), range))
@@ -50,7 +50,7 @@ fn ranges(pools: &[NamedPool]) -> impl Iterator<Item = (&str, &Placed<AddressRan
 }
 
 /// Every readable rule with its name.
-fn readable(rules: &[NamedRule]) -> impl Iterator<Item = (&Placed<String>, &RuleSpec)> {
+pub(super) fn readable(rules: &[NamedRule]) -> impl Iterator<Item = (&Placed<String>, &RuleSpec)> {
     rules.iter().filter_map(|(name, spec)| Some((name, spec.as_ref()?)))
 }
 

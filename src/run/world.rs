@@ -43,16 +43,13 @@ pub(crate) fn host_warnings() -> Vec<String> {
     }
 }
 
-/// Names and roles of the interfaces, internal ones first; a name in both lists has both roles.
+/// Names and roles of the interfaces; a name in both lists has both roles.
 fn named_roles(gateway: &Gateway) -> Vec<(String, Roles)> {
-    let internal = gateway.internal.iter().map(|name| {
-        let external = gateway.external.contains(name);
-        (name.clone(), Roles { internal: true, external })
+    let named = gateway.interface_names().into_iter().map(|name| {
+        let internal = gateway.internal.contains(name);
+        (name.clone(), Roles { internal, external: gateway.external.contains(name) })
     });
-    let external = gateway.external.iter().filter(|name| !gateway.internal.contains(name));
-    internal
-        .chain(external.map(|name| (name.clone(), Roles { internal: false, external: true })))
-        .collect()
+    named.collect()
 }
 
 fn tables(config: &Config) -> SteeringTables {
@@ -66,7 +63,7 @@ fn tables(config: &Config) -> SteeringTables {
     SteeringTables {
         internal: from.collect(),
         kernel_destinations: Vec::new(),
-        pools: pool_prefixes.collect(),
+        pools: pool_prefixes.chain(config.statics.iter().map(|one| one.address.into())).collect(),
         exempt: exempt.flat_map(|rule| rule.to.iter().copied()).collect(),
     }
 }

@@ -1,6 +1,7 @@
-//! What people run around natgate: a traffic generator and a counting sink.
+//! What people run around natgate: a traffic generator, a counting sink, and the scorecard that says
+//! which requirement is shown by which test.
 //!
-//! Both are XDP programs, so that one core makes and counts several million packets a second and the
+//! Generator and sink are XDP programs, so that one core makes and counts several million packets a second and the
 //! gateway between them is what is measured.
 
 #![forbid(unsafe_code)]
@@ -9,6 +10,7 @@ pub mod cpu;
 pub mod generator;
 pub mod interface;
 mod object;
+pub mod scorecard;
 pub mod sink;
 
 pub use generator::{Generator, Plan, Sent};

@@ -50,6 +50,8 @@ fn whole_run(options: Options, bytes: u64) {
     verified(options, |rig| fetch(rig, bytes, 120));
 }
 
+// Proves: 6864-S4.1b, 6864-S4.3c
+// Museum: C25
 #[test]
 fn two_pods_fetch_200_mb_at_once() {
     whole_run(Options::default(), WHOLE);

@@ -95,6 +95,7 @@ fn is_reset(old: std::thread::JoinHandle<std::io::Error>) -> Result<()> {
     Ok(())
 }
 
+// Proves: 6888-REQ-8c
 #[test]
 fn nothing_leaks_after_a_crash_and_a_restart_serves() {
     let mut rig = Rig::start(options()).unwrap();

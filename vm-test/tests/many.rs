@@ -101,6 +101,7 @@ fn twenty_thousand_short_connections_in_a_row() {
 }
 
 /// A pod may have 2,048 ports towards one server: those of closed connections are used again.
+// Proves: 6888-REQ-8a
 #[test]
 fn twenty_thousand_short_connections_to_one_server() {
     verified(Options::default(), |rig| in_a_row(rig, 20_000, 1));
@@ -116,6 +117,7 @@ fn four_workers_hold_connections() {
     verified(Options::four(), |rig| hold(rig, HELD, Duration::from_secs(1)));
 }
 
+// Proves: 5382-REQ-7
 #[test]
 fn two_pods_use_the_same_source_port() {
     verified(Options::default(), |rig| same_port(rig));

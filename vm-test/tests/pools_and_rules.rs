@@ -124,6 +124,7 @@ fn four_workers_keep_the_rules() {
 }
 
 /// Exempt destinations from flags; Linux's NAT can do this too.
+// Proves: 6888-REQ-6
 #[test]
 fn an_exempt_destination_sees_the_pod() {
     let exempt = vec!["192.0.2.64/26".to_owned()];

@@ -94,6 +94,7 @@ fn four_workers_resolve_ten_thousand_names() {
     verified(Options::four(), |rig| names(rig, 10_000));
 }
 
+// Museum: C42
 #[test]
 fn every_size_is_echoed() {
     verified(Options::default(), |rig| sizes(rig, server::LARGEST_DATAGRAM));
@@ -111,6 +112,7 @@ fn every_size_is_echoed_by_four_workers_and_a_routed_pool() {
     verified(options, |rig| sizes(rig, server::LARGEST_DATAGRAM));
 }
 
+// Museum: C22
 #[test]
 fn a_missing_checksum_stays_missing() {
     let mut rig = Rig::start(Options::default()).unwrap();

@@ -50,6 +50,8 @@ fn the_directory_finds_the_worker() {
     assert_eq!(directory.state(BlockNumber(0)), BlockState::Free);
 }
 
+// Proves: 6056-S3.2a
+// Museum: C1, C13, C14
 #[test]
 fn a_directory_can_be_claimed_dry_by_many_threads_without_a_double() {
     let pool = Arc::new(Pool::new(PoolId(0), "p", PoolSettings::default(), [Ipv4Addr::LOCALHOST]));
@@ -66,8 +68,14 @@ fn a_directory_can_be_claimed_dry_by_many_threads_without_a_double() {
     let claimed: Vec<_> = threads.into_iter().flat_map(|t| t.join().unwrap()).collect();
     assert_eq!(claimed.len(), 1008);
     assert_eq!(claimed.iter().collect::<HashSet<_>>().len(), 1008);
+    let directory = &pool.addresses[0].directory;
+    let mut ports: Vec<u16> = claimed.iter().flat_map(|&block| directory.ports(block)).collect();
+    ports.sort_unstable();
+    assert!(ports.iter().copied().eq(1024..=u16::MAX), "every port, the last one too, once");
+    assert!(ports.iter().all(|&port| directory.worker_of(port).is_some_and(|worker| worker < 4)));
 }
 
+// Museum: C42
 #[test]
 fn a_rest_that_is_over_does_not_come_back_after_days() {
     let directory = Directory::new(1024..=1151, 64);

@@ -2,6 +2,7 @@
 
 use super::*;
 
+// Proves: 6888-REQ-4
 #[test]
 fn req_6888_4_a_quota_refuses_one_and_no_other() {
     let settings = PoolSettings { quota: quota(1, 70), ..tiny_settings() };
@@ -41,6 +42,7 @@ fn req_6888_11d_a_full_table_refuses_and_evicts_nobody() {
     );
 }
 
+// Proves: 6888-REQ-8a
 #[test]
 fn req_6888_8a_closed_connections_make_room_the_longest_over_first() {
     let settings = PoolSettings { quota: quota(1, 65_536), ..tiny_settings() };
@@ -59,6 +61,7 @@ fn req_6888_8a_closed_connections_make_room_the_longest_over_first() {
     assert_eq!(nat.stats().ended, 1);
 }
 
+// Museum: C13
 #[test]
 fn a_full_table_takes_no_blocks_and_makes_no_subscribers() {
     let (mut nat, pool) = nat_with(PoolSettings::default(), 1, 1);

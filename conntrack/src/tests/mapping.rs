@@ -21,6 +21,7 @@ fn out_and_back() {
     assert_eq!(nat.find(&FlowKey { src: remote(1, 444), ..reply }), None);
 }
 
+// Proves: 6888-S3a
 #[test]
 fn req_6888_3_paired_pooling() {
     let (mut nat, _) = nat_with(PoolSettings::default(), 4, 5_000);
@@ -36,6 +37,8 @@ fn req_6888_3_paired_pooling() {
     assert_eq!(seen.len(), 1);
 }
 
+// Proves: 7857-S3a
+// Museum: C12
 #[test]
 fn req_7857_3a_ports_serve_many_remotes_and_replies_never_cross() {
     let settings = PoolSettings { quota: quota(1, 65_536), ..tiny_settings() };
@@ -56,6 +59,7 @@ fn req_7857_3a_ports_serve_many_remotes_and_replies_never_cross() {
     }
 }
 
+// Proves: 7857-S4b
 #[test]
 fn req_7857_4b_spills_to_another_address_only_where_the_pool_says_so() {
     for spill in [true, false] {
@@ -66,12 +70,15 @@ fn req_7857_4b_spills_to_another_address_only_where_the_pool_says_so() {
             ..PoolSettings::default()
         };
         let (mut nat, _) = nat_with(settings, 2, 1_000);
+        let flow = |i: u16| key(Protocol::Udp, (pod(1), 1 + i), remote(1, 80));
         let opened: Vec<_> = (0..128)
             .filter_map(|i| {
-                let flow = key(Protocol::Udp, (pod(1), 1 + i), remote(1, 80));
-                nat.open(&flow, POOL, None, secs(1)).ok().map(|slot| nat.rewrite(slot).src.addr)
+                nat.open(&flow(i), POOL, None, secs(1)).ok().map(|slot| nat.rewrite(slot).src.addr)
             })
             .collect();
+        let found = (0..128).filter_map(|i| nat.find(&flow(i)));
+        let still = found.map(|slot| nat.rewrite(slot).src.addr);
+        assert!(still.eq(opened.iter().copied()), "old flows stay where they are");
         assert_eq!(opened.len(), if spill { 128 } else { 64 });
         assert_eq!(opened.iter().collect::<HashSet<_>>().len(), if spill { 2 } else { 1 });
     }

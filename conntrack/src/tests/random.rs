@@ -66,6 +66,8 @@ fn check(nat: &Nat, pool: &Pool, now: Timestamp) {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
+    // Proves: 4787-REQ-3
+    // Museum: C10
     #[test]
     fn random_traffic_in_a_tiny_pool_keeps_every_invariant(steps in prop::collection::vec(step(), 1..300)) {
         let settings = PoolSettings {

@@ -2,6 +2,8 @@
 
 use super::*;
 
+// Proves: 4787-REQ-5a, 4787-REQ-5c
+// Museum: C11
 #[test]
 fn req_4787_5c_udp_timer_and_refresh() {
     let (mut nat, _) = nat_with(PoolSettings::default(), 1, 10);
@@ -20,10 +22,11 @@ fn req_4787_5c_udp_timer_and_refresh() {
     nat.commit(reply, secs(500), 100, None);
     nat.expire(secs(799), 100);
     assert!(nat.find(&flow).is_some());
-    nat.expire(secs(802), 100);
+    nat.expire(secs(801), 100);
     assert!(nat.find(&flow).is_none());
 }
 
+// Proves: 5382-REQ-5.1, 7857-S2.1b
 #[test]
 fn req_5382_5_tcp_timers_follow_the_state() {
     let (mut nat, _) = nat_with(PoolSettings::default(), 1, 10);
@@ -91,4 +94,24 @@ fn expire_says_when_its_budget_is_used_up() {
     assert!(nat.expire(secs(20), 32));
     assert!(!nat.expire(secs(20), 32));
     assert_eq!(nat.stats().sessions, 0);
+}
+
+// Museum: C42
+#[test]
+fn a_session_outlives_the_wrap_of_its_stored_time() {
+    // Sessions store the low 32 bits of milliseconds; these wrap seven seconds from now.
+    let start = secs((1 << 32) / 1000 - 7);
+    let after = |s| start + Duration::from_secs(s);
+    let pool = Pool::new(PoolId(0), "p", PoolSettings::default(), [Ipv4Addr::LOCALHOST]);
+    let mut nat = Nat::new(0, 10, Secret::from_seed(1), start);
+    nat.adopt(&[Arc::new(pool)]);
+    let flow = key(Protocol::Udp, (pod(1), 1), remote(1, 443));
+    let slot = nat.open(&flow, POOL, None, start).unwrap();
+    nat.commit(slot, after(5), 100, None);
+    for s in 5..=304 {
+        nat.expire(after(s), 100);
+        assert!(nat.find(&flow).is_some(), "ended {s} s after the start");
+    }
+    nat.expire(after(306), 100);
+    assert!(nat.find(&flow).is_none());
 }

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 proptest! {
+    // Museum: C40
     #[test]
     fn no_frame_panics_the_pipeline_or_is_lost(
         frames in prop::collection::vec((any::<bool>(), prop::collection::vec(any::<u8>(), 0..120)), 1..40),
@@ -16,6 +17,7 @@ proptest! {
         }
     }
 
+    // Museum: C40, C42
     #[test]
     fn no_damaged_packet_panics_the_pipeline_or_is_lost(
         damage in prop::collection::vec((12usize..80, any::<u8>(), 0usize..90), 1..60),

@@ -2,6 +2,7 @@
 
 use super::*;
 
+// Proves: 1812-S5.2.2, 1812-S5.3.7
 #[test]
 fn what_may_not_pass_is_dropped_under_its_name() {
     let mut rig = Rig::new(2);
@@ -22,11 +23,16 @@ fn what_may_not_pass_is_dropped_under_its_name() {
     expect(good[..20].to_vec(), INSIDE, DropReason::Malformed);
     expect(good[..10].to_vec(), INSIDE, DropReason::Malformed);
     expect(with(14, 0x65), INSIDE, DropReason::Malformed);
+    expect(with(14, 0x44), INSIDE, DropReason::Malformed);
     expect(with(17, 200), INSIDE, DropReason::Malformed);
+    expect(with(17, 19), INSIDE, DropReason::Malformed);
     expect(with(23, 132), INSIDE, DropReason::UnsupportedProtocol);
     expect(with(20, 0x20), INSIDE, DropReason::Fragment);
-    expect(with(26, 127), INSIDE, DropReason::BadAddress);
-    expect(with(30, 224), INSIDE, DropReason::BadAddress);
+    for first_octet in [0, 127, 224, 239, 240, 255] {
+        expect(with(26, first_octet), INSIDE, DropReason::BadAddress);
+        expect(with(30, first_octet), INSIDE, DropReason::BadAddress);
+        expect(with(26, first_octet), OUTSIDE, DropReason::BadAddress);
+    }
     expect(with(22, 1), INSIDE, DropReason::TtlExpired);
     expect(with(30, 198), INSIDE, DropReason::NoRoute);
     let mut damaged = good.clone();
@@ -59,6 +65,7 @@ fn what_may_not_pass_is_dropped_under_its_name() {
     expect(udp((pod(1), 4000), (SERVER, 53), &[0; 1473]), INSIDE, DropReason::TooBig);
 }
 
+// Proves: 1812-S5.3.13.5
 #[test]
 fn record_route_does_not_leave() {
     let mut rig = Rig::new(1);

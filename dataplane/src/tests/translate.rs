@@ -19,6 +19,7 @@ fn every_protocol_goes_out_and_comes_back_at_any_number_of_workers() {
     }
 }
 
+// Proves: 4787-REQ-3
 #[test]
 fn two_pods_with_one_source_port_are_told_apart() {
     let mut rig = Rig::new(2);
@@ -30,6 +31,7 @@ fn two_pods_with_one_source_port_are_told_apart() {
     }
 }
 
+// Museum: C22
 #[test]
 fn udp_without_checksum_stays_without() {
     let mut rig = Rig::new(1);
@@ -37,8 +39,16 @@ fn udp_without_checksum_stays_without() {
     request[14 + 20 + 6..14 + 20 + 8].fill(0);
     let (_, out) = rig.one(INSIDE, &request).unwrap();
     assert_eq!(out[14 + 20 + 6..14 + 20 + 8], [0, 0]);
+    let public = seen(&out).src;
+    assert_ne!(public, (pod(1), 4000));
+    let mut reply = udp((SERVER, 53), public, b"y");
+    reply[14 + 20 + 6..14 + 20 + 8].fill(0);
+    let (_, back) = rig.one(OUTSIDE, &reply).unwrap();
+    assert_eq!(back[14 + 20 + 6..14 + 20 + 8], [0, 0]);
+    assert_eq!(seen(&back).dst, (pod(1), 4000));
 }
 
+// Museum: C25
 #[test]
 fn partial_checksums_are_computed_and_wrong_ones_stay_wrong() {
     let mut rig = Rig::new(1);

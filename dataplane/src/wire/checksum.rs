@@ -36,7 +36,7 @@ pub fn pseudo_header(src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, len: u16) -> u6
         + u64::from(len)
 }
 
-/// `checksum` after the words it covers have changed by `delta` (RFC 1624 equation 3).
+/// `checksum` after the words it covers have changed by `delta` (RFC 1624 section 3, equation 3).
 pub fn update(checksum: u16, delta: ChecksumDelta) -> u16 {
     !fold(u64::from(!checksum) + u64::from(delta.0))
 }
@@ -68,6 +68,7 @@ mod tests {
         assert_eq!(fold(sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7])), 0xddf2);
     }
 
+    // Museum: C21
     #[test]
     fn example_of_rfc_1624() {
         // Section 4: 0xdd2f, a field changes from 0x5555 to 0x3285; the result is 0x0000, not 0xffff.

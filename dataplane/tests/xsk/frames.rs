@@ -115,6 +115,7 @@ fn a_worker_without_a_queue_transmits_by_another() {
     flow("frames::a_worker_without_a_queue_transmits_by_another", (4, 1), 4, |_| ());
 }
 
+// Museum: C41
 #[test]
 fn one_sided_load_starves_no_ring() {
     let test = "frames::one_sided_load_starves_no_ring";
@@ -200,6 +201,7 @@ fn from_outside_come_pool_exempt_and_arp_only() {
     });
 }
 
+// Museum: C41
 #[test]
 #[expect(clippy::disallowed_methods, reason = "measures a sleep")]
 fn a_waker_ends_a_sleep_even_if_it_came_first() {

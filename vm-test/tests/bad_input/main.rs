@@ -54,7 +54,9 @@ impl Bench {
 
     fn natgate(&self, args: &[String]) -> Result<Output> {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.netns]).arg(natgate_binary()?).args(args);
+        // A configuration that is taken for right would run for ever.
+        command.args(["netns", "exec", &self.netns, "timeout", "--kill-after=5", "20"]);
+        command.arg(natgate_binary()?).args(args);
         command.env_remove("NATGATE_SOCKET").env_remove("RUST_LOG");
         command.output().context("running natgate")
     }
@@ -136,6 +138,7 @@ fn ip(args: &[&str]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
+// Museum: C34
 #[test]
 fn every_mistake_is_named_exactly_and_changes_nothing() -> Result<()> {
     let bench = Bench::new("bad")?;

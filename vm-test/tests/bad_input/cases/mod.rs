@@ -2,8 +2,10 @@
 //!
 //! In every text `$D` stands for the directory of the case.
 
+mod behavior;
 mod command_line;
 mod files;
+mod fixed;
 mod objects;
 mod pools;
 mod rules;
@@ -39,7 +41,6 @@ spec:
 
 /// Every case, by topic.
 pub(super) fn all() -> impl Iterator<Item = &'static Case> {
-    [objects::CASES, pools::CASES, rules::CASES, files::CASES, command_line::CASES]
-        .into_iter()
-        .flatten()
+    let objects = [objects::CASES, pools::CASES, behavior::CASES, rules::CASES, fixed::CASES];
+    objects.into_iter().chain([files::CASES, command_line::CASES]).flatten()
 }

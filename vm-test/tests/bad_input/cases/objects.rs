@@ -15,7 +15,7 @@ pub(super) const CASES: &[Case] = &[
         name: "unknown field with no near name",
         input: Input::Edits(&[("  interfaces:", "  color: green
   interfaces:")]),
-        stderr: r#"error: unknown field ($D/natgate.yaml:6:3: spec.color): Gateway has no field "color"; remove it; the fields are interfaces, workers, queues, mode, busyPoll, socket, metrics, log, logFormat, onExit, sessions, answerPing
+        stderr: r#"error: unknown field ($D/natgate.yaml:6:3: spec.color): Gateway has no field "color"; remove it; the fields are interfaces, workers, queues, mode, busyPoll, socket, metrics, log, logFormat, onExit, sessions, answerPing, onDeny, onUnmapped, icmpErrors, grace
 "#,
     },
     Case {
@@ -126,12 +126,6 @@ kind: Gateway", "kind: Gateway")]),
         input: Input::Edits(&[("kind: AddressPool", "kind: AdressPool")]),
         stderr: r#"error: unknown kind ($D/natgate.yaml:11:7: kind): natgate knows no "AdressPool"; did you mean "AddressPool"?
 "#,
-    },
-    Case {
-        name: "kind of a later version",
-        input: Input::Edits(&[("kind: NatRule", "kind: PortForward")]),
-        stderr: "error: unsupported kind ($D/natgate.yaml:18:7: kind): PortForward is not in this version of natgate; remove the object
-",
     },
     Case {
         name: "missing metadata",

@@ -169,39 +169,30 @@ kind: NatRule")]),
 "#,
     },
     Case {
-        name: "strict profile",
-        input: Input::Edits(&[("  addresses: [203.0.113.10-203.0.113.13]
-", "  addresses: [203.0.113.10-203.0.113.13]
-  profile: rfc4787
-")]),
-        stderr: r#"error: unsupported profile ($D/natgate.yaml:16:12: spec.profile): the profile "rfc4787" is not in this version of natgate; write high-density, or remove the field
-"#,
-    },
-    Case {
         name: "unknown profile",
         input: Input::Edits(&[("  addresses: [203.0.113.10-203.0.113.13]
 ", "  addresses: [203.0.113.10-203.0.113.13]
   profile: dense
 ")]),
-        stderr: r#"error: unknown value ($D/natgate.yaml:16:12: spec.profile): there is no such value as "dense"; write high-density
+        stderr: r#"error: unknown value ($D/natgate.yaml:16:12: spec.profile): there is no such value as "dense"; write high-density or rfc4787
 "#,
     },
     Case {
         name: "pool setting of a later version",
         input: Input::Edits(&[("  addresses: [203.0.113.10-203.0.113.13]
 ", "  addresses: [203.0.113.10-203.0.113.13]
-  mapping: endpoint-independent
+  trafficClass: gold
 ")]),
-        stderr: r#"error: unsupported field ($D/natgate.yaml:16:3: spec.mapping): AddressPool "mapping" is not in this version of natgate; remove the field
+        stderr: r#"error: unsupported field ($D/natgate.yaml:16:3: spec.trafficClass): AddressPool "trafficClass" is not in this version of natgate; remove the field
 "#,
     },
     Case {
         name: "nested setting of a later version",
         input: Input::Edits(&[("  addresses: [203.0.113.10-203.0.113.13]
 ", "  addresses: [203.0.113.10-203.0.113.13]
-  holdDown: {seconds: 120}
+  scatter: {log: true, ports: 60000-65535}
 ")]),
-        stderr: r#"error: unsupported field ($D/natgate.yaml:16:14: spec.holdDown.seconds): holdDown "seconds" is not in this version of natgate; remove the field
+        stderr: r#"error: unsupported field ($D/natgate.yaml:16:13: spec.scatter.log): scatter "log" is not in this version of natgate; remove the field
 "#,
     },
     Case {
