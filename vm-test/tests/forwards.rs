@@ -265,6 +265,7 @@ fn one_to_one_hosts_are_reached_and_go_out() {
 
 // Proves: 4787-REQ-9, 4787-REQ-9a, 5382-REQ-8, 5382-REQ-8a, 5508-REQ-7.1, 5508-REQ-7.2, 5508-REQ-7a
 // Proves: 7857-S12b
+// Museum: C15
 #[test]
 fn pods_reach_public_endpoints() {
     scenario(hairpin);

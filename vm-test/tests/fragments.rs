@@ -285,6 +285,7 @@ fn flood(rig: &Rig) -> Result<()> {
 }
 
 // Proves: 4787-REQ-14, 5508-REQ-1, 5382-REQ-2
+// Museum: C28, C29
 #[test]
 fn fragments_pass_in_every_order() {
     verified(Options::default(), |rig| every_order(rig));
@@ -320,6 +321,7 @@ fn fragments_keep_df() {
 }
 
 // Proves: 4787-REQ-14, 5508-REQ-1
+// Museum: C28
 #[test]
 fn large_datagrams_and_pings_are_echoed() {
     verified(Options::default(), |rig| large_datagrams(rig));

@@ -348,6 +348,7 @@ fn tcp_survives(rig: &Rig) -> Result<()> {
 
 // Proves: 5508-REQ-4a, 5508-REQ-4b, 5508-REQ-4c, 4787-REQ-12a, 4787-REQ-12b, 4787-S9a, 5382-REQ-9
 // Proves: 5508-REQ-10a.1, 5508-REQ-10b.5, 5508-S10, 5508-S7.1.2
+// Museum: C17, C23
 #[test]
 fn errors_from_outside_reach_the_pod() {
     verified(Options::default(), |rig| errors_from_outside(rig));
@@ -367,6 +368,7 @@ fn flows_go_on_after_errors() {
 
 // Proves: 5508-REQ-3, 5508-REQ-3a, 5508-REQ-4, 5508-REQ-4a, 5508-REQ-10b.1, 5508-REQ-10b.4
 // Proves: 5508-REQ-10b.6, 5508-REQ-10c.1, 5508-REQ-10c.2, 5508-REQ-11
+// Museum: C36
 #[test]
 fn wrong_quotes_reach_nobody() {
     // Linux does not check all of this: natgate only.
@@ -378,6 +380,7 @@ fn wrong_quotes_reach_nobody() {
 }
 
 // Proves: 5508-REQ-3b, 5508-REQ-3c, 5508-REQ-3d, 4884-S4, 4884-S6
+// Museum: C30
 #[test]
 fn unusual_quotes_are_translated() {
     // The wrong quoted checksum stays wrong, which oracle (a) would call a fault.

@@ -246,6 +246,7 @@ fn own_error(ip: &Ipv4<'_>, ends: (Ipv4Addr, Ipv4Addr), sent: &[u8], rig: &Rig) 
 }
 
 // Proves: 5508-S7.1.2, 5382-REQ-9, 5508-REQ-4a
+// Museum: C24
 #[test]
 fn a_narrow_link_behind_the_router_is_learnt() {
     let narrow = Mtus { server: 1280, ..Mtus::default() };
@@ -281,6 +282,7 @@ fn fragments_are_as_few_as_can_be() {
 }
 
 // Proves: 4787-REQ-13, 5508-S7.1.1b, 5382-REQ-9
+// Museum: C24
 #[test]
 fn large_links_meet_over_a_small_one() {
     let large = Mtus { pods: 9000, inside: LARGEST, outside: 1500, server: 9000 };

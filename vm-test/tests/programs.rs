@@ -378,13 +378,14 @@ fn two_pods_speak_ike_at_one_port() {
 }
 
 // Proves: 6888-REQ-1d
+// Museum: C40
 #[test]
 fn protocols_without_ports_are_address_only() {
     let options = Options { config: Some(ONE_ADDRESS.to_owned()), ..Options::natgate() };
     verified(options, |rig| without_ports(rig));
 }
 
-// Museum: 1, 2
+// Museum: C1, C2
 #[test]
 fn no_answer_is_lost_to_a_race_of_threads() {
     verified(Options::default(), |rig| pairs(rig));
@@ -405,12 +406,14 @@ fn two_pods_connect_from_one_port() {
 }
 
 // Proves: 6056-S3.2b
+// Museum: C35
 #[test]
 fn a_pod_does_not_shadow_a_port() {
     verified(Options::natgate(), |rig| port_shadow(rig));
 }
 
 // Proves: 6056-S3.2b
+// Museum: C35
 #[test]
 fn a_pod_does_not_shadow_a_forwarded_port() {
     let config = Some(include_str!("objects/forwards.yaml").to_owned());
@@ -418,6 +421,7 @@ fn a_pod_does_not_shadow_a_forwarded_port() {
 }
 
 // Proves: 5382-REQ-4a
+// Museum: C39
 #[test]
 fn scans_from_outside_are_met_with_silence() {
     verified(Options::natgate(), |rig| scanned(rig));

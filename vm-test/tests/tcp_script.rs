@@ -327,12 +327,14 @@ fn both_ends_close_at_once() {
 }
 
 // Proves: 5382-REQ-2, 6888-REQ-8a
+// Museum: C7
 #[test]
 fn closed_connections_are_opened_again() {
     script(reopen);
 }
 
 // Proves: 7857-S2.2a, 7857-S2.2b, 7857-S2.2c, 5382-S9a
+// Museum: C6, C8
 #[test]
 fn resets_count_in_the_window_only() {
     // Linux does not pass on what is outside the window.
@@ -346,6 +348,7 @@ fn sequence_numbers_wrap() {
 }
 
 // Proves: 7857-S2.2c, 5382-S9a
+// Museum: C4, C5
 #[test]
 fn a_sweep_of_resets_changes_no_state() {
     // Linux gives what is outside the window to its own stack, which resets the server's end.
@@ -353,6 +356,7 @@ fn a_sweep_of_resets_changes_no_state() {
 }
 
 // Proves: 7857-S2.2c
+// Museum: C4, C5
 #[test]
 fn a_transfer_survives_a_sweep_of_resets() {
     // Linux ends the connection at the first reset that is in the window but not exact.
