@@ -1,6 +1,7 @@
 //! Which public endpoint does a new flow get?
 //!
-//! In the `high-density` profile a port may serve several sessions of its subscriber as long as their
+//! Where mappings share no endpoint, only an unused port will do. Where they do, as in the `high-density`
+//! profile, a port may serve several sessions of its subscriber as long as their
 //! remotes differ (RFC 7857 section 3; decision D1). So a port is looked for, in this order:
 //! 1. one that no session of the protocol uses, at a place that only the holder of the secret can
 //!    foresee (RFC 6056 section 3.3);
@@ -12,6 +13,7 @@
 
 use crate::directory::Holder;
 use crate::endpoint::{Endpoint, FlowKey, Protocol};
+use crate::mapping::{Mappings, Sharing};
 use crate::pool::Pool;
 use crate::session::{Slot, reply_key};
 use crate::subscriber::{Holding, NoBlock};
@@ -36,6 +38,8 @@ pub(crate) struct Lease {
 /// Everything that the choice depends on, beside what the subscriber holds.
 pub(crate) struct Search<'a> {
     pub(crate) table: &'a SessionTable,
+    pub(crate) mappings: &'a Mappings,
+    pub(crate) sharing: Sharing,
     pub(crate) pool: &'a Pool,
     pub(crate) key: &'a FlowKey,
     pub(crate) holder: Holder,
@@ -112,18 +116,31 @@ impl Search<'_> {
         self.table.find(&reply_key(self.key, public))
     }
 
+    /// The mapping that has `public` towards everybody, or towards this remote's address.
+    fn mapping_at(&self, public: Endpoint) -> Option<u32> {
+        self.mappings.at_public(self.key.protocol, public, self.key.dst.addr)
+    }
+
     fn reusable(&self, holding: &Holding, probes: usize) -> Option<Endpoint> {
-        self.endpoints(holding).take(probes).find(|&public| self.session_at(public).is_none())
+        if self.sharing == Sharing::Nobody {
+            return None;
+        }
+        let free = |public| self.session_at(public).is_none() && self.mapping_at(public).is_none();
+        self.endpoints(holding).take(probes).find(|&public| free(public))
     }
 
     fn closed(&self, holding: &Holding) -> Option<Lease> {
-        if self.key.protocol != Protocol::Tcp {
+        if self.key.protocol != Protocol::Tcp || self.sharing == Sharing::Nobody {
             return None;
         }
+        // Ending the session must free what it had, not only its tuple.
+        let alone =
+            |mapping: Option<u32>| mapping.is_none_or(|m| self.mappings.get(m).sessions == 1);
         let over = |public: Endpoint| {
             let slot = self.session_at(public)?;
             let session = self.table.get(slot);
-            session.state().is_over().then(|| (session.idle(self.now), slot, public))
+            (session.state().is_over() && alone(self.mapping_at(public)))
+                .then(|| (session.idle(self.now), slot, public))
         };
         let candidates =
             self.endpoints(holding).take(FULL_PROBES).filter_map(over).take(CLOSED_COMPARED);

@@ -8,12 +8,14 @@
 #![forbid(unsafe_code)]
 
 mod block;
+mod claims;
 mod directory;
 mod endpoint;
 mod index;
 mod key;
 mod lease;
 mod listing;
+mod mapping;
 mod nat;
 mod pool;
 mod rewrite;
@@ -27,11 +29,12 @@ mod wheel;
 #[cfg(test)]
 mod tests;
 
+pub use claims::Claims;
 pub use directory::{BlockNumber, BlockState, Directory, Holder, MAX_WORKERS};
 pub use endpoint::{Endpoint, FlowKey, Protocol, Realm};
 pub use key::{HashedKey, Secret};
 pub use listing::{SessionView, SubscriberView};
-pub use nat::{Admission, Nat, NatStats, Refusal};
+pub use nat::{Admission, FixedMapping, Nat, NatStats, Refusal};
 pub use pool::{
     Behavior, HoldDown, InboundRefresh, IpId, MidStream, OnExhaustion, OnExpiry, Overlap, Pool,
     PoolId, PoolSettings, Pooling, PublicAddress, Quota, Scatter, Timers, UnsolicitedSyn,

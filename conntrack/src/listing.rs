@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use crate::endpoint::{Endpoint, Protocol};
+use crate::endpoint::{Endpoint, Protocol, Realm};
 use crate::nat::Nat;
 use crate::pool::PoolId;
 use crate::tcp::State;
@@ -19,6 +19,8 @@ pub struct SessionView {
     pub public: Endpoint,
     /// The peer.
     pub remote: Endpoint,
+    /// The side whose packet opened it.
+    pub opened_by: Realm,
     /// State.
     pub state: State,
     /// Pool.
@@ -66,20 +68,22 @@ impl Nat {
 
     fn session_view(&self, number: usize, now: Timestamp) -> Option<SessionView> {
         let (session, owner) = self.table.live(number)?;
-        let idle_ms = session.idle(now);
-        let timeout = self
-            .pool(owner.pool)
-            .map_or(0, |pool| session.timeout(&pool.settings.timers).as_millis() as u32);
+        let expires_in_ms = self.pool(owner.pool).map_or(0, |pool| {
+            let settings = &pool.settings;
+            let timeout = session.timeout(&settings.timers).as_millis() as u32;
+            timeout.saturating_sub(session.unrenewed(&owner, settings.inbound_refresh, now))
+        });
         Some(SessionView {
             protocol: session.protocol(),
             internal: session.internal(),
             public: session.public(),
             remote: session.remote(),
+            opened_by: owner.opened_by,
             state: session.state(),
             pool: owner.pool,
             rule: owner.rule,
-            idle_ms,
-            expires_in_ms: timeout.saturating_sub(idle_ms),
+            idle_ms: session.idle(now),
+            expires_in_ms,
             outbound: (session.outbound.packets(), session.outbound.bytes()),
             inbound: (session.inbound.packets(), session.inbound.bytes()),
         })

@@ -5,7 +5,9 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::claims::Claims;
 use crate::directory::Directory;
+use crate::endpoint::Protocol;
 
 /// Index of a pool; dense, fixed for the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -348,6 +350,8 @@ pub struct PublicAddress {
     pub addr: Ipv4Addr,
     /// Its blocks.
     pub directory: Directory,
+    /// Who uses it in protocols without ports.
+    pub claims: Claims,
 }
 
 /// Public addresses that are given out under one set of settings.
@@ -373,7 +377,7 @@ impl Pool {
     ) -> Self {
         let address = |addr| {
             let directory = Directory::new(1..=0, settings.block_size);
-            Arc::new(PublicAddress { addr, directory })
+            Arc::new(PublicAddress { addr, directory, claims: Claims::default() })
         };
         let addresses = addresses.into_iter().map(address).collect();
         Self { id, name: name.into(), settings, addresses }
@@ -390,9 +394,16 @@ impl Pool {
             .into_iter()
             .map(|addr| {
                 let directory = Directory::new(settings.ports.clone(), settings.block_size);
-                Arc::new(PublicAddress { addr, directory })
+                Arc::new(PublicAddress { addr, directory, claims: Claims::default() })
             })
             .collect();
         Self { id, name: name.into(), settings, addresses }
+    }
+
+    /// Gives back the claim of a session without ports that has ended.
+    pub(crate) fn release_claim(&self, protocol: Protocol, public: Ipv4Addr, remote: Ipv4Addr) {
+        if let Some(address) = self.addresses.iter().find(|address| address.addr == public) {
+            address.claims.release(protocol.number(), remote);
+        }
     }
 }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::endpoint::{Endpoint, FlowKey, Protocol};
+use crate::endpoint::{Endpoint, FlowKey, Protocol, Realm};
 use crate::key::PackedKey;
-use crate::pool::{PoolId, Timers};
+use crate::pool::{InboundRefresh, PoolId, Timers};
 use crate::rewrite::Rewrite;
 use crate::tcp::State;
 use crate::time::Timestamp;
@@ -92,11 +92,13 @@ impl Half {
         join(self.counts[3], self.counts[4], self.counts[5])
     }
 
-    pub(crate) fn count(&mut self, bytes: u64) {
+    /// Counts a packet, and says how many there are now.
+    pub(crate) fn count(&mut self, bytes: u64) -> u64 {
         let (packets, bytes) = (self.packets() + 1, self.bytes() + bytes);
         let split = |n: u64| [n as u16, (n >> 16) as u16, (n >> 32) as u16];
         let ([a, b, c], [d, e, f]) = (split(packets), split(bytes));
         self.counts = [a, b, c, d, e, f];
+        packets
     }
 }
 
@@ -111,12 +113,33 @@ pub(crate) struct Session {
     pub(crate) inbound: Half,
 }
 
+/// Where a session's public endpoint is from, and so what returns when it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Via {
+    /// A port of one of the subscriber's blocks.
+    Block,
+    /// The same, and the session belongs to the mapping with this number.
+    Mapping(u32),
+    /// An address of the pool alone: the protocol has no ports.
+    Address,
+    /// Configuration: nothing was taken, nothing returns.
+    Fixed,
+}
+
 /// What the slow path knows of a session, apart from the lines that packets touch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Owner {
     pub(crate) subscriber: u32,
     pub(crate) pool: PoolId,
     pub(crate) rule: u16,
+    pub(crate) via: Via,
+    /// The side whose packet opened the session.
+    pub(crate) opened_by: Realm,
+    /// [`Timestamp::stored`] of that packet.
+    pub(crate) opened: u32,
+    /// Whether the internal endpoint has addressed the remote itself: opened the session, or answered
+    /// otherwise than by a reset (RFC 7857 section 7.1).
+    pub(crate) addressed: bool,
 }
 
 impl Session {
@@ -173,6 +196,22 @@ impl Session {
         now.since_stored(self.outbound.last_seen).min(now.since_stored(self.inbound.last_seen))
     }
 
+    /// Milliseconds since the last packet that renewed the session.
+    ///
+    /// What comes from outside renews it only if the internal endpoint has addressed that remote itself
+    /// (RFC 4787 REQ-6a, security considerations in section 12), and an answer that is a reset renews
+    /// nothing (RFC 7857 section 7.1): until then, the session is as old as its first packet.
+    pub(crate) fn unrenewed(&self, owner: &Owner, refresh: InboundRefresh, now: Timestamp) -> u32 {
+        if !owner.addressed {
+            return now.since_stored(owner.opened);
+        }
+        match (refresh, self.protocol()) {
+            // A connection is idle when neither end sends (RFC 5382 REQ-5).
+            (InboundRefresh::Peers, _) | (_, Protocol::Tcp) => self.idle(now),
+            (InboundRefresh::None, _) => now.since_stored(self.outbound.last_seen),
+        }
+    }
+
     /// How long the session may be idle in its state.
     pub(crate) fn timeout(&self, timers: &Timers) -> Duration {
         match self.state() {
@@ -196,10 +235,5 @@ impl Session {
 
 /// The key of the packets that answer the flow `key` when it is seen outside as `public`.
 pub(crate) fn reply_key(key: &FlowKey, public: Endpoint) -> FlowKey {
-    FlowKey {
-        src: key.dst,
-        dst: public,
-        protocol: key.protocol,
-        realm: crate::endpoint::Realm::External,
-    }
+    FlowKey { src: key.dst, dst: public, protocol: key.protocol, realm: Realm::External }
 }

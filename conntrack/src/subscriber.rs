@@ -162,15 +162,42 @@ impl Holding {
         holder: Holder,
         now: Timestamp,
     ) {
-        self.sessions = self.sessions.saturating_sub(1);
-        self.refused.clear();
-        self.idle_since = now;
+        self.count_end(now);
         let Some(index) = self.block_of(pool, public) else { return };
         self.blocks[index].return_port(protocol, public.port);
         if self.blocks[index].is_empty() && self.blocks.iter().filter(|b| b.is_empty()).count() > 1
         {
             self.release(pool, index, holder, now);
         }
+    }
+
+    /// Index of the address for a flow that needs no block: the one the subscriber is paired with, or for
+    /// who has none yet one that has room for blocks as well.
+    pub(crate) fn address_without_block(&self, pool: &Pool, random: u64) -> Option<u16> {
+        if self.anchor.is_some() {
+            return self.anchor;
+        }
+        let count = pool.addresses.len();
+        let start = (random >> 32) as usize % count.max(1);
+        let mut indices = (0..count).map(|i| (start + i) % count);
+        let has_room = |&index: &usize| {
+            let directory = &pool.addresses[index].directory;
+            directory.held() < directory.blocks()
+        };
+        let found = indices.clone().find(has_room).or_else(|| indices.next());
+        found.map(|index| index as u16)
+    }
+
+    /// Pairs the subscriber with an address, if it has none yet.
+    pub(crate) fn pair(&mut self, address: u16) {
+        self.anchor.get_or_insert(address);
+    }
+
+    /// Counts one session less.
+    pub(crate) fn count_end(&mut self, now: Timestamp) {
+        self.sessions = self.sessions.saturating_sub(1);
+        self.refused.clear();
+        self.idle_since = now;
     }
 
     fn release(&mut self, pool: &Pool, index: usize, holder: Holder, now: Timestamp) {

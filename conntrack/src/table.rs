@@ -7,9 +7,14 @@ use crate::session::{Direction, Owner, Session, Slot, reply_key};
 use crate::tcp::State;
 use crate::time::Timestamp;
 
-/// The table is as large as it may be, or the reply key is taken.
+/// Why a session was not added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TableFull;
+pub(crate) enum NotAdded {
+    /// The table is as large as it may be.
+    Full,
+    /// One of the keys belongs to another session: its packets would go to the wrong end.
+    Taken,
+}
 
 /// All sessions of one worker. Memory for `max` is reserved at start and touched as it is needed;
 /// sessions never move.
@@ -84,7 +89,12 @@ impl SessionTable {
         self.owners[slot.session()]
     }
 
-    /// Adds a session under both keys, or changes nothing.
+    pub(crate) fn owner_mut(&mut self, slot: Slot) -> &mut Owner {
+        &mut self.owners[slot.session()]
+    }
+
+    /// Adds a session of the flow `key` from inside, seen outside as `public`, under both keys, or changes
+    /// nothing. Returns the slot of the outbound direction.
     pub(crate) fn insert(
         &mut self,
         key: &FlowKey,
@@ -92,13 +102,10 @@ impl SessionTable {
         state: State,
         owner: Owner,
         now: Timestamp,
-    ) -> Result<Slot, TableFull> {
+    ) -> Result<Slot, NotAdded> {
         let reply = reply_key(key, public);
-        // Two sessions on one tuple outside: replies would go to the wrong pod.
-        let taken = self.find(&reply).is_some();
-        debug_assert!(!taken, "a port was leased twice to one remote");
-        if taken {
-            return Err(TableFull);
+        if self.find(&reply).is_some() || self.find(key).is_some() {
+            return Err(NotAdded::Taken);
         }
         let session = Session::new(key, public, state, now);
         let number = match self.free.pop() {
@@ -112,7 +119,7 @@ impl SessionTable {
                 self.owners.push(owner);
                 self.sessions.len() as u32 - 1
             }
-            None => return Err(TableFull),
+            None => return Err(NotAdded::Full),
         };
         let slots = [Direction::Outbound, Direction::Inbound].map(|d| Slot::new(number, d));
         let keys = [PackedKey::from(key), PackedKey::from(&reply)];
@@ -123,7 +130,7 @@ impl SessionTable {
                     self.index.remove(self.secret.hash(keys[0]), slots[0].0);
                 }
                 self.vacate(number);
-                return Err(TableFull);
+                return Err(NotAdded::Full);
             }
         }
         Ok(slots[0])
@@ -180,10 +187,19 @@ mod tests {
     use super::*;
     use crate::endpoint::{Protocol, Realm};
     use crate::pool::PoolId;
+    use crate::session::Via;
 
-    const OWNER: Owner = Owner { subscriber: 0, pool: PoolId(0), rule: 0 };
+    const OWNER: Owner = Owner {
+        subscriber: 0,
+        pool: PoolId(0),
+        rule: 0,
+        via: Via::Block,
+        opened_by: Realm::Internal,
+        opened: 0,
+        addressed: true,
+    };
 
-    fn insert(table: &mut SessionTable, n: u32, public: u16) -> Result<Slot, TableFull> {
+    fn insert(table: &mut SessionTable, n: u32, public: u16) -> Result<Slot, NotAdded> {
         let key = FlowKey {
             src: Endpoint::new(Ipv4Addr::from(0x0a00_0000 + n), 1),
             dst: Endpoint::new(Ipv4Addr::from(0xc000_0200), 80),
@@ -206,11 +222,11 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(debug_assertions, should_panic(expected = "leased twice"))]
-    fn a_reply_key_that_exists_is_refused() {
+    fn a_key_that_exists_is_refused() {
         let mut table = SessionTable::new(10, Secret::from_seed(1));
         insert(&mut table, 1, 5_000).unwrap();
-        assert_eq!(insert(&mut table, 2, 5_000), Err(TableFull));
+        assert_eq!(insert(&mut table, 2, 5_000), Err(NotAdded::Taken), "outside");
+        assert_eq!(insert(&mut table, 1, 5_001), Err(NotAdded::Taken), "inside");
         assert_eq!(table.len(), 1);
     }
 }

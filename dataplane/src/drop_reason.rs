@@ -63,6 +63,12 @@ drop_reasons! {
     TableFull = "table-full", "raise --sessions";
     /// A packet from outside to a pool address for which there is no session.
     NoSession = "no-session", "nothing to do: scans and late packets look like this";
+    /// A packet from outside to a mapping whose filter does not admit the sender.
+    Filtered = "filtered", "nothing to do, or choose another `filtering` for the pool";
+    /// Two sessions would have the same two ends.
+    TupleTaken = "tuple-taken", "look for two port forwards to one target, or a change of configuration";
+    /// A protocol without ports, and another pod talks to this remote from the same public address.
+    ProtocolClash = "protocol-clash", "add addresses to the pool, or give one pod a StaticNat";
     /// No route to the destination in the kernel's table.
     NoRoute = "no-route", "add a route to the destination on this host";
     /// The kernel routes the destination through an interface that is not the right side of natgate.

@@ -32,6 +32,10 @@ impl From<Refusal> for DropReason {
             Refusal::QuotaSessions => Self::QuotaSessions,
             Refusal::PoolExhausted => Self::PoolExhausted,
             Refusal::TableFull => Self::TableFull,
+            Refusal::NoMapping => Self::NoSession,
+            Refusal::Filtered => Self::Filtered,
+            Refusal::TupleTaken => Self::TupleTaken,
+            Refusal::ProtocolClash => Self::ProtocolClash,
         }
     }
 }

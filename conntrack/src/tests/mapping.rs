@@ -21,7 +21,7 @@ fn out_and_back() {
     assert_eq!(nat.find(&FlowKey { src: remote(1, 444), ..reply }), None);
 }
 
-// Proves: 6888-S3a
+// Proves: 6888-S3a, 4787-REQ-2
 #[test]
 fn req_6888_3_paired_pooling() {
     let (mut nat, _) = nat_with(PoolSettings::default(), 4, 5_000);
@@ -59,7 +59,7 @@ fn req_7857_3a_ports_serve_many_remotes_and_replies_never_cross() {
     }
 }
 
-// Proves: 7857-S4b
+// Proves: 7857-S4b, 7857-S4a
 #[test]
 fn req_7857_4b_spills_to_another_address_only_where_the_pool_says_so() {
     for spill in [true, false] {
@@ -81,5 +81,231 @@ fn req_7857_4b_spills_to_another_address_only_where_the_pool_says_so() {
         assert!(still.eq(opened.iter().copied()), "old flows stay where they are");
         assert_eq!(opened.len(), if spill { 128 } else { 64 });
         assert_eq!(opened.iter().collect::<HashSet<_>>().len(), if spill { 2 } else { 1 });
+    }
+}
+
+/// Towards four remotes, again and again while the pool fills up, and when it is full.
+// Proves: 4787-REQ-1, 4787-REQ-11, 5382-REQ-1, 5508-REQ-1a
+#[test]
+fn endpoint_independent_mapping_at_any_fill() {
+    let settings = PoolSettings {
+        quota: quota(1, 65_536),
+        ..class(Behavior::EndpointIndependent, Behavior::EndpointIndependent)
+    };
+    for protocol in Protocol::ALL {
+        let (mut nat, _) = nat_with(settings.clone(), 1, 5_000);
+        let remotes = |i: u8| match protocol {
+            Protocol::Icmp => remote(i, 0),
+            _ => remote(1 + i / 2, 1000 + u16::from(i % 2)),
+        };
+        let mut publics = Vec::new();
+        for socket in 0..64 {
+            let flow = |n: u16, i| key(protocol, (pod(1), 100 + n), remotes(i));
+            publics.push(send(&mut nat, &flow(socket, 0), secs(1)).unwrap());
+            // Each socket so far, towards the four remotes: 0, 50, 99 and 100 % full among others.
+            for (n, &public) in (0..).zip(&publics) {
+                for i in 0..4 {
+                    assert_eq!(send(&mut nat, &flow(n, i), secs(1)), Ok(public));
+                }
+            }
+        }
+        assert_eq!(publics.iter().collect::<HashSet<_>>().len(), 64, "shared by nobody");
+        // Full: no other class comes to help, towards whatever remote.
+        for i in 0..6 {
+            let late = key(protocol, (pod(1), 999), remotes(i));
+            assert_eq!(nat.open(&late, POOL, first(protocol), secs(1)), Err(Refusal::QuotaBlocks));
+        }
+        assert_eq!(
+            send(&mut nat, &key(protocol, (pod(1), 100), remotes(7)), secs(1)),
+            Ok(publics[0])
+        );
+    }
+}
+
+// Proves: 4787-REQ-11
+#[test]
+fn address_dependent_mapping_at_any_fill() {
+    for filtering in CLASSES {
+        let settings = PoolSettings {
+            quota: quota(1, 65_536),
+            ..class(Behavior::AddressDependent, filtering)
+        };
+        let (mut nat, _) = nat_with(settings, 1, 5_000);
+        let flow = |socket: u16, server, port| {
+            key(Protocol::Udp, (pod(1), 100 + socket), remote(server, port))
+        };
+        let shared = filtering != Behavior::EndpointIndependent;
+        let sockets = if shared { 64 } else { 32 };
+        let mut publics = HashMap::new();
+        for socket in 0..sockets {
+            for server in [1, 2] {
+                let public = send(&mut nat, &flow(socket, server, 1), secs(1)).unwrap();
+                publics.insert((socket, server), public);
+                for (&(socket, server), &public) in &publics {
+                    assert_eq!(send(&mut nat, &flow(socket, server, 2), secs(1)), Ok(public));
+                }
+            }
+        }
+        let distinct = publics.values().collect::<HashSet<_>>().len();
+        assert_eq!(distinct, 64, "all ports are in use");
+        for server in [1, 2] {
+            let late = flow(999, server, 3);
+            assert_eq!(nat.open(&late, POOL, None, secs(1)), Err(Refusal::QuotaBlocks));
+        }
+        // Towards another address, another mapping: where filters tell remotes apart, on a used port.
+        assert_eq!(send(&mut nat, &flow(999, 3, 1), secs(1)).is_ok(), shared);
+    }
+}
+
+/// Two pods with the same source port, and then all ports.
+// Proves: 4787-REQ-3, 5382-REQ-7
+#[test]
+fn no_two_subscribers_share_a_public_endpoint() {
+    for (mapping, filtering) in CLASSES.iter().flat_map(|&m| CLASSES.map(|f| (m, f))) {
+        let (mut nat, _) = nat_with(class(mapping, filtering), 1, 5_000);
+        for protocol in Protocol::ALL {
+            let server = if protocol == Protocol::Icmp { remote(1, 0) } else { remote(1, 53) };
+            let mut owners = HashMap::new();
+            for (port, n) in (5000..5064).flat_map(|port| [(port, 1), (port, 2)]) {
+                let flow = key(protocol, (pod(n), port), server);
+                let public = send(&mut nat, &flow, secs(1)).unwrap();
+                assert_eq!(owners.insert(public, flow.src), None, "{mapping:?} {filtering:?}");
+                let reply = receive(&mut nat, &inbound(protocol, server, public), secs(1));
+                assert_eq!(reply, Ok(flow.src));
+            }
+            assert_eq!(owners.len(), 128);
+        }
+    }
+}
+
+/// The literal rule of RFC 7857 section 3: two ports of one address are one destination.
+// Proves: 7857-S3b
+#[test]
+fn overlap_by_address_shares_ports_between_destination_addresses_only() {
+    let high_density = Behavior::AddressAndPortDependent;
+    let settings = PoolSettings {
+        overlap: Overlap::Address,
+        quota: quota(1, 65_536),
+        ..class(high_density, high_density)
+    };
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        let (mut nat, _) = nat_with(settings.clone(), 1, 5_000);
+        for server in 1..=3 {
+            let mut used = HashSet::new();
+            for i in 0..64 {
+                // The same socket to all ports, and other sockets to the same port.
+                let flow = key(protocol, (pod(1), 100 + i / 8), remote(server, 1000 + i % 8));
+                assert!(used.insert(send(&mut nat, &flow, secs(1)).unwrap()), "a port twice");
+            }
+            let late = key(protocol, (pod(1), 99), remote(server, 2000));
+            assert_eq!(send(&mut nat, &late, secs(1)), Err(Refusal::QuotaBlocks));
+        }
+        assert_eq!(nat.stats().sessions, 3 * 64);
+        // Without the switch, another port is another destination (decision D1).
+        let (mut nat, _) =
+            nat_with(PoolSettings { overlap: Overlap::Endpoint, ..settings.clone() }, 1, 5_000);
+        for i in 0..128 {
+            let flow = key(protocol, (pod(1), 100 + i / 2), remote(1, 1000 + i % 2));
+            send(&mut nat, &flow, secs(1)).unwrap();
+        }
+    }
+}
+
+/// A closed connection makes room on its own tuple only; the mapping goes with it.
+#[test]
+fn with_overlap_by_address_a_closed_connection_makes_room() {
+    let high_density = Behavior::AddressAndPortDependent;
+    let settings = PoolSettings {
+        overlap: Overlap::Address,
+        quota: quota(1, 65_536),
+        ..class(high_density, high_density)
+    };
+    let (mut nat, _) = nat_with(settings, 1, 5_000);
+    let flow = |port| key(Protocol::Tcp, (pod(1), port), remote(1, 80));
+    for port in 0..64 {
+        send(&mut nat, &flow(port), secs(1)).unwrap();
+    }
+    assert_eq!(send(&mut nat, &flow(64), secs(1)), Err(Refusal::QuotaBlocks));
+    let slot = nat.find(&flow(7)).unwrap();
+    let public = nat.rewrite(slot).src;
+    nat.commit(slot, secs(2), 40, Some(&Segment::bare(TcpFlags::RST)));
+    assert_eq!(send(&mut nat, &flow(64), secs(3)), Ok(public));
+    assert_eq!((nat.find(&flow(7)), nat.stats().mappings), (None, 64));
+}
+
+/// TCP and UDP from one internal endpoint: two mappings with lives of their own.
+// Proves: 7857-S5a, 7857-S5c
+#[test]
+fn mappings_are_per_protocol() {
+    let settings = class(Behavior::EndpointIndependent, Behavior::EndpointIndependent);
+    let (mut nat, _) = nat_with(settings, 1, 100);
+    let mut publics = HashMap::new();
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        let flow = key(protocol, (pod(1), 5000), remote(1, 443));
+        publics.insert(protocol, send(&mut nat, &flow, secs(0)).unwrap());
+    }
+    assert_eq!(nat.stats().mappings, 2);
+    // The connection is never answered and ends; so does its mapping, and not the other.
+    nat.expire(secs(100), 1_000);
+    assert_eq!(nat.stats().mappings, 1);
+    let probe = |protocol| inbound(protocol, remote(2, 1), publics[&protocol]);
+    assert_eq!(receive(&mut nat, &probe(Protocol::Tcp), secs(100)), Err(Refusal::NoMapping));
+    let pods = Endpoint::new(pod(1), 5000);
+    assert_eq!(receive(&mut nat, &probe(Protocol::Udp), secs(100)), Ok(pods));
+}
+
+// Proves: 6888-REQ-5
+#[test]
+fn a_mapping_has_as_many_sessions_as_it_may() {
+    let settings = PoolSettings {
+        quota: Quota { sessions_per_mapping: Some(5), ..PoolSettings::default().quota },
+        ..class(Behavior::EndpointIndependent, Behavior::EndpointIndependent)
+    };
+    let (mut nat, _) = nat_with(settings, 1, 100);
+    let flow = |port, server| key(Protocol::Udp, (pod(1), port), remote(server, 443));
+    let public = send(&mut nat, &flow(1, 1), secs(1)).unwrap();
+    for server in 2..=3 {
+        send(&mut nat, &flow(1, server), secs(1)).unwrap();
+        receive(&mut nat, &inbound(Protocol::Udp, remote(server, 7), public), secs(1)).unwrap();
+    }
+    assert_eq!(send(&mut nat, &flow(1, 4), secs(1)), Err(Refusal::QuotaSessions));
+    let probe = inbound(Protocol::Udp, remote(4, 7), public);
+    assert_eq!(receive(&mut nat, &probe, secs(1)), Err(Refusal::QuotaSessions));
+    send(&mut nat, &flow(2, 4), secs(1)).unwrap();
+}
+
+/// A new configuration changes the class of new flows; old ones keep what they have, and nobody else gets
+/// it.
+#[test]
+fn a_change_of_class_leaves_no_endpoint_with_two_owners() {
+    let all: Vec<_> = CLASSES.iter().flat_map(|&m| CLASSES.map(|f| (m, f))).collect();
+    for (&before, &after) in all.iter().flat_map(|b| all.iter().map(move |a| (b, a))) {
+        let settings = |(mapping, filtering)| PoolSettings {
+            quota: quota(1, 65_536),
+            ..class(mapping, filtering)
+        };
+        let (mut nat, pool) = nat_with(settings(before), 1, 5_000);
+        let flow = |port, server| key(Protocol::Udp, (pod(1), port), remote(server, 443));
+        for port in 0..40 {
+            send(&mut nat, &flow(port, 1), secs(1)).unwrap();
+        }
+        let settings = settings(after);
+        nat.adopt(&[Arc::new(Pool { settings, ..Pool::clone(&pool) })]);
+        for port in 0..80 {
+            let _ = nat.open(&flow(port, 2), POOL, None, secs(1));
+        }
+        let mut owners = HashMap::new();
+        let sessions = all_sessions(&nat, secs(1));
+        let exclusive = before.0 == Behavior::EndpointIndependent;
+        for s in sessions.iter().filter(|s| exclusive && s.remote == remote(1, 443)) {
+            owners.insert(s.public, s.internal);
+        }
+        for s in &sessions {
+            let owner = owners.get(&s.public).copied().unwrap_or(s.internal);
+            assert_eq!(owner, s.internal, "{before:?} to {after:?}");
+        }
+        nat.expire(secs(400), 10_000);
+        assert_eq!(nat.stats().sessions, 0);
+        assert!(nat.mappings.is_empty());
     }
 }

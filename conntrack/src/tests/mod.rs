@@ -1,8 +1,13 @@
 //! The NAT as a whole, on warped time.
 
 mod blocks;
+mod classes;
+mod filtering;
+mod fixed;
+mod lifetime;
 mod limits;
 mod mapping;
+mod portless;
 mod random;
 mod timers;
 
@@ -12,9 +17,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{
-    Admission, BlockNumber, BlockState, Direction, Directory, Endpoint, FlowKey, Holder,
-    MAX_WORKERS, Nat, Pool, PoolId, PoolSettings, Protocol, Quota, Realm, Refusal, Secret, Segment,
-    SessionView, State, TcpFlags, Timestamp,
+    Admission, Behavior, BlockNumber, BlockState, Direction, Directory, Endpoint, FixedMapping,
+    FlowKey, Holder, InboundRefresh, MAX_WORKERS, Nat, Overlap, Pool, PoolId, PoolSettings,
+    Protocol, Quota, Realm, Refusal, Secret, Segment, SessionView, State, TcpFlags, Timestamp,
 };
 
 const POOL: Admission = Admission { pool: PoolId(0), rule: 7 };
@@ -66,4 +71,44 @@ fn reply_to(nat: &Nat, key: &FlowKey) -> FlowKey {
     let slot = nat.find(key).unwrap();
     let rewrite = nat.rewrite(slot);
     FlowKey { src: key.dst, dst: rewrite.src, protocol: key.protocol, realm: Realm::External }
+}
+
+const CLASSES: [Behavior; 3] =
+    [Behavior::EndpointIndependent, Behavior::AddressDependent, Behavior::AddressAndPortDependent];
+
+/// Settings of this mapping and this filter: one address with two blocks of 64 ports.
+fn class(mapping: Behavior, filtering: Behavior) -> PoolSettings {
+    PoolSettings { mapping, filtering_tcp: filtering, filtering_udp: filtering, ..tiny_settings() }
+}
+
+/// What comes from `remote` to `public`.
+fn inbound(protocol: Protocol, remote: Endpoint, public: Endpoint) -> FlowKey {
+    FlowKey { src: remote, dst: public, protocol, realm: Realm::External }
+}
+
+/// The first segment of a connection, where there are connections.
+fn first(protocol: Protocol) -> Option<&'static Segment> {
+    if protocol == Protocol::Tcp { SYN } else { None }
+}
+
+/// The public endpoint of `flow`, whose first packet is sent if it has no session.
+fn send(nat: &mut Nat, flow: &FlowKey, now: Timestamp) -> Result<Endpoint, Refusal> {
+    let first = first(flow.protocol);
+    let slot = match nat.find(flow) {
+        Some(slot) => slot,
+        None => nat.open(flow, POOL, first, now)?,
+    };
+    nat.commit(slot, now, 100, first);
+    Ok(nat.rewrite(slot).src)
+}
+
+/// What becomes of the first packet from outside: the internal endpoint that gets it.
+fn receive(nat: &mut Nat, key: &FlowKey, now: Timestamp) -> Result<Endpoint, Refusal> {
+    let first = first(key.protocol);
+    let slot = match nat.find(key) {
+        Some(slot) => slot,
+        None => nat.open_inbound(key, first, now)?,
+    };
+    nat.commit(slot, now, 100, first);
+    Ok(nat.rewrite(slot).dst)
 }

@@ -86,7 +86,9 @@ proptest! {
                     if nat.find(&flow).is_none() {
                         let before = nat.stats().sessions;
                         let ended = nat.stats().ended;
-                        let opened = nat.open(&flow, POOL, tcp, now).is_ok();
+                        let opened = nat.open(&flow, POOL, tcp, now);
+                        prop_assert_ne!(opened, Err(Refusal::TupleTaken), "a port was leased twice to one remote");
+                        let opened = opened.is_ok();
                         let expected = before + u64::from(opened) - (nat.stats().ended - ended);
                         prop_assert_eq!(nat.stats().sessions, expected);
                     }

@@ -1,0 +1,328 @@
+//! How does a session begin?
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use super::{Admission, FixedMapping, KEEP_LAST_BLOCK, Nat, Refusal};
+use crate::directory::Holder;
+use crate::endpoint::{Endpoint, FlowKey, Protocol, Realm};
+use crate::lease::Search;
+use crate::mapping::{Class, NewMapping};
+use crate::pool::{Pool, PoolId};
+use crate::session::{Direction, Owner, Slot, Via};
+use crate::subscriber::{Holding, NoBlock};
+use crate::table::NotAdded;
+use crate::tcp::{Segment, State};
+use crate::time::Timestamp;
+
+impl From<NoBlock> for Refusal {
+    fn from(no_block: NoBlock) -> Self {
+        match no_block {
+            NoBlock::Quota => Self::QuotaBlocks,
+            NoBlock::Exhausted => Self::PoolExhausted,
+        }
+    }
+}
+
+impl From<NotAdded> for Refusal {
+    fn from(not_added: NotAdded) -> Self {
+        match not_added {
+            NotAdded::Full => Self::TableFull,
+            NotAdded::Taken => Self::TupleTaken,
+        }
+    }
+}
+
+/// The state in which a session begins that a packet from `realm` opens.
+fn first_state(key: &FlowKey, first: Option<&Segment>) -> Result<State, Refusal> {
+    match (key.protocol, first) {
+        (Protocol::Tcp, Some(segment)) if segment.flags.opens() => Ok(match key.realm {
+            Realm::Internal => State::SynSent,
+            Realm::External => State::SynReceived,
+        }),
+        (Protocol::Tcp, _) => Err(Refusal::NotSyn),
+        _ => Ok(State::Open),
+    }
+}
+
+/// The flow from inside whose session a packet with `key` belongs to, if `internal` is its inner end.
+fn outbound_key(key: &FlowKey, internal: Endpoint) -> FlowKey {
+    let dst = match key.realm {
+        Realm::Internal => key.dst,
+        Realm::External => key.src,
+    };
+    FlowKey { src: internal, dst, protocol: key.protocol, realm: Realm::Internal }
+}
+
+/// What is remembered of a session that a packet from `realm` opens now, under a pool and a rule.
+fn owner(
+    subscriber: u32,
+    (pool, rule): (PoolId, u16),
+    via: Via,
+    realm: Realm,
+    now: Timestamp,
+) -> Owner {
+    let addressed = realm == Realm::Internal;
+    Owner { subscriber, pool, rule, via, opened_by: realm, opened: now.stored(), addressed }
+}
+
+/// The slot for packets that arrive from `realm`.
+fn arriving(outbound: Slot, realm: Realm) -> Slot {
+    match realm {
+        Realm::Internal => outbound,
+        Realm::External => Slot::new(outbound.number(), Direction::Inbound),
+    }
+}
+
+impl Nat {
+    /// Opens a session for a flow from inside that has none. `first`: its first TCP segment.
+    pub fn open(
+        &mut self,
+        key: &FlowKey,
+        admission: Admission,
+        first: Option<&Segment>,
+        now: Timestamp,
+    ) -> Result<Slot, Refusal> {
+        let state = first_state(key, first)?;
+        self.counted(key.src.addr, now, |nat, number| {
+            nat.open_for(number, key, admission, state, now)
+        })
+    }
+
+    /// Opens a session through a mapping that configuration made. `key` is of the packet as it arrived,
+    /// from either side; the slot is of its direction. No port is taken, so none can be wanting; the
+    /// session counts for the internal address as any other.
+    pub fn open_fixed(
+        &mut self,
+        key: &FlowKey,
+        mapping: FixedMapping,
+        first: Option<&Segment>,
+        now: Timestamp,
+    ) -> Result<Slot, Refusal> {
+        let state = first_state(key, first)?;
+        let FixedMapping { internal, public, pool, rule } = mapping;
+        let outbound = outbound_key(key, internal);
+        let slot = self.counted(internal.addr, now, |nat, subscriber| {
+            nat.admitted(subscriber, pool)?;
+            let owner = owner(subscriber, (pool, rule), Via::Fixed, key.realm, now);
+            nat.add(&outbound, public, state, owner, now)
+        })?;
+        Ok(arriving(slot, key.realm))
+    }
+
+    /// Opens a session for a packet from outside to a public endpoint that the NAT gave out, if the pool's
+    /// filter admits it. A refusal renews nothing (RFC 7857 section 7). Where only the addressed endpoint
+    /// may send in, there is nothing to open: its packets have a session.
+    ///
+    /// Queries come in by fixed mappings only: an ICMP request has no identifier at this end, and a
+    /// protocol without ports has nothing that a mapping could be told by.
+    pub fn open_inbound(
+        &mut self,
+        key: &FlowKey,
+        first: Option<&Segment>,
+        now: Timestamp,
+    ) -> Result<Slot, Refusal> {
+        let (public, remote) = (key.dst, key.src.addr);
+        let number =
+            self.mappings.at_public(key.protocol, public, remote).ok_or(Refusal::NoMapping)?;
+        let mapping = *self.mappings.get(number);
+        let pool = self.pools.get(mapping.pool.index()).ok_or(Refusal::NoMapping)?;
+        let filtering = Class::of(&pool.settings, key.protocol).filtering;
+        if !self.mappings.admits(number, filtering, remote) {
+            return Err(Refusal::Filtered);
+        }
+        let state = first_state(key, first)?;
+        let outbound = outbound_key(key, mapping.internal);
+        let slot = self.counted(mapping.internal.addr, now, |nat, subscriber| {
+            let pool = nat.admitted(subscriber, mapping.pool)?;
+            nat.has_room(number, &pool)?;
+            let via = Via::Mapping(number);
+            let owner = owner(subscriber, (mapping.pool, mapping.rule), via, key.realm, now);
+            nat.add(&outbound, public, state, owner, now)
+        })?;
+        Ok(arriving(slot, key.realm))
+    }
+
+    /// Opens a session for the subscriber at `internal`, and counts it, or the refusal.
+    fn counted(
+        &mut self,
+        internal: Ipv4Addr,
+        now: Timestamp,
+        open: impl FnOnce(&mut Self, u32) -> Result<Slot, Refusal>,
+    ) -> Result<Slot, Refusal> {
+        if self.table.is_full() && self.subscribers.find(internal).is_none() {
+            return Err(Refusal::TableFull);
+        }
+        let number = self.subscribers.get_or_insert(internal, now);
+        let opened = open(self, number);
+        let subscriber = self.subscribers.get_mut(number);
+        if let Ok(slot) = opened {
+            subscriber.sessions += 1;
+            subscriber.created += 1;
+            self.created += 1;
+            self.arm(slot, now);
+        } else {
+            subscriber.refused += 1;
+            self.settle_refused(number);
+        }
+        opened
+    }
+
+    /// The settings under which subscriber `number` may have one more session in `pool`.
+    fn admitted(&mut self, number: u32, pool: PoolId) -> Result<Arc<Pool>, Refusal> {
+        let settings = self.pools.get(pool.index()).cloned().ok_or(Refusal::PoolExhausted)?;
+        let holding = self.subscribers.get_mut(number).holding_mut(pool);
+        if holding.sessions >= settings.settings.quota.sessions {
+            return Err(Refusal::QuotaSessions);
+        }
+        Ok(settings)
+    }
+
+    /// A refusal keeps nobody in memory: neither who came for the first time, nor, by renewing a timer,
+    /// who was about to be forgotten.
+    fn settle_refused(&mut self, number: u32) {
+        let subscriber = self.subscribers.get_mut(number);
+        if subscriber.sessions > 0 {
+            return;
+        }
+        if subscriber.holdings.iter().all(Holding::is_bare) {
+            self.forget(number);
+        } else {
+            // A block may have been claimed before the index refused.
+            let soon = subscriber.idle_since + KEEP_LAST_BLOCK;
+            self.arm_idle(number, soon);
+        }
+    }
+
+    /// Whether a mapping may have one more session (RFC 6888 REQ-5).
+    fn has_room(&self, mapping: u32, pool: &Pool) -> Result<(), Refusal> {
+        let limit = pool.settings.quota.sessions_per_mapping;
+        if limit.is_some_and(|limit| self.mappings.get(mapping).sessions >= limit) {
+            return Err(Refusal::QuotaSessions);
+        }
+        Ok(())
+    }
+
+    fn open_for(
+        &mut self,
+        number: u32,
+        key: &FlowKey,
+        admission: Admission,
+        state: State,
+        now: Timestamp,
+    ) -> Result<Slot, Refusal> {
+        let pool = self.admitted(number, admission.pool)?;
+        if let Protocol::Other(protocol) = key.protocol {
+            return self.open_portless(number, (key, protocol), admission, &pool, now);
+        }
+        let Admission { pool: id, rule } = admission;
+        let class = Class::of(&pool.settings, key.protocol);
+        let existing = self.mappings.for_flow(class, key, id);
+        let (public, via) = if let Some(mapping) = existing {
+            self.has_room(mapping, &pool)?;
+            (self.mappings.get(mapping).public, Via::Mapping(mapping))
+        } else {
+            let public = self.lease(number, key, &pool, now)?;
+            let via = if class.keeps_mappings() {
+                let new = NewMapping { key, public, pool: id, rule, class };
+                Via::Mapping(self.mappings.add(new))
+            } else {
+                Via::Block
+            };
+            (public, via)
+        };
+        let owner = owner(number, (id, rule), via, Realm::Internal, now);
+        let added = self.add(key, public, state, owner, now);
+        if let (Err(_), Via::Mapping(mapping), None) = (added, via, existing) {
+            self.mappings.remove(mapping);
+        }
+        added
+    }
+
+    /// A public endpoint for a flow whose mapping is yet to be made.
+    fn lease(
+        &mut self,
+        number: u32,
+        key: &FlowKey,
+        pool: &Pool,
+        now: Timestamp,
+    ) -> Result<Endpoint, Refusal> {
+        let subscriber = self.subscribers.get_mut(number);
+        let holder = Holder { subscriber: subscriber.addr, worker: self.worker };
+        let random = self.secret.scramble((key, now.as_millis()));
+        let sharing = Class::of(&pool.settings, key.protocol).sharing;
+        let (table, mappings) = (&self.table, &self.mappings);
+        let search = Search { table, mappings, sharing, pool, key, holder, random, now };
+        let holding = subscriber.holding_mut(pool.id);
+        let lease = if self.table.is_full() {
+            // Before a block is claimed: a full table must not empty the pool as well.
+            search.replacing(holding).ok_or(Refusal::TableFull)?
+        } else {
+            search.lease(holding)?
+        };
+        if let Some(slot) = lease.replaces {
+            // Its block can't be released by this: had another block been empty, a port of that one
+            // would have been taken.
+            self.end(slot, now);
+        }
+        Ok(lease.public)
+    }
+
+    /// Opens a session of a protocol without ports, on the subscriber's address alone: nobody else may talk
+    /// to this remote in this protocol from there. No other address is tried, since the subscriber would be
+    /// seen under two (RFC 6888 section 3, REQ-2).
+    fn open_portless(
+        &mut self,
+        number: u32,
+        (key, protocol): (&FlowKey, u8),
+        admission: Admission,
+        pool: &Pool,
+        now: Timestamp,
+    ) -> Result<Slot, Refusal> {
+        if self.table.is_full() {
+            return Err(Refusal::TableFull);
+        }
+        let Admission { pool: id, rule } = admission;
+        let random = self.secret.scramble((key, now.as_millis()));
+        let holding = self.subscribers.get_mut(number).holding_mut(id);
+        let index = holding.address_without_block(pool, random).ok_or(Refusal::PoolExhausted)?;
+        let address = &pool.addresses[usize::from(index)];
+        let remote = key.dst.addr;
+        if !address.claims.claim(protocol, remote, self.worker) {
+            return Err(Refusal::ProtocolClash);
+        }
+        let public = Endpoint::new(address.addr, 0);
+        let owner = owner(number, (id, rule), Via::Address, Realm::Internal, now);
+        let added = self.add(key, public, State::Open, owner, now);
+        if added.is_ok() {
+            self.subscribers.get_mut(number).holding_mut(id).pair(index);
+        } else {
+            address.claims.release(protocol, remote);
+        }
+        added
+    }
+
+    /// Adds a session and counts it wherever sessions are counted, or changes nothing.
+    fn add(
+        &mut self,
+        outbound: &FlowKey,
+        public: Endpoint,
+        state: State,
+        owner: Owner,
+        now: Timestamp,
+    ) -> Result<Slot, Refusal> {
+        let slot = self.table.insert(outbound, public, state, owner, now)?;
+        let holding = self.subscribers.get_mut(owner.subscriber).holding_mut(owner.pool);
+        holding.sessions += 1;
+        if let (Via::Block | Via::Mapping(_), Some(pool)) =
+            (owner.via, self.pools.get(owner.pool.index()))
+            && let Some(block) = holding.block_of(pool, public)
+        {
+            holding.blocks[block].use_port(outbound.protocol, public.port);
+        }
+        if let Via::Mapping(mapping) = owner.via {
+            self.mappings.link(mapping, slot.number(), outbound.dst.addr, owner.addressed);
+        }
+        Ok(slot)
+    }
+}
