@@ -117,9 +117,15 @@ impl Wire {
 
     /// Sends one IPv4 packet.
     pub fn send(&self, packet: &[u8]) -> Result<()> {
+        self.send_with_trailer(packet, &[])
+    }
+
+    /// Sends one IPv4 packet in a frame that is longer, as cards pad short ones.
+    pub fn send_with_trailer(&self, packet: &[u8], trailer: &[u8]) -> Result<()> {
         let mut frame = [self.peer, self.own].concat();
         frame.extend([0x08, 0x00]);
         frame.extend(packet);
+        frame.extend(trailer);
         let sent = socket::send(self.socket.as_raw_fd(), &frame, MsgFlags::empty())?;
         ensure!(sent == frame.len(), "a frame was cut");
         Ok(())
