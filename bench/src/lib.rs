@@ -9,6 +9,9 @@
 
 pub mod contestant;
 pub mod forward;
+pub mod frame;
+pub mod gateway;
 pub mod measure;
+pub mod packets;
 pub mod report;
 pub mod rig;

@@ -10,15 +10,18 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use bench::contestant::Contestant;
 use bench::measure::{Settings, trial};
+use bench::packets;
 use bench::report::Run;
-use clap::Parser;
+use clap::{Args, Parser, Subcommand, ValueEnum as _};
 
 /// Measures natgate, its limit and its peers on veth pairs, interleaved, and prints one table.
 ///
 /// Example: tools/bench --quick --only forwarder,nftables
 #[derive(Parser)]
-#[command(version)]
+#[command(version, args_conflicts_with_subcommands = true)]
 struct Cli {
+    #[command(subcommand)]
+    command: Option<Measurement>,
     /// Two repetitions of one second instead of five of three.
     #[arg(long)]
     quick: bool,
@@ -45,12 +48,47 @@ struct Cli {
     results: PathBuf,
 }
 
+/// Anything but the end-to-end measurement.
+#[derive(Subcommand)]
+enum Measurement {
+    /// Measures what each kind of packet costs without the kernel: instructions (by callgrind) and time.
+    Packets(Packets),
+}
+
+#[derive(Args)]
+struct Packets {
+    /// Kinds of packets.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = packets::Kind::value_variants().to_vec())]
+    only: Vec<packets::Kind>,
+    /// Numbers of flows, for the time.
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1000, 50_000])]
+    flows: Vec<u32>,
+    /// Number of flows, for the instructions; 0 counts none.
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    counted_flows: u32,
+    /// Repetitions of the time.
+    #[arg(long, value_name = "N", default_value_t = 7)]
+    repetitions: usize,
+    /// Write the figures to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Put the figures of this earlier run in front.
+    #[arg(long, value_name = "BASE.json")]
+    compare: Option<PathBuf>,
+    /// Only send so many bursts of each kind: what runs under callgrind.
+    #[arg(long, hide = true)]
+    bursts: Option<usize>,
+}
+
 fn main() -> ExitCode {
     tools::exit(run())
 }
 
 fn run() -> Result<()> {
     let cli = Cli::parse();
+    if let Some(Measurement::Packets(arguments)) = cli.command {
+        return run_packets(arguments);
+    }
     let base = cli.compare.as_deref().map(Run::read).transpose()?;
     fs::create_dir_all(&cli.results)?;
     let seconds = cli.seconds.unwrap_or(if cli.quick { 1.0 } else { 3.0 });
@@ -84,6 +122,33 @@ fn run() -> Result<()> {
     println!("{}\n\n{}\nwritten to {}", run.machine.join("; "), run.table()?, path.display());
     if let Some(base) = base {
         println!("\n{}", run.compare(&base)?);
+    }
+    Ok(())
+}
+
+fn run_packets(arguments: Packets) -> Result<()> {
+    if let Some(bursts) = arguments.bursts {
+        for (&kind, &flows) in arguments.only.iter().zip(arguments.flows.iter().cycle()) {
+            packets::cost::run(kind, flows, bursts)?;
+        }
+        return Ok(());
+    }
+    ensure!(
+        arguments.repetitions > 0,
+        "error: --repetitions (0): nothing would be measured; give 1 or more"
+    );
+    let base = arguments.compare.as_deref().map(packets::Table::read).transpose()?;
+    let costs = packets::measure(&packets::Settings {
+        kinds: arguments.only,
+        flows: arguments.flows,
+        counted_flows: Some(arguments.counted_flows).filter(|&flows| flows > 0),
+        repetitions: arguments.repetitions,
+    })?;
+    let table = packets::Table { machine: machine(), costs };
+    println!("{}\n\n{}", table.machine.join("; "), table.show(base.as_ref())?);
+    if let Some(path) = arguments.json {
+        table.write(&path)?;
+        println!("written to {}", path.display());
     }
     Ok(())
 }

@@ -24,6 +24,7 @@ mod subscriber;
 mod table;
 mod tcp;
 mod time;
+mod track;
 mod wheel;
 
 #[cfg(test)]
@@ -34,7 +35,7 @@ pub use directory::{BlockNumber, BlockState, Directory, Holder, MAX_WORKERS};
 pub use endpoint::{Endpoint, FlowKey, Protocol, Realm};
 pub use key::{HashedKey, Secret};
 pub use listing::{SessionView, SubscriberView};
-pub use nat::{Admission, FixedMapping, Nat, NatStats, Refusal};
+pub use nat::{Admission, Farewell, FixedMapping, Nat, NatStats, Obituary, Refusal};
 pub use pool::{
     Behavior, HoldDown, InboundRefresh, IpId, MidStream, OnExhaustion, OnExpiry, Overlap, Pool,
     PoolId, PoolSettings, Pooling, PublicAddress, Quota, Scatter, Timers, UnsolicitedSyn,

@@ -1,21 +1,25 @@
 //! The translator of one worker: everything about the subscribers whose home it is.
 
 mod end;
+mod follow;
 mod open;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use follow::{Farewell, Obituary};
 
 use crate::endpoint::{Endpoint, FlowKey, Protocol};
 use crate::key::{HashedKey, Secret};
 use crate::mapping::Mappings;
 use crate::pool::{Pool, PoolId};
 use crate::rewrite::Rewrite;
-use crate::session::{CachedHop, Direction, Slot, Via};
+use crate::session::{CachedHop, Slot, Via};
 use crate::subscriber::Subscribers;
 use crate::table::SessionTable;
-use crate::tcp::{Segment, TcpFlags};
 use crate::time::Timestamp;
+use crate::track::Tail;
 use crate::wheel::Wheel;
 
 /// A subscriber without sessions in a pool gives its last block there back after this time.
@@ -88,6 +92,8 @@ pub struct NatStats {
     pub ended: u64,
     /// Mappings that are more than a session, now.
     pub mappings: u64,
+    /// Sessions that ended without resets because too many others did.
+    pub unannounced: u64,
     /// Subscribers now.
     pub subscribers: u64,
     /// Bytes of the session table in use.
@@ -107,8 +113,15 @@ pub struct Nat {
     /// Subscribers with an idle holding: to give its last block back; those without sessions: to be
     /// forgotten.
     idle: Wheel,
+    /// Sessions below this number have been armed by the timers that are set now; `MAX`: all.
+    rearmed: usize,
+    /// By session number, of TCP sessions.
+    tails: Vec<Tail>,
+    /// Sessions that expired while their ends may not know, at most [`follow::OBITUARIES`].
+    obituaries: VecDeque<Obituary>,
     created: u64,
     ended: u64,
+    unannounced: u64,
 }
 
 impl Nat {
@@ -123,13 +136,23 @@ impl Nat {
             secret,
             subscribers: Subscribers::new(),
             idle: Wheel::new(now.as_secs() as u32, 0),
+            rearmed: usize::MAX,
+            tails: Vec::new(),
+            obituaries: VecDeque::new(),
             created: 0,
             ended: 0,
+            unannounced: 0,
         }
     }
 
     /// Takes over the pools of a new configuration; indexed by [`PoolId`], which never changes its meaning.
     pub fn adopt(&mut self, pools: &[Arc<Pool>]) {
+        let timers = |pools: &[Arc<Pool>]| -> Vec<_> {
+            pools.iter().map(|pool| pool.settings.timers.clone()).collect()
+        };
+        if self.table.end() > 0 && timers(&self.pools) != timers(pools) {
+            self.rearmed = 0;
+        }
         self.pools = pools.to_vec();
     }
 
@@ -170,29 +193,6 @@ impl Nat {
         self.table.get_mut(slot).half_mut(slot.direction()).hop = hop;
     }
 
-    /// Counts a packet of `bytes` (IP length) that is forwarded, renews the timer and follows the TCP
-    /// state.
-    pub fn commit(&mut self, slot: Slot, now: Timestamp, bytes: u64, tcp: Option<&Segment>) {
-        let session = self.table.get_mut(slot);
-        let half = session.half_mut(slot.direction());
-        half.last_seen = now.stored();
-        let packets = half.count(bytes);
-        let Some(segment) = tcp else {
-            if packets == 1 && slot.direction() == Direction::Outbound {
-                self.address(slot);
-            }
-            return;
-        };
-        let state = half.state.after(segment.flags, slot.direction() == Direction::Outbound);
-        if state != half.state {
-            session.set_state(state);
-            self.arm(slot, now);
-        }
-        if slot.direction() == Direction::Outbound && segment.flags.has(TcpFlags::SYN) {
-            self.address(slot);
-        }
-    }
-
     /// The internal endpoint addresses the remote of `slot` itself.
     fn address(&mut self, slot: Slot) {
         let remote = self.table.get(slot).remote().addr;
@@ -203,17 +203,6 @@ impl Nat {
         if let Via::Mapping(mapping) = owner.via {
             self.mappings.address(mapping, remote);
         }
-    }
-
-    fn arm(&mut self, slot: Slot, now: Timestamp) {
-        let owner = self.table.owner(slot);
-        let Some(pool) = self.pools.get(owner.pool.index()) else { return };
-        let session = self.table.get(slot);
-        let idle = session.unrenewed(&owner, pool.settings.inbound_refresh, now);
-        let idle = Duration::from_millis(idle.into());
-        let left = session.timeout(&pool.settings.timers).saturating_sub(idle);
-        let tick = (now + left).as_millis().div_ceil(1000);
-        self.wheel.arm(slot.number(), tick as u32);
     }
 
     /// The pool with this number.
@@ -232,9 +221,10 @@ impl Nat {
             sessions: self.table.len() as u64,
             created: self.created,
             ended: self.ended,
+            unannounced: self.unannounced,
             mappings: self.mappings.len() as u64,
             subscribers: self.subscribers.len() as u64,
-            table_bytes: self.table.bytes() as u64,
+            table_bytes: (self.table.bytes() + self.tails.len() * size_of::<Tail>()) as u64,
         }
     }
 

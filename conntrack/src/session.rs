@@ -6,8 +6,9 @@ use crate::endpoint::{Endpoint, FlowKey, Protocol, Realm};
 use crate::key::PackedKey;
 use crate::pool::{InboundRefresh, PoolId, Timers};
 use crate::rewrite::Rewrite;
-use crate::tcp::State;
+use crate::tcp::{Segment, State, TcpFlags};
 use crate::time::Timestamp;
+use crate::track::{Connection, Side, Tail, Verdict};
 
 /// Which way a packet of a session goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,10 +65,15 @@ pub(crate) struct Half {
     pub(crate) hop: CachedHop,
     /// [`Timestamp::stored`] of the last packet.
     pub(crate) last_seen: u32,
+    /// What this side of a TCP connection has told.
+    pub(crate) side: Side,
+    /// Packets, 40 bits, and bytes, 48 bits.
+    packets_low: u32,
+    bytes_low: u32,
+    bytes_high: u16,
+    packets_high: u8,
     /// Both halves carry the state, so that a packet that changes nothing reads only its own.
     pub(crate) state: State,
-    /// Packets and bytes, 48 bits each.
-    counts: [u16; 6],
 }
 
 const _: () = assert!(size_of::<Half>() == 64, "a half is a cache line");
@@ -79,31 +85,45 @@ impl Half {
             rewrite: Rewrite::new(key.protocol, (key.src, key.dst), to),
             hop: CachedHop::NONE,
             last_seen: now.stored(),
+            side: Side::default(),
+            packets_low: 0,
+            bytes_low: 0,
+            bytes_high: 0,
+            packets_high: 0,
             state,
-            counts: [0; 6],
         }
     }
 
     pub(crate) fn packets(&self) -> u64 {
-        join(self.counts[0], self.counts[1], self.counts[2])
+        u64::from(self.packets_low) | u64::from(self.packets_high) << 32
     }
 
     pub(crate) fn bytes(&self) -> u64 {
-        join(self.counts[3], self.counts[4], self.counts[5])
+        u64::from(self.bytes_low) | u64::from(self.bytes_high) << 32
     }
 
-    /// Counts a packet, and says how many there are now.
-    pub(crate) fn count(&mut self, bytes: u64) -> u64 {
-        let (packets, bytes) = (self.packets() + 1, self.bytes() + bytes);
-        let split = |n: u64| [n as u16, (n >> 16) as u16, (n >> 32) as u16];
-        let ([a, b, c], [d, e, f]) = (split(packets), split(bytes));
-        self.counts = [a, b, c, d, e, f];
-        packets
+    /// Counts a packet; whether it is the first one.
+    pub(crate) fn count(&mut self, bytes: u64) -> bool {
+        let first = self.packets_low == 0 && self.packets_high == 0;
+        let (packets, carry) = self.packets_low.overflowing_add(1);
+        self.packets_low = packets;
+        self.packets_high = self.packets_high.wrapping_add(carry.into());
+        let bytes = self.bytes() + bytes;
+        self.bytes_low = bytes as u32;
+        self.bytes_high = (bytes >> 32) as u16;
+        first
     }
-}
 
-fn join(low: u16, middle: u16, high: u16) -> u64 {
-    u64::from(low) | u64::from(middle) << 16 | u64::from(high) << 32
+    /// Follows a segment of an established connection that changes no state, which is nearly every one;
+    /// false, and nothing has changed, if it may be another.
+    pub(crate) fn follow_plain(&mut self, segment: &Segment) -> bool {
+        const ALL: u8 = TcpFlags::SYN | TcpFlags::FIN | TcpFlags::RST | TcpFlags::ACK;
+        let plain = self.state == State::Established && segment.flags.0 & ALL == TcpFlags::ACK;
+        if plain {
+            self.side.acknowledge(segment.ack, segment.window);
+        }
+        plain
+    }
 }
 
 /// A mapping and a remote, both directions: one allocation, two keys, one free.
@@ -175,6 +195,22 @@ impl Session {
         self.outbound.state
     }
 
+    /// Follows any TCP segment of this direction.
+    pub(crate) fn follow(
+        &mut self,
+        direction: Direction,
+        tail: &mut Tail,
+        segment: &Segment,
+    ) -> Verdict {
+        let state = self.state();
+        let (internal, external) = (&mut self.outbound.side, &mut self.inbound.side);
+        let (own, peer) = match direction {
+            Direction::Outbound => (internal, external),
+            Direction::Inbound => (external, internal),
+        };
+        Connection { own, peer, tail, state, direction }.follow(segment)
+    }
+
     pub(crate) fn internal(&self) -> Endpoint {
         self.outbound.key.src()
     }
@@ -224,11 +260,13 @@ impl Session {
                     special.map_or(timers.udp, |&(_, timeout)| timeout)
                 }
             },
-            State::SynSent | State::SynReceived => timers.tcp_opening,
+            // RFC 7857 section 2.1: opening and closing have timers of their own.
+            State::SynSent | State::SynExternal | State::SynReceived => timers.tcp_opening,
+            // RFC 5382 REQ-5: with one FIN it is still established.
             State::Established | State::FinInternal | State::FinExternal => timers.tcp_established,
-            State::ClosingInternal | State::ClosingExternal => timers.tcp_closing,
+            State::Closing => timers.tcp_closing,
             State::TimeWait => timers.tcp_time_wait,
-            State::Reset | State::ResetExternal | State::ResetOpening => timers.tcp_reset,
+            State::Reset | State::ResetExternal => timers.tcp_reset,
         }
     }
 }

@@ -1,6 +1,7 @@
-//! In which state is a TCP connection? What both directions' flags say.
+//! What does a TCP segment say, and in which states may a connection be?
 //!
-//! The states of RFC 7857 section 2, plus TIME_WAIT split off once both FINs are acknowledged.
+//! The states of RFC 7857 section 2, plus TIME_WAIT split off once both FINs are acknowledged. How a
+//! segment moves them: [`track`](crate::track).
 
 /// The flags of a TCP segment that matter here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,7 +66,9 @@ pub enum State {
     Open,
     /// TCP: a SYN from inside.
     SynSent,
-    /// TCP: SYNs from both sides, the last acknowledgement is missing.
+    /// TCP: a SYN from outside.
+    SynExternal,
+    /// TCP: SYNs from both sides, not both acknowledged.
     SynReceived,
     /// TCP: established.
     Established,
@@ -73,35 +76,30 @@ pub enum State {
     FinInternal,
     /// TCP: a FIN from outside.
     FinExternal,
-    /// TCP: FINs from both sides; the last one came from inside.
-    ClosingInternal,
-    /// TCP: FINs from both sides; the last one came from outside.
-    ClosingExternal,
+    /// TCP: FINs from both sides, not both acknowledged.
+    Closing,
     /// TCP: both FINs acknowledged.
     TimeWait,
-    /// TCP: reset from inside after it was established.
+    /// TCP: reset from inside, or from outside with exactly the sequence number that the pod expects.
     Reset,
-    /// TCP: reset from outside after it was established; maybe by somebody who guessed.
+    /// TCP: reset from outside, somewhere in the window: maybe by somebody who guessed.
     ResetExternal,
-    /// TCP: reset from either side before it was established.
-    ResetOpening,
 }
 
 impl State {
     /// All states.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 11] = [
         Self::Open,
         Self::SynSent,
+        Self::SynExternal,
         Self::SynReceived,
         Self::Established,
         Self::FinInternal,
         Self::FinExternal,
-        Self::ClosingInternal,
-        Self::ClosingExternal,
+        Self::Closing,
         Self::TimeWait,
         Self::Reset,
         Self::ResetExternal,
-        Self::ResetOpening,
     ];
 
     /// The name that people see.
@@ -109,91 +107,34 @@ impl State {
         match self {
             Self::Open => "open",
             Self::SynSent => "syn-sent",
+            Self::SynExternal => "syn-external",
             Self::SynReceived => "syn-received",
             Self::Established => "established",
             Self::FinInternal => "fin-internal",
             Self::FinExternal => "fin-external",
-            Self::ClosingInternal | Self::ClosingExternal => "closing",
+            Self::Closing => "closing",
             Self::TimeWait => "time-wait",
-            Self::Reset | Self::ResetExternal | Self::ResetOpening => "reset",
+            Self::Reset | Self::ResetExternal => "reset",
         }
     }
 
-    /// Whether the connection is over: its ports may serve the same remote again when no other is left.
+    /// Whether the connection is over: its ports may serve the same remote again when no other is left
+    /// (RFC 6888 REQ-8a), and a SYN from either side begins a new one.
     ///
-    /// Not after a reset from outside: sequence numbers are not checked, so anybody who can forge the
-    /// remote's address could hand a live connection's tuple to another one.
+    /// Not after a reset from outside that only fell into the window: a window may be large enough to be
+    /// hit, and a live connection's tuple would go to another one.
     pub(crate) const fn is_over(self) -> bool {
-        matches!(self, Self::TimeWait | Self::Reset | Self::ResetOpening)
+        matches!(self, Self::TimeWait | Self::Reset)
     }
 
-    /// The state after a segment with `flags` from inside (`outbound`) or outside.
-    #[must_use]
-    pub(crate) fn after(self, flags: TcpFlags, outbound: bool) -> Self {
-        if flags.has(TcpFlags::RST) {
-            return self.after_reset(outbound);
-        }
-        if flags.has(TcpFlags::SYN) {
-            return self.after_syn(flags, outbound);
-        }
-        let next = self.after_ack(flags, outbound);
-        if flags.has(TcpFlags::FIN) { next.after_fin(outbound) } else { next }
+    /// Whether the handshake is not complete.
+    pub(crate) const fn is_opening(self) -> bool {
+        matches!(self, Self::SynSent | Self::SynExternal | Self::SynReceived)
     }
 
-    fn after_reset(self, outbound: bool) -> Self {
-        match (self, outbound) {
-            (Self::SynSent | Self::SynReceived, _) => Self::ResetOpening,
-            (
-                Self::Established | Self::FinInternal | Self::FinExternal | Self::ResetExternal,
-                true,
-            ) => Self::Reset,
-            (Self::Established | Self::FinInternal | Self::FinExternal, false) => {
-                Self::ResetExternal
-            }
-            // Both have closed already: there is nothing to come back to after this.
-            (Self::ClosingInternal | Self::ClosingExternal, true) => Self::TimeWait,
-            _ => self,
-        }
-    }
-
-    fn after_syn(self, flags: TcpFlags, outbound: bool) -> Self {
-        match (self, outbound) {
-            // A new connection on the same tuple (`requirements.md`: SYN on TIME_WAIT or reset reopens).
-            (Self::TimeWait | Self::Reset | Self::ResetExternal | Self::ResetOpening, true)
-                if flags.opens() =>
-            {
-                Self::SynSent
-            }
-            // SYN-ACK, or the other half of a simultaneous open; after a guessed reset as well.
-            (Self::SynSent | Self::ResetOpening, false) => Self::SynReceived,
-            _ => self,
-        }
-    }
-
-    fn after_ack(self, flags: TcpFlags, outbound: bool) -> Self {
-        if !flags.has(TcpFlags::ACK) {
-            return self;
-        }
-        match (self, outbound) {
-            // Both have sent their SYN: any segment that acknowledges completes the handshake. And a later
-            // segment revives a session after a reset (RFC 7857 section 2.2), but only to what it was.
-            (Self::SynReceived, true) | (Self::Reset | Self::ResetExternal, _) => Self::Established,
-            // The remote still talks, so the reset was not its own: the handshake goes on.
-            (Self::ResetOpening, false) => Self::SynReceived,
-            // The FIN that came last is acknowledged by the other side.
-            (Self::ClosingInternal, false) | (Self::ClosingExternal, true) => Self::TimeWait,
-            _ => self,
-        }
-    }
-
-    fn after_fin(self, outbound: bool) -> Self {
-        match (self, outbound) {
-            (Self::SynReceived | Self::Established, true) => Self::FinInternal,
-            (Self::SynReceived | Self::Established, false) => Self::FinExternal,
-            (Self::FinInternal, false) => Self::ClosingExternal,
-            (Self::FinExternal, true) => Self::ClosingInternal,
-            _ => self,
-        }
+    /// Whether the connection is established and at least one side may still send.
+    pub(crate) const fn is_established(self) -> bool {
+        matches!(self, Self::Established | Self::FinInternal | Self::FinExternal)
     }
 }
 
@@ -201,104 +142,8 @@ impl State {
 mod tests {
     use super::*;
 
-    const S: u8 = TcpFlags::SYN;
-    const A: u8 = TcpFlags::ACK;
-    const F: u8 = TcpFlags::FIN;
-    const R: u8 = TcpFlags::RST;
-
-    fn run(steps: &[(bool, u8)]) -> State {
-        steps.iter().fold(State::SynSent, |state, &(out, flags)| state.after(TcpFlags(flags), out))
-    }
-
-    #[test]
-    fn opens_transfers_and_closes() {
-        let open = [(false, S | A), (true, A)];
-        assert_eq!(run(&open[..1]), State::SynReceived);
-        assert_eq!(run(&open), State::Established);
-        let close =
-            [(false, S | A), (true, A), (false, F | A), (true, A), (true, F | A), (false, A)];
-        assert_eq!(run(&close[..3]), State::FinExternal);
-        assert_eq!(run(&close[..4]), State::FinExternal, "half-closed");
-        assert_eq!(run(&close[..5]), State::ClosingInternal);
-        assert_eq!(run(&close), State::TimeWait);
-        let other = [(false, S | A), (true, A), (true, F | A), (false, F | A), (true, A)];
-        assert_eq!(run(&other), State::TimeWait);
-    }
-
-    #[test]
-    fn simultaneous_open_and_close() {
-        assert_eq!(
-            run(&[(false, S), (true, S | A), (false, S | A), (true, A)]),
-            State::Established
-        );
-        let both = [(false, S | A), (true, A), (true, F | A), (false, F | A)];
-        assert_eq!(run(&both), State::ClosingExternal);
-    }
-
-    #[test]
-    fn reset_and_revival() {
-        let reset = [(false, S | A), (true, A), (false, R)];
-        assert_eq!(run(&reset), State::ResetExternal);
-        assert_eq!(run(&[&reset[..], &[(true, R)]].concat()), State::Reset);
-        assert_eq!(run(&[&reset[..], &[(true, A)]].concat()), State::Established);
-        assert_eq!(run(&[&reset[..], &[(true, S)]].concat()), State::SynSent);
-        assert_eq!(run(&[(false, R | A)]), State::ResetOpening, "refused");
-    }
-
-    /// All sequences of segments from the pod alone.
-    #[test]
-    fn a_pod_alone_establishes_nothing() {
-        let segments = [0, S, A, F, R, S | A, F | A, R | A, S | F];
-        let mut reached = std::collections::HashSet::from([State::SynSent]);
-        loop {
-            let next = |&state: &State| segments.map(|f| state.after(TcpFlags(f), true));
-            let more: Vec<State> = reached.iter().flat_map(next).collect();
-            let before = reached.len();
-            reached.extend(more);
-            if reached.len() == before {
-                break;
-            }
-        }
-        let expected = [State::SynSent, State::ResetOpening];
-        assert_eq!(reached, expected.into_iter().collect());
-    }
-
-    #[test]
-    fn a_fin_on_syn_sent_changes_nothing() {
-        assert_eq!(run(&[(true, F)]), State::SynSent);
-        assert_eq!(run(&[(true, F | A)]), State::SynSent);
-        assert_eq!(run(&[(false, F | A)]), State::SynSent);
-    }
-
-    #[test]
-    fn a_guessed_reset_stops_no_handshake_and_no_connection() {
-        let opening = [(false, R), (false, S | A), (true, A)];
-        assert_eq!(run(&opening), State::Established);
-        let received = [(false, S | A), (false, R), (true, A), (false, A), (true, A)];
-        assert_eq!(run(&received[..3]), State::ResetOpening);
-        assert_eq!(run(&received), State::Established);
-        for state in State::ALL {
-            let after = state.after(TcpFlags(R), false);
-            let was_open =
-                !state.is_over() && state != State::SynSent && state != State::SynReceived;
-            assert!(!(was_open && after.is_over()), "{state:?} is over by a reset from outside");
-        }
-    }
-
-    #[test]
-    fn a_reset_while_both_close_revives_to_nothing_longer() {
-        let closing =
-            [(false, S | A), (true, A), (true, F | A), (false, F | A), (true, R), (true, A)];
-        assert_eq!(run(&closing), State::TimeWait);
-    }
-
     #[test]
     fn all_states_are_listed_once_in_order() {
         assert!(State::ALL.iter().enumerate().all(|(i, &state)| state as usize == i));
-    }
-
-    #[test]
-    fn a_stranger_can_not_open() {
-        assert_eq!(State::TimeWait.after(TcpFlags(S), false), State::TimeWait);
     }
 }

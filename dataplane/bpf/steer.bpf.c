@@ -11,6 +11,7 @@
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
+#include <linux/in.h>
 #include <linux/ip.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
@@ -23,6 +24,11 @@
 #define MAX_PREFIXES 65536
 
 #define ARP_REQUEST 1
+
+#define ICMP_UNREACHABLE 3
+#define ICMP_TIME_EXCEEDED 11
+#define ICMP_PARAMETER_PROBLEM 12
+#define FRAGMENT_OFFSET 0x1fff
 
 // Frames of 2,048 and of 4,096 bytes without their headroom: the values of `room` (xsk/open.rs, Sizes).
 #define SMALL_ROOM (2048 - 256)
@@ -98,6 +104,17 @@ struct arp_ipv4 {
 	__be32 target_address;
 } __attribute__((packed));
 
+// The offsets are constants (see `exceeds`): an error whose own header has options stays the kernel's. The
+// destination that it quotes lies before any options there.
+struct icmp_error {
+	struct iphdr outer;
+	__u8 type;
+	__u8 code;
+	__be16 checksum;
+	__be32 word;
+	struct iphdr quoted;
+};
+
 static __always_inline int holds(void *set, __be32 address)
 {
 	struct prefix key = { .bits = 32, .address = address };
@@ -161,6 +178,21 @@ static __always_inline int is_group(__be32 address)
 	return (host >> 28) == 0xe || host == 0xffffffff;
 }
 
+// An error about a packet to a pod: by a router of any address between here and there (RFC 5508 REQ-5c).
+static __always_inline int is_about_pod(struct iphdr *ip, void *end)
+{
+	struct icmp_error *error = (void *)ip;
+
+	if ((void *)(error + 1) > end || ip->protocol != IPPROTO_ICMP || ip->ihl != 5)
+		return 0;
+	if (ip->frag_off & bpf_htons(FRAGMENT_OFFSET))
+		return 0;
+	if (error->type != ICMP_UNREACHABLE && error->type != ICMP_TIME_EXCEEDED &&
+	    error->type != ICMP_PARAMETER_PROBLEM)
+		return 0;
+	return holds(&internal, error->quoted.daddr);
+}
+
 static __always_inline int steer_ipv4(struct xdp_md *ctx, const struct interface *in, void *at, void *end)
 {
 	struct iphdr *ip = at;
@@ -169,7 +201,7 @@ static __always_inline int steer_ipv4(struct xdp_md *ctx, const struct interface
 		return XDP_PASS; // the kernel drops and counts it
 
 	// Any protocol and fragments too: what natgate can't translate must not leave untranslated either.
-	if ((in->roles & ROLE_INTERNAL) && holds(&internal, ip->saddr)) {
+	if ((in->roles & ROLE_INTERNAL) && (holds(&internal, ip->saddr) || is_about_pod(ip, end))) {
 		if (holds(&pools, ip->daddr))
 			return take(ctx, in, DROP_POD_NO_SOCKET);
 		if (is_group(ip->daddr) || holds(&kernel_destinations, ip->daddr))

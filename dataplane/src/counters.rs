@@ -6,6 +6,7 @@ use crossbeam::utils::CachePadded;
 
 use crate::drop_reason::DropReason;
 use crate::interface::InterfaceId;
+use crate::refuse::IcmpError;
 
 /// A number that one thread raises and others read.
 #[derive(Debug, Default)]
@@ -44,6 +45,24 @@ pub struct InterfaceCounters {
     pub transmitted_bytes: Counter,
 }
 
+/// Counters by [`DropReason::index`].
+#[derive(Debug)]
+pub struct Drops([Counter; DropReason::COUNT]);
+
+impl Default for Drops {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+impl std::ops::Deref for Drops {
+    type Target = [Counter];
+
+    fn deref(&self) -> &[Counter] {
+        &self.0
+    }
+}
+
 /// All counters of one worker.
 ///
 /// Balance, at any quiet moment: `received + received by hand-off = forwarded + answered + handed
@@ -53,13 +72,22 @@ pub struct WorkerCounters {
     /// By interface.
     pub interfaces: [InterfaceCounters; MAX_INTERFACES],
     /// By drop reason.
-    pub drops: [Counter; DropReason::COUNT],
+    pub drops: Drops,
     /// Packets translated or exempt and sent on.
     pub forwarded: Counter,
-    /// Packets answered by natgate itself (ARP, echo, reset, ICMP errors).
+    /// Packets answered by natgate itself: ARP, echo, segments without session.
     pub answered: Counter,
     /// Gratuitous ARPs sent; not part of the balance, since nothing was received for them.
     pub announced: Counter,
+    /// ICMP errors sent about packets that were dropped, by [`IcmpError`]; not part of the balance, since
+    /// the packet is counted as dropped.
+    pub icmp_errors_sent: [Counter; IcmpError::ALL.len()],
+    /// ICMP errors not sent because of their rate.
+    pub icmp_errors_limited: Counter,
+    /// Resets sent about segments that were dropped; not part of the balance either.
+    pub resets_sent: Counter,
+    /// Such resets not sent because of their rate.
+    pub resets_limited: Counter,
     /// Packets given to their home worker.
     pub handed_over: Counter,
     /// Packets taken from other workers.

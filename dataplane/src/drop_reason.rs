@@ -43,8 +43,27 @@ drop_reasons! {
     UnsupportedProtocol = "unsupported-protocol", "exempt the destination if this traffic needs no translation";
     /// A fragment.
     Fragment = "fragment", "lower the sender's packet size; fragments are not translated yet";
-    /// An ICMP message that is not an echo request or reply.
-    IcmpType = "icmp-type", "nothing to do: natgate translates echo only";
+    /// An ICMP message that no other name is for: unknown type or code, or an unasked reply.
+    IcmpType = "icmp-type", "nothing to do: natgate translates echo, timestamp and errors (types 3, 11, 12)";
+    /// ICMP redirect.
+    IcmpRedirect = "icmp-redirect", "look for a misconfigured router or a forger";
+    /// ICMP source quench.
+    IcmpSourceQuench = "icmp-source-quench", "nothing to do: it is obsolete (RFC 6633)";
+    /// ICMP router advertisement or solicitation.
+    IcmpRouter = "icmp-router", "nothing to do: it is for its link only";
+    /// ICMP information request or reply.
+    IcmpInformation = "icmp-information", "nothing to do: it is obsolete";
+    /// ICMP address mask request or reply.
+    IcmpAddressMask = "icmp-address-mask", "nothing to do: it is for its link only";
+    /// An ICMP error whose checksum is wrong.
+    IcmpChecksum = "icmp-checksum", "the sender or a device on the way damages packets";
+    /// An ICMP error that quotes no packet, less than 8 bytes of its transport, one with a wrong header
+    /// checksum, a later fragment, or another error.
+    IcmpQuote = "icmp-quote", "the sender or a device on the way damages packets";
+    /// An ICMP error to another than the sender of the packet that it quotes.
+    IcmpMismatch = "icmp-mismatch", "look for a forger";
+    /// An ICMP error about a packet of no session.
+    IcmpNoSession = "icmp-no-session", "nothing to do: late errors look like this, and forged ones";
     /// Source or destination port 0.
     PortZero = "port-zero", "look for a scanning or broken sender";
     /// The time to live ran out here.

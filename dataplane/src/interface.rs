@@ -48,6 +48,8 @@ pub struct Interface {
     pub ifindex: u32,
     /// Its Ethernet address: source of every frame sent there.
     pub mac: Mac,
+    /// Its IPv4 address: source of the ICMP errors that natgate sends to pods.
+    pub address: Option<std::net::Ipv4Addr>,
     /// Largest IP packet that may leave there, in bytes.
     pub mtu: u16,
     /// Sides it serves.

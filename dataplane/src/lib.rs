@@ -9,9 +9,11 @@
 mod answer;
 pub mod counters;
 pub mod drop_reason;
+mod error_limit;
 pub mod forward;
 pub mod hand_off;
 mod hold;
+mod icmp_error;
 pub mod interface;
 pub mod io;
 mod listing;
@@ -19,6 +21,7 @@ pub mod lpm;
 pub mod memory;
 pub mod packet;
 mod pipeline;
+mod refuse;
 pub mod request;
 pub mod roads;
 pub mod rule;
@@ -34,4 +37,5 @@ mod tests;
 
 pub use drop_reason::DropReason;
 pub use io::PacketIo;
+pub use refuse::IcmpError;
 pub use worker::Worker;

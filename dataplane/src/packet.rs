@@ -7,8 +7,9 @@ use conntrack::{Endpoint, FlowKey, Protocol, Realm, Rewrite, Segment};
 
 use crate::drop_reason::DropReason;
 use crate::interface::Mac;
+pub use crate::wire::icmp::Query;
 use crate::wire::{
-    EtherType, Ethernet, Icmp, Ipv4, Malformed, Tcp, Udp, checksum, ethernet, icmp, tcp, udp,
+    EtherType, Ethernet, Icmp, Ipv4, Malformed, Quoted, Tcp, Udp, checksum, ethernet, tcp, udp,
 };
 
 impl From<Malformed> for DropReason {
@@ -30,13 +31,15 @@ pub enum Content {
     Packet(Packet),
 }
 
-/// What an ICMP message is.
+/// What an ICMP error says about the packet that it quotes; ports as in that packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Echo {
-    /// A request.
-    Request,
-    /// A reply.
-    Reply,
+pub struct Quote {
+    /// Source of the quoted packet.
+    pub src: Endpoint,
+    /// Destination of the quoted packet.
+    pub dst: Endpoint,
+    /// Its protocol.
+    pub protocol: Protocol,
 }
 
 /// What the transport header says.
@@ -46,8 +49,10 @@ pub enum Transport {
     Tcp(Segment),
     /// UDP.
     Udp,
-    /// An ICMP echo; the identifier stands for the port of the side that asked.
-    Icmp(Echo),
+    /// An ICMP query; the identifier stands for the port of the side that asked.
+    Icmp(Query),
+    /// An ICMP error about this packet.
+    Error(Quote),
     /// Not translated, for this reason: only exempt traffic may be it.
     Refused(DropReason),
 }
@@ -139,17 +144,17 @@ impl Packet {
 
     fn parse_icmp(&mut self, payload: &[u8]) -> Result<(), DropReason> {
         let icmp = Icmp::new_checked(payload)?;
-        match icmp.kind() {
-            (icmp::ECHO_REQUEST, 0) => {
-                self.transport = Transport::Icmp(Echo::Request);
-                self.src.port = icmp.identifier();
+        self.transport = match icmp.query() {
+            Some(query) => {
+                let asker = if query.asks() { &mut self.src } else { &mut self.dst };
+                asker.port = icmp.identifier();
+                Transport::Icmp(query)
             }
-            (icmp::ECHO_REPLY, 0) => {
-                self.transport = Transport::Icmp(Echo::Reply);
-                self.dst.port = icmp.identifier();
+            None if icmp.is_error() => {
+                parse_error(payload).map_or_else(Transport::Refused, Transport::Error)
             }
-            _ => self.transport = Transport::Refused(DropReason::IcmpType),
-        }
+            None => Transport::Refused(refused_type(icmp.kind().0)),
+        };
         Ok(())
     }
 
@@ -158,8 +163,24 @@ impl Packet {
         match self.transport {
             Transport::Tcp(_) => Some(Protocol::Tcp),
             Transport::Udp => Some(Protocol::Udp),
-            Transport::Icmp(_) => Some(Protocol::Icmp),
+            Transport::Icmp(_) | Transport::Error(_) => Some(Protocol::Icmp),
             Transport::Refused(_) => None,
+        }
+    }
+
+    /// The protocol of the flow that it belongs to: an error, to that of the packet that it quotes.
+    pub fn flow_protocol(&self) -> Option<Protocol> {
+        match self.transport {
+            Transport::Error(quote) => Some(quote.protocol),
+            _ => self.protocol(),
+        }
+    }
+
+    /// Why it is dropped if it has no session.
+    pub fn no_session(&self) -> DropReason {
+        match self.transport {
+            Transport::Error(_) => DropReason::IcmpNoSession,
+            _ => DropReason::NoSession,
         }
     }
 
@@ -167,7 +188,7 @@ impl Packet {
     pub fn segment(&self) -> Option<&Segment> {
         match &self.transport {
             Transport::Tcp(segment) => Some(segment),
-            Transport::Udp | Transport::Icmp(_) | Transport::Refused(_) => None,
+            _ => None,
         }
     }
 
@@ -176,7 +197,17 @@ impl Packet {
         match self.transport {
             Transport::Refused(reason) => Err(reason),
             // Pods ask and the outside answers; the other way round has no session.
-            Transport::Icmp(Echo::Reply) if realm == Realm::Internal => Err(DropReason::IcmpType),
+            Transport::Icmp(query) if realm == Realm::Internal && !query.asks() => {
+                Err(DropReason::IcmpType)
+            }
+            // RFC 5508 REQ-4a: an error goes to the sender of the packet that it quotes, to nobody else.
+            Transport::Error(quote) if quote.src.addr != self.dst.addr => {
+                Err(DropReason::IcmpMismatch)
+            }
+            // It belongs to the session of the packets that answer the quoted one.
+            Transport::Error(Quote { src, dst, protocol }) => {
+                Ok(FlowKey { src: dst, dst: src, protocol, realm })
+            }
             Transport::Tcp(_) => Ok(self.key(Protocol::Tcp, realm)),
             Transport::Udp => Ok(self.key(Protocol::Udp, realm)),
             Transport::Icmp(_) => Ok(self.key(Protocol::Icmp, realm)),
@@ -185,6 +216,27 @@ impl Packet {
 
     fn key(&self, protocol: Protocol, realm: Realm) -> FlowKey {
         FlowKey { src: self.src, dst: self.dst, protocol, realm }
+    }
+
+    /// The end of the flow on natgate's side when the packet arrives from `realm`: the pod, or the public
+    /// endpoint. An error has it in its quote.
+    pub fn own_end(&self, realm: Realm) -> Endpoint {
+        match (self.transport, realm) {
+            (Transport::Error(quote), Realm::Internal) => quote.dst,
+            (Transport::Error(quote), Realm::External) => quote.src,
+            (_, Realm::Internal) => self.src,
+            (_, Realm::External) => self.dst,
+        }
+    }
+
+    /// The other end of the flow.
+    pub fn other_end(&self, realm: Realm) -> Endpoint {
+        match (self.transport, realm) {
+            (Transport::Error(quote), Realm::Internal) => quote.src,
+            (Transport::Error(quote), Realm::External) => quote.dst,
+            (_, Realm::Internal) => self.dst,
+            (_, Realm::External) => self.src,
+        }
     }
 
     /// The bytes of the IP packet in `frame`, which must be the frame this was parsed from.
@@ -228,13 +280,51 @@ impl Packet {
         match self.transport {
             Transport::Tcp(_) => Tcp::new_checked(payload)?.set_ports(src, dst, delta),
             Transport::Udp => Udp::new_checked(payload)?.set_ports(src, dst, delta),
-            Transport::Icmp(Echo::Request) => {
-                Icmp::new_checked(payload)?.set_identifier(src, delta);
+            Transport::Icmp(query) => {
+                let identifier = if query.asks() { src } else { dst };
+                Icmp::new_checked(payload)?.set_identifier(identifier, delta);
             }
-            Transport::Icmp(Echo::Reply) => Icmp::new_checked(payload)?.set_identifier(dst, delta),
+            // Has two rewrites, see `translate_error`.
+            Transport::Error(_) => return Err(DropReason::IcmpQuote),
             Transport::Refused(reason) => return Err(reason),
         }
         Ok(())
+    }
+
+    /// Rewrites an error: the addresses outside become `ends`, the ends in its quote those of `to`.
+    /// Returns what the packet is then. Type, code, MTU, length attribute and extensions stay (RFC 5508
+    /// REQ-4b, REQ-5b, RFC 4884 section 6).
+    pub fn translate_error(
+        &self,
+        frame: &mut [u8],
+        ends: (Ipv4Addr, Ipv4Addr),
+        to: Quote,
+    ) -> Result<Self, DropReason> {
+        let Transport::Error(quote) = self.transport else { return Err(DropReason::IcmpQuote) };
+        let (src, dst) = (Endpoint::new(ends.0, 0), Endpoint::new(ends.1, 0));
+        let outer = Rewrite::new(Protocol::Icmp, (self.src, self.dst), (src, dst));
+        let inner = Rewrite::new(quote.protocol, (quote.src, quote.dst), (to.src, to.dst));
+        Ipv4::new_checked(self.ip_mut(frame))?.set_addresses(src.addr, dst.addr, outer.header);
+        Quoted::new_checked(self.payload_mut(frame))?.rewrite(quote.protocol, &inner)?;
+        Ok(Self { src, dst, transport: Transport::Error(to), ..*self })
+    }
+
+    /// Makes the packet in `frame`, which may have been translated since, what it was when it was parsed as
+    /// this, between the ends `arrived`. A partial checksum that was computed whole stays so.
+    pub(crate) fn restore(
+        &self,
+        frame: &mut [u8],
+        arrived: (Endpoint, Endpoint),
+    ) -> Result<Self, DropReason> {
+        let now = Self::parse(frame.get(ethernet::HEADER..).ok_or(DropReason::Malformed)?)?;
+        let protocol = now.protocol().unwrap_or(Protocol::Other(0));
+        if (now.src, now.dst) != arrived {
+            now.translate(frame, &Rewrite::new(protocol, (now.src, now.dst), arrived))?;
+        }
+        if now.ttl < self.ttl {
+            Ipv4::new_checked(now.ip_mut(frame))?.restore_ttl();
+        }
+        Ok(Self { src: arrived.0, dst: arrived.1, ttl: self.ttl, ..now })
     }
 
     /// Computes the L4 checksum whole if the sender left only the pseudo-header sum in it, for an offload
@@ -244,7 +334,7 @@ impl Packet {
         let (number, offset) = match self.transport {
             Transport::Tcp(_) => (6, tcp::CHECKSUM),
             Transport::Udp => (17, udp::CHECKSUM),
-            Transport::Icmp(_) | Transport::Refused(_) => return false,
+            _ => return false,
         };
         let payload = self.payload_mut(frame);
         let pseudo =
@@ -258,6 +348,39 @@ impl Packet {
         let whole = if whole == 0 && number == 17 { 0xffff } else { whole };
         payload[offset..offset + 2].copy_from_slice(&whole.to_be_bytes());
         true
+    }
+}
+
+/// What an ICMP error of the type 3, 11 or 12 quotes, if it may be translated.
+fn parse_error(message: &[u8]) -> Result<Quote, DropReason> {
+    // RFC 5508 REQ-3.
+    if !Icmp::new_checked(message)?.checksum_is_right() {
+        return Err(DropReason::IcmpChecksum);
+    }
+    let quoted = Quoted::new_checked(message).map_err(|_| DropReason::IcmpQuote)?;
+    let ip = quoted.ip()?;
+    // RFC 5508 REQ-3a. The quoted transport checksum is nobody's business (REQ-3c).
+    if !ip.checksum_is_right() {
+        return Err(DropReason::IcmpQuote);
+    }
+    // RFC 5508 section 7.3.
+    if ip.options().any(|kind| REFUSED_OPTIONS.contains(&kind)) {
+        return Err(DropReason::IpOption);
+    }
+    // Not about another error, and not about a later fragment: it has no ports.
+    let (protocol, src, dst) = quoted.endpoints().ok_or(DropReason::IcmpQuote)?;
+    Ok(Quote { src, dst, protocol })
+}
+
+/// Under which name an ICMP message is dropped that is neither a query nor an error of ours (RFC 5508 REQ-10).
+fn refused_type(kind: u8) -> DropReason {
+    match kind {
+        4 => DropReason::IcmpSourceQuench,
+        5 => DropReason::IcmpRedirect,
+        9 | 10 => DropReason::IcmpRouter,
+        15 | 16 => DropReason::IcmpInformation,
+        17 | 18 => DropReason::IcmpAddressMask,
+        _ => DropReason::IcmpType,
     }
 }
 

@@ -11,13 +11,13 @@
 //! The worker calls the stages for a whole burst: [`Worker::parse`] for every packet, then the lines of
 //! their sessions are read side by side, then [`Worker::arrive`] for every packet, in order.
 
-use conntrack::{CachedHop, HashedKey, Realm, Rewrite, Slot, Timestamp};
+use conntrack::{CachedHop, Endpoint, HashedKey, Realm, Slot, Timestamp};
 
 use crate::drop_reason::DropReason;
 use crate::hand_off::HandedOver;
 use crate::interface::InterfaceId;
 use crate::io::{PacketIo, Received};
-use crate::packet::{Content, Echo, Packet, Transport};
+use crate::packet::{Content, Packet, Query, Transport};
 use crate::roads::{AdjacencyId, NextHop};
 use crate::rule::Action;
 use crate::slow_path::Admitted;
@@ -42,6 +42,8 @@ pub(crate) struct Parsed {
     pub(crate) key: Option<HashedKey>,
     /// It came from a pod, was translated once, and turns back to the pods.
     pub(crate) hairpin: bool,
+    /// Source and destination with which it came to the gateway, before anything was translated.
+    pub(crate) arrived: (Endpoint, Endpoint),
 }
 
 /// What has arrived; `None`: ARP.
@@ -61,7 +63,8 @@ impl<I: PacketIo> Worker<I> {
             Content::Packet(packet) => {
                 let realm = self.realm_of(&packet, received.interface);
                 let key = packet.flow_key(realm).ok().map(|key| self.nat.secret().hash_key(&key));
-                Some(Parsed { packet, realm, key, hairpin: false })
+                let arrived = (packet.src, packet.dst);
+                Some(Parsed { packet, realm, key, hairpin: false, arrived })
             }
         });
         if let Ok(Some(Parsed { key: Some(key), .. })) = parsed {
@@ -73,13 +76,13 @@ impl<I: PacketIo> Worker<I> {
     /// Last stage: what becomes of it?
     pub(crate) fn arrive(&mut self, mut arrival: Arrival<I::Frame>, now: Timestamp) {
         let fate = self.decide(&mut arrival, now);
-        self.finish(arrival.received, fate, now);
+        self.finish(arrival.received, arrival.parsed.ok().flatten(), fate, now);
     }
 
     /// A packet that another worker has given us.
     pub(crate) fn take_over(&mut self, mut given: HandedOver<I::Frame>, now: Timestamp) {
         let fate = self.translate(&mut given.received, &given.parsed, now);
-        self.finish(given.received, fate, now);
+        self.finish(given.received, Some(given.parsed), fate, now);
     }
 
     fn decide(
@@ -90,7 +93,7 @@ impl<I: PacketIo> Worker<I> {
         let received = &mut arrival.received;
         let Some(parsed) = arrival.parsed? else { return self.answer_arp(received) };
         let packet = &parsed.packet;
-        if packet.transport == Transport::Icmp(Echo::Request) && self.is_public(packet.dst.addr) {
+        if packet.transport == Transport::Icmp(Query::Echo) && self.is_public(packet.dst.addr) {
             return self.answer_echo(received, packet, parsed.realm, now);
         }
         self.at_home(received, parsed, now)
@@ -115,7 +118,7 @@ impl<I: PacketIo> Worker<I> {
         parsed: &Parsed,
         now: Timestamp,
     ) -> Result<Fate, DropReason> {
-        let &Parsed { ref packet, realm, key, hairpin } = parsed;
+        let &Parsed { ref packet, realm, key, hairpin, .. } = parsed;
         if packet.ttl <= 1 {
             return Err(DropReason::TtlExpired);
         }
@@ -127,6 +130,9 @@ impl<I: PacketIo> Worker<I> {
                 Admitted::Answered => return Ok(Fate::Answer),
             },
         };
+        if let Transport::Error(_) = packet.transport {
+            return self.relay_error(received, parsed, slot, now);
+        }
         let rewrite = self.nat.rewrite(slot);
         let hop = self.next_hop(slot, rewrite.dst.addr);
         self.may_leave(hop, realm, packet)?;
@@ -137,7 +143,7 @@ impl<I: PacketIo> Worker<I> {
         packet.translate(self.io.bytes_mut(&mut received.frame), &rewrite)?;
         self.nat.commit(slot, now, packet.len.into(), packet.segment());
         if hop == NextHop::Hairpin {
-            return self.turn_back(received, packet, &rewrite, now);
+            return self.turn_back(received, parsed, packet.rewritten(&rewrite), now);
         }
         Ok(Fate::Forward(hop))
     }
@@ -145,25 +151,26 @@ impl<I: PacketIo> Worker<I> {
     /// A packet from a pod to a public address goes on as if it had come from outside: the pod behind that
     /// address sees the sender's public endpoint (RFC 4787 REQ-9a). It can't turn back twice, because no
     /// packet from outside is translated to a public destination.
-    fn turn_back(
+    pub(crate) fn turn_back(
         &mut self,
         received: &mut Received<I::Frame>,
-        packet: &Packet,
-        rewrite: &Rewrite,
+        from: &Parsed,
+        packet: Packet,
         now: Timestamp,
     ) -> Result<Fate, DropReason> {
-        let packet = packet.rewritten(rewrite);
-        let key = packet.flow_key(Realm::External)?;
-        let key = Some(self.nat.secret().hash_key(&key));
-        self.at_home(received, Parsed { packet, realm: Realm::External, key, hairpin: true }, now)
+        let realm = Realm::External;
+        let key = Some(self.nat.secret().hash_key(&packet.flow_key(realm)?));
+        let turned = Parsed { packet, realm, key, hairpin: true, arrived: from.arrived };
+        self.at_home(received, turned, now)
     }
 
     /// Which side the packet came from; on a one-armed interface the source address tells.
     fn realm_of(&self, packet: &Packet, interface: InterfaceId) -> Realm {
         let internal = self.interface(interface).is_some_and(|interface| {
             let roles = interface.roles;
-            roles.internal
-                && (!roles.external || self.snapshot.policy.rules.knows_source(packet.src.addr))
+            // An error may be from any router; what it is about tells.
+            let pod = packet.own_end(Realm::Internal).addr;
+            roles.internal && (!roles.external || self.snapshot.policy.rules.knows_source(pod))
         });
         if internal { Realm::Internal } else { Realm::External }
     }
@@ -172,7 +179,8 @@ impl<I: PacketIo> Worker<I> {
     fn home_of(&self, parsed: &Parsed) -> Result<u16, DropReason> {
         let &Parsed { ref packet, realm, hairpin, .. } = parsed;
         if realm == Realm::Internal {
-            return Ok(self.nat.secret().home(packet.src.addr, self.hand_off.workers()));
+            let pod = packet.own_end(realm).addr;
+            return Ok(self.nat.secret().home(pod, self.hand_off.workers()));
         }
         if !hairpin && self.is_public(packet.src.addr) {
             return Err(DropReason::Spoofed);
@@ -180,7 +188,8 @@ impl<I: PacketIo> Worker<I> {
         match self.snapshot.policy.addresses.get(&packet.dst.addr) {
             Some(address) => {
                 packet.flow_key(realm)?;
-                address.directory.worker_of(packet.dst.port).ok_or(DropReason::NoSession)
+                let port = packet.own_end(realm).port;
+                address.directory.worker_of(port).ok_or_else(|| packet.no_session())
             }
             // A reply to exempt traffic: no state, so any worker will do.
             None => Ok(self.id),
@@ -188,7 +197,7 @@ impl<I: PacketIo> Worker<I> {
     }
 
     /// The next hop of a session's packets: kept until the mirror's routes change.
-    fn next_hop(&mut self, slot: Slot, destination: std::net::Ipv4Addr) -> NextHop {
+    pub(crate) fn next_hop(&mut self, slot: Slot, destination: std::net::Ipv4Addr) -> NextHop {
         let roads = &self.snapshot.roads;
         let generation = roads.generation;
         let kept = self.nat.hop(slot);
@@ -267,12 +276,10 @@ impl<I: PacketIo> Worker<I> {
 
     /// The action of the rule that decides about a flow between these two ends, seen from the pod.
     pub(crate) fn rule_for(&self, packet: &Packet, realm: Realm) -> Option<(u16, Action)> {
-        let (pod, remote) = match realm {
-            Realm::Internal => (packet.src, packet.dst),
-            Realm::External => (packet.dst, packet.src),
-        };
+        let (pod, remote) = (packet.own_end(realm), packet.other_end(realm));
         let rules = &self.snapshot.policy.rules;
-        let (id, rule) = rules.decide(pod.addr, remote.addr, packet.protocol(), remote.port)?;
+        let (id, rule) =
+            rules.decide(pod.addr, remote.addr, packet.flow_protocol(), remote.port)?;
         Some((id.0, rule.action))
     }
 }

@@ -8,7 +8,7 @@ use crate::answer;
 use crate::drop_reason::DropReason;
 use crate::interface::Interface;
 use crate::io::{PacketIo, Received};
-use crate::packet::Packet;
+use crate::packet::{Packet, Transport};
 use crate::pipeline::{Fate, Parsed};
 use crate::rule::Action;
 use crate::snapshot::Snapshot;
@@ -55,6 +55,9 @@ impl<I: PacketIo> Worker<I> {
     ) -> Result<Admitted, DropReason> {
         let &Parsed { ref packet, realm, .. } = parsed;
         self.counters().slow_path.add(1);
+        if let Transport::Error(_) = packet.transport {
+            return self.admit_error(packet, realm);
+        }
         if realm == Realm::External && self.is_public(packet.dst.addr) {
             return Err(packet.flow_key(realm).err().unwrap_or(DropReason::NoSession));
         }
@@ -136,7 +139,7 @@ impl<I: PacketIo> Worker<I> {
 }
 
 /// The interface that a packet came in by.
-fn arrived_by<'a, F>(
+pub(crate) fn arrived_by<'a, F>(
     snapshot: &'a Snapshot,
     received: &Received<F>,
 ) -> Result<&'a Interface, DropReason> {

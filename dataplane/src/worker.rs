@@ -9,6 +9,7 @@ use crossbeam::channel::{Receiver, Sender};
 use crate::answer::{self, RateLimit};
 use crate::counters::{AllCounters, WorkerCounters};
 use crate::drop_reason::DropReason;
+use crate::error_limit::ErrorLimits;
 use crate::hand_off::{HandOff, HandedOver};
 use crate::hold::{Hold, Neighbour};
 use crate::interface::{Interface, InterfaceId};
@@ -62,6 +63,13 @@ impl Clock {
     }
 }
 
+/// A packet that waits for its next hop: what it was on arrival tells whom to answer.
+#[derive(Debug)]
+struct Held<F> {
+    received: Received<F>,
+    parsed: Option<Parsed>,
+}
+
 /// A worker: everything that one thread owns.
 #[derive(Debug)]
 pub struct Worker<I: PacketIo> {
@@ -72,10 +80,11 @@ pub struct Worker<I: PacketIo> {
     pub(crate) hand_off: HandOff<I::Frame>,
     pub(crate) reset_limit: RateLimit,
     pub(crate) echo_limit: RateLimit,
+    pub(crate) error_limits: ErrorLimits,
     pub(crate) started: Timestamp,
     shared: Shared,
     snapshot_version: u64,
-    hold: Hold<I::Frame>,
+    hold: Hold<Held<I::Frame>>,
     requests: Receiver<Request>,
     listings: Vec<Listing>,
     announcements: Vec<(InterfaceId, std::net::Ipv4Addr)>,
@@ -108,6 +117,7 @@ impl<I: PacketIo> Worker<I> {
             snapshot,
             reset_limit: RateLimit::new(answer::RESET_RATE.div_ceil(share)),
             echo_limit: RateLimit::new(answer::ECHO_RATE.div_ceil(share)),
+            error_limits: ErrorLimits::new(0, 0),
             hand_off,
             started: now,
             snapshot_version: 0,
@@ -219,11 +229,12 @@ impl<I: PacketIo> Worker<I> {
     pub(crate) fn finish(
         &mut self,
         received: Received<I::Frame>,
+        parsed: Option<Parsed>,
         fate: Result<Fate, DropReason>,
         now: Timestamp,
     ) {
         match fate {
-            Ok(Fate::Forward(hop)) => self.forward(received.frame, hop, now),
+            Ok(Fate::Forward(hop)) => self.forward(Held { received, parsed }, hop, now),
             Ok(Fate::Answer) => {
                 if self.transmit(received.interface, received.frame) {
                     self.counters().answered.add(1);
@@ -235,7 +246,7 @@ impl<I: PacketIo> Worker<I> {
                     Err(back) => self.drop_frame(back.received.frame, DropReason::HandOffFull),
                 }
             }
-            Err(reason) => self.drop_frame(received.frame, reason),
+            Err(reason) => self.refuse(received, parsed.as_ref(), reason, now),
         }
     }
 
@@ -244,24 +255,26 @@ impl<I: PacketIo> Worker<I> {
         self.counters().drop_packet(reason);
     }
 
-    fn forward(&mut self, frame: I::Frame, hop: NextHop, now: Timestamp) {
+    fn forward(&mut self, packet: Held<I::Frame>, hop: NextHop, now: Timestamp) {
         let neighbour = match hop {
             NextHop::Adjacency(id) => match self.snapshot.roads.adjacency(id).copied() {
-                Some(adjacency) if adjacency.mac.is_some() => return self.send(frame, adjacency),
+                Some(adjacency) if adjacency.mac.is_some() => {
+                    return self.send(packet.received.frame, adjacency);
+                }
                 Some(adjacency) => (adjacency.interface, adjacency.address),
-                None => return self.drop_frame(frame, DropReason::NoRoute),
+                None => return self.drop_frame(packet.received.frame, DropReason::NoRoute),
             },
             NextHop::Unknown(interface, address) => (interface, address),
             NextHop::Unreachable | NextHop::NotOurs | NextHop::Hairpin => {
-                return self.drop_frame(frame, DropReason::NoRoute);
+                return self.drop_frame(packet.received.frame, DropReason::NoRoute);
             }
         };
-        let (ask, refused) = self.hold.push(neighbour, frame, now);
+        let (ask, refused) = self.hold.push(neighbour, packet, now);
         if ask && self.shared.notices.try_send(Notice::Resolve(neighbour.0, neighbour.1)).is_err() {
             self.counters().events_lost.add(1);
         }
-        if let Some(frame) = refused {
-            self.drop_frame(frame, DropReason::NeighbourQueueFull);
+        if let Some(packet) = refused {
+            self.drop_frame(packet.received.frame, DropReason::NeighbourQueueFull);
         }
         self.counters().held.set(self.hold.len() as u64);
     }
@@ -282,14 +295,21 @@ impl<I: PacketIo> Worker<I> {
 
     /// Hands a frame to the interface; counts it there, or as dropped.
     fn transmit(&mut self, interface: InterfaceId, frame: I::Frame) -> bool {
+        let sent = self.transmit_own(interface, frame);
+        if !sent {
+            self.counters().drop_packet(DropReason::TransmitFull);
+        }
+        sent
+    }
+
+    /// The same for what natgate sends by itself: no packet that came in is lost with it.
+    pub(crate) fn transmit_own(&mut self, interface: InterfaceId, frame: I::Frame) -> bool {
         let len = self.io.bytes(&frame).len() as u64;
         let sent = self.io.transmit(interface, frame);
         if sent {
             let counters = self.counters().interface(interface);
             counters.transmitted_packets.add(1);
             counters.transmitted_bytes.add(len);
-        } else {
-            self.counters().drop_packet(DropReason::TransmitFull);
         }
         sent
     }
@@ -302,6 +322,10 @@ impl<I: PacketIo> Worker<I> {
         self.snapshot_version = version;
         self.snapshot = self.shared.snapshot.get();
         self.nat.adopt(&self.snapshot.policy.pools);
+        let answers = &self.snapshot.policy.answers;
+        let workers = u32::from(self.hand_off.workers().max(1));
+        let all = answers.errors_per_second.div_ceil(workers);
+        self.error_limits.adopt(all, answers.errors_per_subscriber);
         self.send_ready(now);
     }
 
@@ -315,16 +339,16 @@ impl<I: PacketIo> Worker<I> {
         };
         while let Some((neighbour, frames)) = self.hold.take_ready(|n| resolved(n).is_some()) {
             let Some(adjacency) = resolved(neighbour) else { break };
-            for frame in frames {
-                self.send(frame, adjacency);
+            for packet in frames {
+                self.send(packet.received.frame, adjacency);
             }
         }
         self.drop_overdue(now);
     }
 
     fn drop_overdue(&mut self, now: Timestamp) {
-        for frame in self.hold.take_overdue(now) {
-            self.drop_frame(frame, DropReason::NeighbourUnresolved);
+        for Held { received, parsed } in self.hold.take_overdue(now) {
+            self.refuse(received, parsed.as_ref(), DropReason::NeighbourUnresolved, now);
         }
         self.counters().held.set(self.hold.len() as u64);
     }
@@ -387,7 +411,7 @@ impl<I: PacketIo> Worker<I> {
                 && answer::announcement(self.io.bytes_mut(&mut frame), &interface, address).is_ok();
             if !written {
                 self.io.release(frame);
-            } else if self.transmit(id, frame) {
+            } else if self.transmit_own(id, frame) {
                 self.counters().announced.add(1);
             }
         }
@@ -405,8 +429,8 @@ impl<I: PacketIo> Worker<I> {
 
     /// Gives every frame back.
     fn release_all(&mut self) {
-        for frame in self.hold.take_all() {
-            self.drop_frame(frame, DropReason::NeighbourUnresolved);
+        for packet in self.hold.take_all() {
+            self.drop_frame(packet.received.frame, DropReason::NeighbourUnresolved);
         }
         for other in 0..self.hand_off.workers() {
             while let Some(given) = self.hand_off.take(other) {

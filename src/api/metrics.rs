@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use dataplane::IcmpError;
 use dataplane::counters::{Counter, WorkerCounters};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
@@ -39,6 +40,7 @@ impl Collector for Export {
         self.process(&mut families)?;
         self.packets(&mut families)?;
         self.drops(&mut families)?;
+        self.errors(&mut families)?;
         self.sessions(&mut families)?;
         self.pools(&mut families)?;
         self.workers(&mut families)
@@ -104,6 +106,24 @@ impl Export {
         families.counter("dropped_packets", "Packets dropped, by reason", &labelled(&samples))
     }
 
+    /// What was sent to the senders of dropped packets.
+    fn errors(&self, families: &mut Families<'_>) -> fmt::Result {
+        let row = |&error: &IcmpError| {
+            let sent = |w: &crossbeam::utils::CachePadded<WorkerCounters>| {
+                w.icmp_errors_sent[error as usize].get()
+            };
+            let (kind, code) = error.kind();
+            let labels = [("type", kind.to_string()), ("code", code.to_string())];
+            (labels, self.shared.counters.iter().map(sent).sum())
+        };
+        let rows: Vec<_> = IcmpError::ALL.iter().map(row).collect();
+        families.counter(
+            "icmp_errors_sent",
+            "ICMP errors sent about dropped packets",
+            &labelled(&rows),
+        )
+    }
+
     fn sessions(&self, families: &mut Families<'_>) -> fmt::Result {
         families.plain_gauge(
             "sessions_maximum",
@@ -159,6 +179,13 @@ const GAUGES: &[(&str, &str, Of)] = &[
 const COUNTERS: &[(&str, &str, Of)] = &[
     ("forwarded_packets", "Packets translated or exempt and sent on", |w| &w.forwarded),
     ("answered_packets", "Packets answered by natgate itself", |w| &w.answered),
+    ("icmp_errors_limited", "ICMP errors not sent because of their rate", |w| {
+        &w.icmp_errors_limited
+    }),
+    ("resets_sent", "Resets sent about dropped segments", |w| &w.resets_sent),
+    ("resets_limited", "Resets about dropped segments not sent because of their rate", |w| {
+        &w.resets_limited
+    }),
     ("handed_over_packets", "Packets given to their home worker", |w| &w.handed_over),
     ("taken_over_packets", "Packets taken from other workers", |w| &w.taken_over),
     ("slow_path_packets", "Packets that took the slow path", |w| &w.slow_path),

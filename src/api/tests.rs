@@ -107,6 +107,7 @@ fn shared(rows: usize, produced: &Arc<AtomicUsize>) -> Shared {
         name: "eth0".into(),
         ifindex: 2,
         mac: Mac([2, 0, 0, 0, 0, 1]),
+        address: None,
         mtu: 1500,
         roles: Roles { internal: true, external: true },
         repair_checksums: false,

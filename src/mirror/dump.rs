@@ -42,7 +42,7 @@ impl Kernel {
     }
 
     /// The host's own IPv4 addresses, with the prefix lengths they were configured with.
-    pub(super) async fn addresses(&self) -> Result<Vec<Ipv4Net>, MirrorError> {
+    pub(super) async fn addresses(&self) -> Result<Vec<(u32, Ipv4Net)>, MirrorError> {
         let address = |message: rtnetlink::packet_route::address::AddressMessage| {
             let of = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| {
                 message.attributes.iter().find_map(wanted)
@@ -50,17 +50,12 @@ impl Kernel {
             // On point-to-point links `Address` is the peer's.
             let local = of(|a| matches!(a, AddressAttribute::Local(_)).then(|| ip(a))?)
                 .or_else(|| of(|a| matches!(a, AddressAttribute::Address(_)).then(|| ip(a))?));
-            match local? {
-                IpAddr::V4(addr) => Ipv4Net::new(addr, message.header.prefix_len).ok(),
-                IpAddr::V6(_) => None,
-            }
+            let IpAddr::V4(addr) = local? else { return None };
+            let net = Ipv4Net::new(addr, message.header.prefix_len).ok()?;
+            Some((message.header.index, net))
         };
         let addresses = self.handle.address().get().execute().map_ok(address);
-        let mut addresses: Vec<Ipv4Net> =
-            collect("addresses", addresses).await?.into_iter().flatten().collect();
-        addresses.sort_unstable();
-        addresses.dedup();
-        Ok(addresses)
+        Ok(collect("addresses", addresses).await?.into_iter().flatten().collect())
     }
 
     /// All IPv4 routes, in the kernel's order.

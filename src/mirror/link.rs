@@ -16,6 +16,8 @@ pub(crate) struct Link {
     pub(crate) ifindex: u32,
     /// Ethernet address; zero if the interface has none of six bytes.
     pub(crate) mac: Mac,
+    /// Its first IPv4 address; filled in by the mirror.
+    pub(crate) address: Option<std::net::Ipv4Addr>,
     /// Largest IP packet, in bytes.
     pub(crate) mtu: u32,
     /// Administratively up, and with a carrier.

@@ -191,7 +191,15 @@ impl Task {
         let mut roads = Roads::clone(&last.roads);
         if stale.tables {
             next.links = self.read_links(&last.links).await?;
-            next.host_addresses = self.kernel.addresses().await?;
+            let addresses = self.kernel.addresses().await?;
+            for link in &mut next.links {
+                // The kernel's first is its own choice for what it sends there.
+                let first = addresses.iter().find(|(ifindex, _)| *ifindex == link.ifindex);
+                link.address = first.map(|(_, net)| net.addr());
+            }
+            next.host_addresses = addresses.into_iter().map(|(_, net)| net).collect();
+            next.host_addresses.sort_unstable();
+            next.host_addresses.dedup();
             changed |= next.links != last.links || next.host_addresses != last.host_addresses;
             let routes = self.read_routes().await?;
             if routes != *last.routes {

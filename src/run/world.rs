@@ -88,6 +88,7 @@ impl World {
             name: link.name.clone(),
             ifindex: link.ifindex,
             mac: link.mac,
+            address: link.address,
             mtu: link.mtu.min(u32::from(u16::MAX)) as u16,
             roles: *roles,
             repair_checksums: PARTIAL_CHECKSUMS.contains(&link.driver.as_str()),

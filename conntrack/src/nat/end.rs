@@ -71,6 +71,7 @@ impl Nat {
     /// Ends what is due, looking at `budget` sessions at most. Costs nothing when nothing is due.
     /// True if the budget was used up: there may be more.
     pub fn expire(&mut self, now: Timestamp, mut budget: u32) -> bool {
+        self.rearm(now, &mut budget);
         while let Some(number) = self.wheel.pop(now.as_secs() as u32, &mut budget) {
             let slot = Slot::new(number, Direction::Outbound);
             let Some((session, owner)) = self.table.live(number as usize) else { continue };
@@ -78,6 +79,7 @@ impl Nat {
             let timeout = session.timeout(&pool.settings.timers).as_millis() as u32;
             let idle = session.unrenewed(&owner, pool.settings.inbound_refresh, now);
             if idle >= timeout {
+                self.mourn(slot);
                 self.end(slot, now);
             } else {
                 self.arm(slot, now);

@@ -84,7 +84,7 @@ impl Nat {
         now: Timestamp,
     ) -> Result<Slot, Refusal> {
         let state = first_state(key, first)?;
-        self.counted(key.src.addr, now, |nat, number| {
+        self.counted(key, key.src.addr, first, now, |nat, number| {
             nat.open_for(number, key, admission, state, now)
         })
     }
@@ -102,12 +102,11 @@ impl Nat {
         let state = first_state(key, first)?;
         let FixedMapping { internal, public, pool, rule } = mapping;
         let outbound = outbound_key(key, internal);
-        let slot = self.counted(internal.addr, now, |nat, subscriber| {
+        self.counted(key, internal.addr, first, now, |nat, subscriber| {
             nat.admitted(subscriber, pool)?;
             let owner = owner(subscriber, (pool, rule), Via::Fixed, key.realm, now);
             nat.add(&outbound, public, state, owner, now)
-        })?;
-        Ok(arriving(slot, key.realm))
+        })
     }
 
     /// Opens a session for a packet from outside to a public endpoint that the NAT gave out, if the pool's
@@ -133,20 +132,22 @@ impl Nat {
         }
         let state = first_state(key, first)?;
         let outbound = outbound_key(key, mapping.internal);
-        let slot = self.counted(mapping.internal.addr, now, |nat, subscriber| {
+        self.counted(key, mapping.internal.addr, first, now, |nat, subscriber| {
             let pool = nat.admitted(subscriber, mapping.pool)?;
             nat.has_room(number, &pool)?;
             let via = Via::Mapping(number);
             let owner = owner(subscriber, (mapping.pool, mapping.rule), via, key.realm, now);
             nat.add(&outbound, public, state, owner, now)
-        })?;
-        Ok(arriving(slot, key.realm))
+        })
     }
 
-    /// Opens a session for the subscriber at `internal`, and counts it, or the refusal.
+    /// Opens a session for the subscriber at `internal`, and counts it, or the refusal. `open` says its
+    /// outbound slot; the result is of the direction of `key`, the packet as it arrived.
     fn counted(
         &mut self,
+        key: &FlowKey,
         internal: Ipv4Addr,
+        first: Option<&Segment>,
         now: Timestamp,
         open: impl FnOnce(&mut Self, u32) -> Result<Slot, Refusal>,
     ) -> Result<Slot, Refusal> {
@@ -154,13 +155,13 @@ impl Nat {
             return Err(Refusal::TableFull);
         }
         let number = self.subscribers.get_or_insert(internal, now);
-        let opened = open(self, number);
+        let opened = open(self, number).map(|slot| arriving(slot, key.realm));
         let subscriber = self.subscribers.get_mut(number);
         if let Ok(slot) = opened {
             subscriber.sessions += 1;
             subscriber.created += 1;
             self.created += 1;
-            self.arm(slot, now);
+            self.begin(slot, first, now);
         } else {
             subscriber.refused += 1;
             self.settle_refused(number);

@@ -126,7 +126,7 @@ fn an_admitted_flow_is_a_session_both_ways() {
     let answer = key(Protocol::Tcp, (pod(1), 5000), caller.src);
     let back = nat.find(&answer).unwrap();
     assert_eq!((nat.rewrite(back).src, nat.rewrite(back).dst), (public, caller.src));
-    let both = Segment::bare(TcpFlags::SYN | TcpFlags::ACK);
+    let both = numbered(TcpFlags::SYN | TcpFlags::ACK, 0);
     nat.commit(back, secs(1), 60, Some(&both));
     nat.commit(slot, secs(1), 60, ACK);
     nat.commit(back, secs(1), 60, ACK);
@@ -181,7 +181,7 @@ fn strangers_make_no_state() {
             let public = Endpoint::new(pool.addresses[0].addr, port);
             for protocol in Protocol::ALL {
                 let probe = inbound(protocol, remote(9, 9), public);
-                assert!(nat.open_inbound(&probe, first(protocol), secs(1)).is_err());
+                assert!(nat.open_inbound(&probe, opening(protocol), secs(1)).is_err());
             }
         }
         assert_eq!(nat.stats(), before);

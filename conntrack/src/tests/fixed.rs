@@ -27,14 +27,14 @@ fn a_forward_is_used_from_outside_and_from_inside() {
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         let (mut nat, pool) = nat_with(tiny_settings(), 1, 100);
         let caller = call(protocol, remote(1, 7), 6000);
-        let slot = nat.open_fixed(&caller, forward(6000), first(protocol), secs(1)).unwrap();
+        let slot = nat.open_fixed(&caller, forward(6000), opening(protocol), secs(1)).unwrap();
         assert_eq!((slot.direction(), nat.find(&caller)), (Direction::Inbound, Some(slot)));
         assert_eq!(nat.rewrite(slot).dst, Endpoint::new(pod(1), 80));
         let answer = key(protocol, (pod(1), 80), caller.src);
         assert_eq!(nat.rewrite(nat.find(&answer).unwrap()).src, public(6000));
 
         let own = key(protocol, (pod(1), 80), remote(2, 443));
-        let slot = nat.open_fixed(&own, forward(6000), first(protocol), secs(1)).unwrap();
+        let slot = nat.open_fixed(&own, forward(6000), opening(protocol), secs(1)).unwrap();
         assert_eq!((slot.direction(), nat.rewrite(slot).src), (Direction::Outbound, public(6000)));
 
         let sessions = all_sessions(&nat, secs(1));

@@ -112,7 +112,7 @@ fn a_download_keeps_its_connection() {
     let flow = key(Protocol::Tcp, (pod(1), 5000), remote(1, 443));
     send(&mut nat, &flow, secs(0)).unwrap();
     let (out, back) = (nat.find(&flow).unwrap(), nat.find(&reply_to(&nat, &flow)).unwrap());
-    let both = Segment::bare(TcpFlags::SYN | TcpFlags::ACK);
+    let both = numbered(TcpFlags::SYN | TcpFlags::ACK, 0);
     nat.commit(back, secs(0), 60, Some(&both));
     nat.commit(out, secs(0), 60, ACK);
     nat.commit(back, secs(7_000), 1500, ACK);
@@ -136,7 +136,7 @@ fn refused_probes_renew_nothing() {
             let public = send(&mut nat, &flow, secs(0)).unwrap();
             if protocol == Protocol::Tcp {
                 let back = nat.find(&reply_to(&nat, &flow)).unwrap();
-                let both = Segment::bare(TcpFlags::SYN | TcpFlags::ACK);
+                let both = numbered(TcpFlags::SYN | TcpFlags::ACK, 0);
                 nat.commit(back, secs(0), 60, Some(&both));
                 nat.commit(nat.find(&flow).unwrap(), secs(0), 60, ACK);
             }
@@ -173,7 +173,7 @@ fn a_reset_or_an_error_in_answer_renews_nothing() {
             if protocol == Protocol::Tcp {
                 let answer = key(protocol, (pod(1), 5000), probe.src);
                 let slot = nat.find(&answer).unwrap();
-                let reset = Segment::bare(TcpFlags::RST | TcpFlags::ACK);
+                let reset = numbered(TcpFlags::RST | TcpFlags::ACK, 0);
                 nat.commit(slot, secs(at), 40, Some(&reset));
             }
         }
@@ -193,13 +193,13 @@ fn an_answer_makes_a_peer() {
         let caller = inbound(protocol, remote(X, 9), public);
         receive(&mut nat, &caller, secs(10)).unwrap();
         let answer = nat.find(&key(protocol, (pod(1), 5000), caller.src)).unwrap();
-        let both = Segment::bare(TcpFlags::SYN | TcpFlags::ACK);
+        let both = numbered(TcpFlags::SYN | TcpFlags::ACK, 0);
         let tcp = protocol == Protocol::Tcp;
         nat.commit(answer, secs(10), 60, tcp.then_some(&both));
         let back = nat.find(&caller).unwrap();
-        nat.commit(back, secs(10), 60, tcp.then_some(&Segment::bare(TcpFlags::ACK)));
-        nat.commit(answer, secs(10), 60, tcp.then_some(&Segment::bare(TcpFlags::ACK)));
-        nat.commit(back, secs(250), 60, tcp.then_some(&Segment::bare(TcpFlags::ACK)));
+        nat.commit(back, secs(10), 60, tcp.then_some(&numbered(TcpFlags::ACK, 1)));
+        nat.commit(answer, secs(10), 60, tcp.then_some(&numbered(TcpFlags::ACK, 1)));
+        nat.commit(back, secs(250), 60, tcp.then_some(&numbered(TcpFlags::ACK, 1)));
         nat.expire(secs(400), 100);
         assert_eq!((nat.find(&flow), nat.find(&caller)), (None, Some(back)), "{protocol}");
         assert_eq!(nat.stats().mappings, 1);

@@ -52,7 +52,7 @@ fn req_6888_8a_closed_connections_make_room_the_longest_over_first() {
         let flow = key(Protocol::Tcp, (pod(1), 1 + i), remote(1, 80));
         let slot = nat.open(&flow, POOL, SYN, secs(u64::from(i) / 8)).unwrap();
         ports.push(nat.rewrite(slot).src.port);
-        nat.commit(slot, secs(u64::from(i) / 8), 60, Some(&Segment::bare(TcpFlags::RST)));
+        nat.commit(slot, secs(u64::from(i) / 8), 60, RST);
     }
     let flow = key(Protocol::Tcp, (pod(1), 1000), remote(1, 80));
     let slot = nat.open(&flow, POOL, SYN, secs(10)).unwrap();
@@ -86,7 +86,7 @@ fn a_full_table_still_lets_a_closed_connection_be_replaced() {
     for i in 0..64u16 {
         let flow = key(Protocol::Tcp, (pod(1), 1 + i), remote(1, 80));
         let slot = nat.open(&flow, POOL, SYN, secs(1)).unwrap();
-        nat.commit(slot, secs(1), 60, Some(&Segment::bare(TcpFlags::RST)));
+        nat.commit(slot, secs(1), 60, RST);
     }
     let flow = key(Protocol::Tcp, (pod(1), 1000), remote(1, 80));
     nat.open(&flow, POOL, SYN, secs(2)).unwrap();
@@ -120,16 +120,16 @@ fn a_guessed_reset_from_outside_hands_no_tuple_over() {
     for port in 1..=64 {
         let slot = nat.open(&flow(port), POOL, SYN, secs(1)).unwrap();
         let back = nat.find(&reply_to(&nat, &flow(port))).unwrap();
-        nat.commit(back, secs(1), 40, Some(&Segment::bare(TcpFlags::SYN | TcpFlags::ACK)));
+        nat.commit(back, secs(1), 40, SYN_ACK);
         nat.commit(slot, secs(1), 40, ACK);
     }
-    let rst = Some(&Segment::bare(TcpFlags::RST));
     let back = nat.find(&reply_to(&nat, &flow(1))).unwrap();
-    nat.commit(back, secs(2), 40, rst);
+    // Inside the window, but not what the pod expects.
+    nat.commit(back, secs(2), 40, Some(&numbered(TcpFlags::RST, 2)));
     assert_eq!(nat.open(&flow(999), POOL, SYN, secs(2)), Err(Refusal::QuotaBlocks));
     let victim = nat.find(&flow(1)).expect("the reset ended a live session");
     // The pod's own reset does make room.
-    nat.commit(victim, secs(3), 40, rst);
+    nat.commit(victim, secs(3), 40, RST);
     nat.open(&flow(999), POOL, SYN, secs(4)).unwrap();
     assert_eq!(nat.find(&flow(1)), None);
 }
@@ -145,7 +145,7 @@ fn a_refused_remote_is_refused_at_once_for_a_moment() {
     }
     assert_eq!(nat.open(&flow(99, 1), POOL, SYN, secs(1)), Err(Refusal::QuotaBlocks));
     // Nothing is looked for, although there is something now.
-    nat.commit(slots[0], secs(1), 40, Some(&Segment::bare(TcpFlags::RST)));
+    nat.commit(slots[0], secs(1), 40, RST);
     let soon = secs(1) + Duration::from_millis(99);
     assert_eq!(nat.open(&flow(99, 1), POOL, SYN, soon), Err(Refusal::QuotaBlocks));
     nat.open(&flow(99, 2), POOL, SYN, soon).expect("another remote");
@@ -164,7 +164,7 @@ fn a_refusal_in_a_huge_holding_looks_at_a_bounded_number_of_ports() {
     let flow = |port| key(Protocol::Tcp, (pod(1), port), remote(1, 80));
     let slots: Vec<_> =
         (0..313 * 64).map(|i| nat.open(&flow(i), POOL, SYN, secs(1)).unwrap()).collect();
-    nat.commit(slots[7], secs(1), 40, Some(&Segment::bare(TcpFlags::RST)));
+    nat.commit(slots[7], secs(1), 40, RST);
     // One closed connection among 20,000, and 4,096 are looked at: it is found sometimes.
     let found = (10..50).position(|s| nat.open(&flow(50_000), POOL, SYN, secs(s)).is_ok());
     assert!(found.is_some_and(|tries| tries > 0), "{found:?}");

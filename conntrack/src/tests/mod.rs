@@ -9,6 +9,7 @@ mod limits;
 mod mapping;
 mod portless;
 mod random;
+mod tcp;
 mod timers;
 
 use std::collections::{HashMap, HashSet};
@@ -24,7 +25,14 @@ use crate::{
 
 const POOL: Admission = Admission { pool: PoolId(0), rule: 7 };
 const SYN: Option<&Segment> = Some(&Segment::bare(TcpFlags::SYN));
-const ACK: Option<&Segment> = Some(&Segment::bare(TcpFlags::ACK));
+const SYN_ACK: Option<&Segment> = Some(&numbered(TcpFlags::SYN | TcpFlags::ACK, 0));
+const ACK: Option<&Segment> = Some(&numbered(TcpFlags::ACK, 1));
+const RST: Option<&Segment> = Some(&numbered(TcpFlags::RST, 1));
+
+/// A segment of connections that begin with sequence number 0 and carry no data.
+const fn numbered(flags: u8, seq: u32) -> Segment {
+    Segment { seq, ack: 1, ..Segment::bare(flags) }
+}
 
 fn secs(s: u64) -> Timestamp {
     Timestamp::from_millis(s * 1000)
@@ -87,13 +95,13 @@ fn inbound(protocol: Protocol, remote: Endpoint, public: Endpoint) -> FlowKey {
 }
 
 /// The first segment of a connection, where there are connections.
-fn first(protocol: Protocol) -> Option<&'static Segment> {
+fn opening(protocol: Protocol) -> Option<&'static Segment> {
     if protocol == Protocol::Tcp { SYN } else { None }
 }
 
 /// The public endpoint of `flow`, whose first packet is sent if it has no session.
 fn send(nat: &mut Nat, flow: &FlowKey, now: Timestamp) -> Result<Endpoint, Refusal> {
-    let first = first(flow.protocol);
+    let first = opening(flow.protocol);
     let slot = match nat.find(flow) {
         Some(slot) => slot,
         None => nat.open(flow, POOL, first, now)?,
@@ -104,7 +112,7 @@ fn send(nat: &mut Nat, flow: &FlowKey, now: Timestamp) -> Result<Endpoint, Refus
 
 /// What becomes of the first packet from outside: the internal endpoint that gets it.
 fn receive(nat: &mut Nat, key: &FlowKey, now: Timestamp) -> Result<Endpoint, Refusal> {
-    let first = first(key.protocol);
+    let first = opening(key.protocol);
     let slot = match nat.find(key) {
         Some(slot) => slot,
         None => nat.open_inbound(key, first, now)?,

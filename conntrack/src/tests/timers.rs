@@ -40,13 +40,14 @@ fn req_5382_5_tcp_timers_follow_the_state() {
     let closed = open(&mut nat, 3);
     for flow in [established, closed] {
         let (out, back) = (nat.find(&flow).unwrap(), nat.find(&reply_to(&nat, &flow)).unwrap());
-        nat.commit(back, secs(0), 60, Some(&Segment::bare(TcpFlags::SYN | TcpFlags::ACK)));
+        nat.commit(back, secs(0), 60, SYN_ACK);
         nat.commit(out, secs(0), 60, ACK);
     }
     let (out, back) = (nat.find(&closed).unwrap(), nat.find(&reply_to(&nat, &closed)).unwrap());
-    let fin = Some(&Segment::bare(TcpFlags::FIN | TcpFlags::ACK));
-    for (slot, flags) in [(out, fin), (back, fin), (out, ACK)] {
-        nat.commit(slot, secs(0), 60, flags);
+    let fin = |ack| Segment { ack, ..numbered(TcpFlags::FIN | TcpFlags::ACK, 1) };
+    let last = Segment { ack: 2, ..numbered(TcpFlags::ACK, 2) };
+    for (slot, segment) in [(out, fin(1)), (back, fin(2)), (out, last)] {
+        nat.commit(slot, secs(0), 60, Some(&segment));
     }
     let state = |nat: &Nat, flow: FlowKey, at| {
         all_sessions(nat, secs(at)).iter().find(|s| s.internal == flow.src).map(|s| s.state)

@@ -5,7 +5,10 @@
 //! ```
 
 mod damage;
+mod icmp;
+mod icmp_errors;
 mod own_addresses;
+mod own_errors;
 mod packets;
 mod refuse;
 mod rig;

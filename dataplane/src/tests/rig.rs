@@ -52,6 +52,7 @@ pub(super) fn interface(name: &str, internal: bool) -> Interface {
         name: name.into(),
         ifindex: 1,
         mac: Mac(GATE_MAC),
+        address: None,
         mtu: 1500,
         roles: Roles { internal, external: !internal },
         repair_checksums: true,

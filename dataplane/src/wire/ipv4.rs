@@ -47,6 +47,21 @@ impl<B: AsRef<[u8]>> Ipv4<B> {
         }
     }
 
+    /// The same for the head of a packet that an ICMP error quotes: it may be cut behind its header.
+    pub fn new_quoted(bytes: B) -> Result<Self, Malformed> {
+        let b = bytes.as_ref();
+        if b.len() < HEADER || b[field::VERSION_IHL] >> 4 != 4 {
+            return Err(Malformed);
+        }
+        let header = usize::from(b[field::VERSION_IHL] & 0xf) * 4;
+        let total = usize::from(read_u16(b, field::TOTAL_LEN));
+        if header < HEADER || total < header || b.len() < header {
+            Err(Malformed)
+        } else {
+            Ok(Self(bytes))
+        }
+    }
+
     fn bytes(&self) -> &[u8] {
         self.0.as_ref()
     }
@@ -69,6 +84,21 @@ impl<B: AsRef<[u8]>> Ipv4<B> {
     /// Whether this is a part of a datagram: more fragments follow, or an offset is set.
     pub fn is_fragment(&self) -> bool {
         read_u16(self.bytes(), field::FRAGMENT) & 0x3fff != 0
+    }
+
+    /// Offset of this fragment, in units of eight bytes.
+    pub fn fragment_offset(&self) -> u16 {
+        read_u16(self.bytes(), field::FRAGMENT) & 0x1fff
+    }
+
+    /// Whether nobody may fragment this packet.
+    pub fn dont_fragment(&self) -> bool {
+        read_u16(self.bytes(), field::FRAGMENT) & 0x4000 != 0
+    }
+
+    /// The octet of DSCP and ECN.
+    pub fn tos(&self) -> u8 {
+        self.bytes()[field::TOS]
     }
 
     /// Time to live.
@@ -126,6 +156,20 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ipv4<B> {
         self.0.as_mut()[field::TTL] = ttl.saturating_sub(1);
         // The word of TTL and protocol falls by 0x0100: !old + new is !0x0100.
         self.update_checksum(ChecksumDelta(!0x0100));
+    }
+
+    /// Raises the time to live by one: takes back [`decrement_ttl`](Self::decrement_ttl).
+    pub fn restore_ttl(&mut self) {
+        let ttl = self.ttl();
+        self.0.as_mut()[field::TTL] = ttl.saturating_add(1);
+        self.update_checksum(ChecksumDelta(0x0100));
+    }
+
+    /// Sets the octet of DSCP and ECN.
+    pub fn set_tos(&mut self, tos: u8) {
+        let old = std::mem::replace(&mut self.0.as_mut()[field::TOS], tos);
+        let delta = checksum::fold(u64::from(!u16::from(old)) + u64::from(tos));
+        self.update_checksum(ChecksumDelta(delta));
     }
 
     /// Replaces both addresses; `delta` is the change of the header checksum that this makes.

@@ -8,6 +8,7 @@ pub mod checksum;
 pub mod ethernet;
 pub mod icmp;
 pub mod ipv4;
+pub mod quote;
 pub mod tcp;
 pub mod udp;
 
@@ -15,6 +16,7 @@ pub use arp::Arp;
 pub use ethernet::{EtherType, Ethernet};
 pub use icmp::Icmp;
 pub use ipv4::Ipv4;
+pub use quote::Quoted;
 pub use tcp::Tcp;
 pub use udp::Udp;
 

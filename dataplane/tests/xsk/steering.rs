@@ -1,6 +1,8 @@
 //! Does the program drop what is natgate's when there is no natgate, and change hands without a gap?
 
+use std::net::UdpSocket;
 use std::process::{Child, Command};
+use std::time::Duration;
 
 use dataplane::interface::Roles;
 use dataplane::xsk::{
@@ -9,8 +11,8 @@ use dataplane::xsk::{
 };
 
 use crate::rig::{
-    OUT, await_line, await_parent, config, drops, helper, ifindex, in_gateway, ping, pod_sends,
-    role, start, tables,
+    OUT, await_line, await_parent, config, drops, helper, ifindex, in_gateway, in_side, ping,
+    pod_sends, role, send_from, start, tables,
 };
 
 const INSIDE: Roles = Roles { internal: true, external: false };
@@ -42,6 +44,7 @@ fn in_rig(test: &str, body: impl FnOnce()) {
         }
         "refused" => println!("refused: {}", refusal()),
         "send" => pod_sends(OUT, 50),
+        "tell" => provoke_errors(),
         role => panic!("unknown role {role}"),
     });
 }
@@ -84,6 +87,42 @@ fn without_a_socket_ours_is_dropped_and_the_rest_passes() {
         assert_eq!(inspect_int0(), Inspection::None);
         assert!(!detach(ifindex("int0"), "int0").unwrap(), "nothing is left to detach");
         assert!(ping("in", "192.0.2.2"), "the kernel forwards again");
+    });
+}
+
+/// From outside to pods that the router inside does not reach. (Twice: its kernel sends five such errors in
+/// five seconds.)
+fn provoke_errors() {
+    send_from("192.0.2.2:5000", "10.1.5.9:9".parse().unwrap(), 1);
+    let socket = UdpSocket::bind("192.0.2.2:5001").unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    socket.connect("10.1.6.9:9").unwrap();
+    socket.send(b"?").unwrap();
+    let told = socket.recv(&mut [0; 8]).unwrap_err();
+    assert_eq!(told.kind(), std::io::ErrorKind::HostUnreachable, "about others the kernel tells");
+}
+
+// Proves: 5508-REQ-5c.2
+#[test]
+fn errors_of_routers_inside_are_taken_when_they_quote_a_packet_to_a_pod() {
+    let test = "steering::errors_of_routers_inside_are_taken_when_they_quote_a_packet_to_a_pod";
+    in_rig(test, || {
+        // The router is 10.1.0.2, and no source that natgate knows.
+        in_side("gw", "ip route add 10.1.4.0/22 via 10.1.0.2");
+        in_side("out", "ip route add 10.1.4.0/22 via 192.0.2.1");
+        in_side("in", "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.icmp_ratelimit=0");
+        in_side("in", "ip route add prohibit 10.1.5.0/24; ip route add prohibit 10.1.6.0/24");
+        let mut steering = steering_only();
+        let mut tables = tables();
+        tables.internal = vec!["10.1.5.0/24".parse().unwrap()];
+        steering.apply(&tables).unwrap();
+        finish(helper("out", test, "tell"));
+        assert_eq!(drops(&steering, "pod-no-worker"), 1);
+        // To the host itself they stay the kernel's, whatever they are about.
+        tables.kernel_destinations.push("192.0.2.2/32".parse().unwrap());
+        steering.apply(&tables).unwrap();
+        finish(helper("out", test, "tell"));
+        assert_eq!(drops(&steering, "pod-no-worker"), 1);
     });
 }
 

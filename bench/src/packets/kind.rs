@@ -1,0 +1,72 @@
+//! Which packets are measured?
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+/// A kind of packet. All but the new ones and the exempt ones belong to established flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// TCP data from a pod.
+    TcpOut,
+    /// TCP data from a server.
+    TcpIn,
+    /// UDP from a pod.
+    UdpOut,
+    /// UDP from a server.
+    UdpIn,
+    /// Echo request from a pod.
+    PingOut,
+    /// Its reply.
+    PingIn,
+    /// First packet of a UDP session; one in 50 is the first of its pod.
+    NewUdp,
+    /// SYN of a new TCP session; one in 50 is the first of its pod.
+    NewTcp,
+    /// First echo request of an identifier; one in 50 is the first of its pod.
+    NewPing,
+    /// UDP from a pod that is not translated.
+    ExemptOut,
+    /// Its reply.
+    ExemptIn,
+    /// Destination unreachable from a router outside, about a UDP packet of a pod.
+    ErrorIn,
+    /// Port unreachable from a pod, about a UDP packet of a server.
+    ErrorOut,
+    /// UDP datagrams from pods in two fragments, the first one first.
+    FragmentOut,
+    /// UDP datagrams from servers in two fragments, the first one first.
+    FragmentIn,
+    /// UDP from a pod to the public endpoint of another pod.
+    Hairpin,
+    /// UDP from outside to a public endpoint that nobody has.
+    Scan,
+    /// A frame with another Ethernet address: the floor, ring and loop alone.
+    Foreign,
+}
+
+impl Kind {
+    /// What the table calls it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TcpOut => "TCP, outbound",
+            Self::TcpIn => "TCP, inbound",
+            Self::UdpOut => "UDP, outbound",
+            Self::UdpIn => "UDP, inbound",
+            Self::PingOut => "ping, outbound",
+            Self::PingIn => "ping, inbound",
+            Self::NewUdp => "new UDP session",
+            Self::NewTcp => "new TCP session (SYN)",
+            Self::NewPing => "new ping session",
+            Self::ExemptOut => "exempt UDP, outbound",
+            Self::ExemptIn => "exempt UDP, inbound",
+            Self::ErrorIn => "ICMP error, inbound",
+            Self::ErrorOut => "ICMP error, outbound",
+            Self::FragmentOut => "fragment, outbound",
+            Self::FragmentIn => "fragment, inbound",
+            Self::Hairpin => "hairpin UDP",
+            Self::Scan => "scan from outside",
+            Self::Foreign => "not for us (floor)",
+        }
+    }
+}

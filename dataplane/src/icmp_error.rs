@@ -1,0 +1,75 @@
+//! How does an ICMP error pass? It belongs to the session of the packet that it quotes, is translated with
+//! it, and changes nothing there (RFC 5508 REQ-4 to REQ-7, decision D10).
+
+use std::net::Ipv4Addr;
+
+use conntrack::{Endpoint, Protocol, Realm, Rewrite, Slot, Timestamp};
+
+use crate::drop_reason::DropReason;
+use crate::io::{PacketIo, Received};
+use crate::packet::{Packet, Quote};
+use crate::pipeline::{Fate, Parsed};
+use crate::roads::NextHop;
+use crate::rule::Action;
+use crate::slow_path::Admitted;
+use crate::worker::Worker;
+
+impl<I: PacketIo> Worker<I> {
+    /// Translates an error about a packet of the session `slot`. There is no `commit` here: an error neither
+    /// counts on a session, nor renews nor ends it (RFC 4787 REQ-12, RFC 5382 REQ-10, RFC 5508 REQ-6).
+    pub(crate) fn relay_error(
+        &mut self,
+        received: &mut Received<I::Frame>,
+        parsed: &Parsed,
+        slot: Slot,
+        now: Timestamp,
+    ) -> Result<Fate, DropReason> {
+        let &Parsed { ref packet, realm, hairpin, .. } = parsed;
+        let rewrite = self.nat.rewrite(slot);
+        let hop = self.next_hop(slot, rewrite.dst.addr);
+        self.may_leave(hop, realm, packet)?;
+        let frame = self.io.bytes_mut(&mut received.frame);
+        if !hairpin {
+            packet.decrement_ttl(frame)?;
+        }
+        let src = self.error_source(packet, realm, &rewrite);
+        // The quoted packet goes the other way: it came from where the error is sent to.
+        let quote = Quote { src: rewrite.dst, dst: rewrite.src, protocol: self.nat.protocol(slot) };
+        let frame = self.io.bytes_mut(&mut received.frame);
+        let out = packet.translate_error(frame, (src, rewrite.dst.addr), quote)?;
+        if hop == NextHop::Hairpin {
+            // RFC 5508 REQ-7: it goes on as if it had come from outside, about the sender's own session.
+            return self.turn_back(received, parsed, out, now);
+        }
+        Ok(Fate::Forward(hop))
+    }
+
+    /// Under which address an error goes on.
+    fn error_source(&self, packet: &Packet, realm: Realm, rewrite: &Rewrite) -> Ipv4Addr {
+        let sender = packet.src.addr;
+        match realm {
+            // The remote itself, which may have another address for the pod; or a router on the way.
+            Realm::External if sender == packet.other_end(realm).addr => rewrite.src.addr,
+            Realm::External => sender,
+            // RFC 5508 REQ-5c: its own public address if it has one, else that of the session.
+            Realm::Internal => {
+                let sender = Endpoint::new(sender, 0);
+                let fixed = self.snapshot.policy.forwards.by_internal(Protocol::Icmp, sender);
+                fixed.map_or(rewrite.src.addr, |fixed| fixed.public.addr)
+            }
+        }
+    }
+
+    /// An error about a packet of no session: only about exempt traffic it passes, untranslated.
+    pub(crate) fn admit_error(
+        &self,
+        packet: &Packet,
+        realm: Realm,
+    ) -> Result<Admitted, DropReason> {
+        packet.flow_key(realm)?;
+        match self.rule_for(packet, realm) {
+            Some((_, Action::Exempt)) => Ok(Admitted::Exempt),
+            _ => Err(DropReason::IcmpNoSession),
+        }
+    }
+}
