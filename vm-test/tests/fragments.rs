@@ -41,8 +41,11 @@ fn one(packets: &[Received], what: &str) -> Result<Vec<u8>> {
     Ok(datagram)
 }
 
-/// A flow of each protocol, and a datagram's body of `LENGTH` bytes each way.
-fn bodies(lab: &Lab) -> Result<Vec<(Flow, Vec<u8>, Vec<u8>)>> {
+/// A flow, and a datagram's body of `LENGTH` bytes out and back.
+type Bodies = (Flow, Vec<u8>, Vec<u8>);
+
+/// One of each protocol.
+fn bodies(lab: &Lab) -> Result<Vec<Bodies>> {
     let data = |seed, header| pattern(seed, LENGTH - header);
     let udp = lab.udp(3000, 7, b"open")?;
     let out = craft::datagram(udp.local, udp.remote, &data(1, 8));

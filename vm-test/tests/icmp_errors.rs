@@ -5,7 +5,7 @@
 //!   (raw, on c1's link)   └ router behind the gateway   └ x (errors from off the path)
 //! ```
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use anyhow::{Context, Result, ensure};
 use vm_test::craft::{self, Ip, RST, Segment};
@@ -110,7 +110,7 @@ fn errors_end_nothing(rig: &Rig) -> Result<()> {
     let udp = lab.udp(3100, 7, &data)?;
     let tcp = lab.connect(3101, 80)?;
     let router = Wire::router(rig)?;
-    let before = rig.natgate.as_ref().map(|it| states(it)).transpose()?;
+    let before = rig.natgate.as_ref().map(states).transpose()?;
     for flow in [&udp, &tcp] {
         // All but the queries that a host answers.
         for kind in (0..=20).filter(|kind| ![8, 13].contains(kind)) {
@@ -147,90 +147,62 @@ fn states(natgate: &vm_test::Gateway) -> Result<Vec<String>> {
     Ok(states)
 }
 
-/// Quotes that belong to no flow, or are broken, reach nobody.
-fn wrong_quotes(rig: &Rig) -> Result<()> {
+/// Errors whose quotes belong to no flow, or are broken; `other` is another address of the pool.
+fn wrong_quotes(flow: &Flow, other: Ipv4Addr) -> Vec<(&'static str, Vec<u8>)> {
+    let (public, port) = (*flow.public.ip(), flow.public.port());
+    let error = |quote: &[u8]| craft::error(ROUTER, public, (3, 1), [0; 4], quote);
+    let about = |port, remote, remote_port| {
+        let (from, to) = (SocketAddrV4::new(public, port), SocketAddrV4::new(remote, remote_port));
+        error(&craft::udp(from, to, &[0x5a; 64]))
+    };
+    let mut bad_icmp = error(&flow.seen);
+    bad_icmp[22] ^= 1;
+    let mut bad_header = flow.seen.clone();
+    bad_header[10] ^= 1;
+    let about_error = craft::error(public, OUTSIDE, (3, 3), [0; 4], &flow.seen);
+    vec![
+        ("a port that nobody has", about(port ^ 0x4000, OUTSIDE, 7)),
+        ("another remote port", about(port, OUTSIDE, 8)),
+        ("another remote", about(port, Ipv4Addr::new(192, 0, 2, 99), 7)),
+        (
+            "a source that is not the outer destination",
+            craft::error(ROUTER, other, (3, 1), [0; 4], &flow.seen),
+        ),
+        ("a bad ICMP checksum", bad_icmp),
+        ("a bad checksum in the quoted header", error(&bad_header)),
+        ("a quote of seven bytes of UDP", error(&flow.seen[..27])),
+        ("a quote of half a header", error(&flow.seen[..10])),
+        ("no quote", error(&[])),
+        ("an error about an error", error(&about_error)),
+    ]
+}
+
+/// Messages that are not carried, whatever they quote.
+fn other_types(flow: &Flow) -> Vec<(&'static str, Vec<u8>)> {
+    let message =
+        |code, rest, data: &[u8]| craft::error(ROUTER, *flow.public.ip(), code, rest, data);
+    vec![
+        ("source quench", message((4, 0), [0; 4], &flow.seen)),
+        ("redirect", message((5, 1), [10, 0, 0, 9], &flow.seen)),
+        ("router solicitation", message((10, 0), [0; 4], &[])),
+        ("information request", message((15, 0), [0; 4], &[])),
+        ("address mask request", message((17, 0), [0; 4], &[0; 4])),
+        ("type 40", message((40, 0), [0; 4], &flow.seen)),
+    ]
+}
+
+/// What is wrong reaches nobody, and the right error after it does.
+fn wrong_errors(rig: &Rig) -> Result<()> {
     let lab = Lab::open(rig)?;
     let router = Wire::router(rig)?;
     let flow = lab.udp(3000, 7, &[0x5a; 64])?;
     let public = *flow.public.ip();
     let (first, last) = rig.options().pool.range();
     let other = if public == first { last } else { first };
-    let remade = |source, to: (Ipv4Addr, u16), port: u16| {
-        craft::udp(
-            std::net::SocketAddrV4::new(source, port),
-            std::net::SocketAddrV4::new(to.0, to.1),
-            &[0x5a; 64],
-        )
-    };
-    let port = flow.public.port();
-    let mut bad_icmp = craft::error(ROUTER, public, (3, 1), [0; 4], &flow.seen);
-    bad_icmp[22] ^= 1;
-    let mut bad_header = flow.seen.clone();
-    bad_header[10] ^= 1;
-    for (what, packet) in [
-        (
-            "a port that nobody has",
-            craft::error(
-                ROUTER,
-                public,
-                (3, 1),
-                [0; 4],
-                &remade(public, (OUTSIDE, 7), port ^ 0x4000),
-            ),
-        ),
-        (
-            "another remote port",
-            craft::error(ROUTER, public, (3, 1), [0; 4], &remade(public, (OUTSIDE, 8), port)),
-        ),
-        (
-            "another remote",
-            craft::error(
-                ROUTER,
-                public,
-                (3, 1),
-                [0; 4],
-                &remade(public, (Ipv4Addr::new(192, 0, 2, 99), 7), port),
-            ),
-        ),
-        (
-            "a source that is not the outer destination",
-            craft::error(ROUTER, other, (3, 1), [0; 4], &flow.seen),
-        ),
-        ("a bad ICMP checksum", bad_icmp),
-        (
-            "a bad checksum in the quoted header",
-            craft::error(ROUTER, public, (3, 1), [0; 4], &bad_header),
-        ),
-        (
-            "a quote of seven bytes of UDP",
-            craft::error(ROUTER, public, (3, 1), [0; 4], &flow.seen[..27]),
-        ),
-        (
-            "a quote of half a header",
-            craft::error(ROUTER, public, (3, 1), [0; 4], &flow.seen[..10]),
-        ),
-        ("no quote", craft::error(ROUTER, public, (3, 1), [0; 4], &[])),
-        (
-            "an error about an error",
-            craft::error(
-                ROUTER,
-                public,
-                (3, 1),
-                [0; 4],
-                &craft::error(public, OUTSIDE, (3, 3), [0; 4], &flow.seen),
-            ),
-        ),
-        ("source quench", craft::error(ROUTER, public, (4, 0), [0; 4], &flow.seen)),
-        ("redirect", craft::error(ROUTER, public, (5, 1), [10, 0, 0, 9], &flow.seen)),
-        ("router solicitation", craft::error(ROUTER, public, (10, 0), [0; 4], &[])),
-        ("information request", craft::error(ROUTER, public, (15, 0), [0; 4], &[])),
-        ("address mask request", craft::error(ROUTER, public, (17, 0), [0; 4], &[0; 4])),
-        ("type 40", craft::error(ROUTER, public, (40, 0), [0; 4], &flow.seen)),
-    ] {
+    for (what, packet) in wrong_quotes(&flow, other).into_iter().chain(other_types(&flow)) {
         router.send(&packet)?;
         lab.nothing_inside(what)?;
     }
-    // And the one that is right still passes.
     router.send(&craft::error(ROUTER, public, (3, 1), [0; 4], &flow.seen))?;
     relayed_inside(&lab.one_inside("a right quote")?, &flow, ROUTER, (3, 1), 1500)
 }
@@ -324,8 +296,8 @@ fn errors_from_inside(rig: &Rig) -> Result<()> {
     }
     // 5508-REQ-5: quotes of nothing that came.
     let (_, got) = lab.datagram_in(&flow, b"from outside")?;
-    let from = std::net::SocketAddrV4::new(OUTSIDE, 9);
-    let forged = craft::udp(from, std::net::SocketAddrV4::new(INSIDE, 3999), b"never came");
+    let from = SocketAddrV4::new(OUTSIDE, 9);
+    let forged = craft::udp(from, SocketAddrV4::new(INSIDE, 3999), b"never came");
     lab.inside.send(&craft::error(INSIDE, OUTSIDE, (3, 3), [0; 4], &forged))?;
     lab.nothing_outside("an error about what never came")?;
     lab.inside.send(&craft::error(INSIDE, OUTSIDE, (5, 0), [10, 0, 0, 9], got.bytes()))?;
@@ -373,7 +345,7 @@ fn flows_go_on_after_errors() {
 fn wrong_quotes_reach_nobody() {
     // Linux does not check all of this: natgate only.
     let mut rig = Rig::start(Options::natgate()).unwrap();
-    rig.must(wrong_quotes(&rig));
+    rig.must(wrong_errors(&rig));
     // One error of this run has a bad checksum on purpose, but nothing of it may leave.
     let verified = rig.verify();
     rig.must(verified);

@@ -265,15 +265,12 @@ fn namesakes(rig: &Rig) -> Result<()> {
 fn port_shadow(rig: &Rig) -> Result<()> {
     const SERVICE: u16 = 6000;
     server::udp_echo(&rig.gw, GATEWAY[1], SERVICE)?;
-    let from_service = |rig: &Rig| -> Result<UdpSocket> {
-        Ok(rig.pods[0].run(|| -> Result<UdpSocket> {
-            let socket = UdpSocket::bind((PODS[0], SERVICE))?;
-            socket.set_read_timeout(Some(Duration::from_millis(300)))?;
-            socket.send_to(b"I am the service", (S1[0], 7777))?;
-            Ok(socket)
-        })??)
-    };
-    let shadow = from_service(rig)?;
+    let shadow = rig.pods[0].run(|| -> Result<UdpSocket> {
+        let socket = UdpSocket::bind((PODS[0], SERVICE))?;
+        socket.set_read_timeout(Some(Duration::from_millis(300)))?;
+        socket.send_to(b"I am the service", (S1[0], 7777))?;
+        Ok(socket)
+    })??;
     let ask = |address: Ipv4Addr| {
         rig.s1.run(move || -> Result<()> {
             let socket = UdpSocket::bind((S1[0], 7777))?;

@@ -1,5 +1,6 @@
 //! How is a capture file read?
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
@@ -48,7 +49,7 @@ impl Trace {
     /// fragments of incomplete ones go. Whether there were any.
     pub fn reassemble(&mut self) -> bool {
         // Each sender's own: what enters the gateway is not what leaves it.
-        let mut senders: std::collections::HashMap<[u8; 6], Reassembly> = Default::default();
+        let mut senders = HashMap::<[u8; 6], Reassembly>::new();
         let frames = std::mem::take(&mut self.frames);
         let all = frames.len();
         for (time, range) in frames {

@@ -15,22 +15,22 @@ use vm_test::oracle::{Ipv4, checksums};
 use super::Bench;
 
 /// A second address inside.
-pub const SECOND: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 22);
+pub(crate) const SECOND: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 22);
 /// A router that sends errors.
 const ROUTER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 
 /// One thing that both gateways are asked to do.
-pub struct Case {
+pub(crate) struct Case {
     /// What is done.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Who says what is right.
-    pub requirements: &'static str,
+    pub(crate) requirements: &'static str,
     /// What the endpoints see with Linux between them.
-    pub linux: &'static str,
+    pub(crate) linux: &'static str,
     /// What they see with natgate.
-    pub natgate: &'static str,
+    pub(crate) natgate: &'static str,
     /// Does it, and says what they saw.
-    pub play: fn(&Bench) -> Result<String>,
+    pub(crate) play: fn(&Bench) -> Result<String>,
 }
 
 /// Short for a case.
@@ -44,7 +44,7 @@ const fn case(
 }
 
 /// All cases, in the order in which they are played.
-pub const CASES: &[Case] = &[
+pub(crate) const CASES: &[Case] = &[
     case("UDP out and back", "4787-S9a", ["whole both ways"; 2], udp),
     case("Ping out and back", "5508-REQ-1", ["whole both ways"; 2], ping),
     case("Timestamp query and reply", "5508-REQ-10b.2", ["whole both ways"; 2], timestamp),
@@ -214,11 +214,11 @@ fn udp(bench: &Bench) -> Result<String> {
 fn ping(bench: &Bench) -> Result<String> {
     let flow = bench.lab.ping(3001, &pattern(1, 300))?;
     let [a, b] = flow.public.port().to_be_bytes();
-    query_back(bench, &flow, craft::icmp(0, 0, [a, b, 0, 1], &pattern(1, 300)))
+    query_back(bench, &flow, &craft::icmp(0, 0, [a, b, 0, 1], &pattern(1, 300)))
 }
 
-fn query_back(bench: &Bench, flow: &Flow, reply: Vec<u8>) -> Result<String> {
-    bench.lab.outside.send(&Ip::new(OUTSIDE, *flow.public.ip(), ICMP).packet(&reply))?;
+fn query_back(bench: &Bench, flow: &Flow, reply: &[u8]) -> Result<String> {
+    bench.lab.outside.send(&Ip::new(OUTSIDE, *flow.public.ip(), ICMP).packet(reply))?;
     let got = bench.lab.one_inside("a reply")?;
     let same = got.ip().body[8..] == reply[8..] && checksums::fault(&got.ip()).is_none();
     Ok(if same { "whole both ways" } else { "changed" }.to_owned())
@@ -238,7 +238,7 @@ fn timestamp(bench: &Bench) -> Result<String> {
         sent: Vec::new(),
         seen: Vec::new(),
     };
-    query_back(bench, &flow, craft::icmp(14, 0, [a, b, 0, 1], &[9; 12]))
+    query_back(bench, &flow, &craft::icmp(14, 0, [a, b, 0, 1], &[9; 12]))
 }
 
 /// Sends a segment from inside that must come outside as it is, from the same public endpoint.
@@ -464,7 +464,7 @@ const CUTS: [usize; 2] = [1000, 2008];
 /// How `came` comes together, if it is `body` but for its first eight bytes.
 fn together(came: &[Received], body: &[u8]) -> String {
     let mut reassembly = Reassembly::default();
-    let whole = came.iter().filter_map(|packet| reassembly.push(&packet.ip())).next();
+    let whole = came.iter().find_map(|packet| reassembly.push(&packet.ip()));
     let right = whole.is_some_and(|whole| {
         Ipv4::parse(&whole)
             .is_some_and(|ip| ip.body[8..] == body[8..] && checksums::fault(&ip).is_none())
