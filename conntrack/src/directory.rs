@@ -37,11 +37,19 @@ pub enum BlockState {
     Held(Holder),
     /// Given back by this subscriber, and not for others until this second (modulo 2^30).
     Resting(Ipv4Addr, u32),
+    /// Never given out.
+    Closed,
 }
+
+/// Blocks drawn before the directory is walked.
+const DRAWS: u64 = 8;
+/// Odd, and far from every number of blocks: draws lie apart.
+const DRAW_STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
 const FREE: u64 = 0;
 const HELD: u64 = 1;
 const RESTING: u64 = 2;
+const CLOSED: u64 = 3;
 /// Enough for 34 years: a word that nobody touches says the right thing for half of that. Nobody asks a
 /// resting block for its worker, so the seconds may lie where a held one has it.
 const SECONDS_BITS: u32 = 30;
@@ -59,6 +67,7 @@ fn encode(state: BlockState) -> u64 {
         BlockState::Resting(subscriber, until) => {
             pack(subscriber, u64::from(until & SECONDS_MASK), RESTING)
         }
+        BlockState::Closed => CLOSED,
     }
 }
 
@@ -70,6 +79,7 @@ fn decode(word: u64) -> BlockState {
             BlockState::Held(Holder { subscriber, worker })
         }
         RESTING => BlockState::Resting(subscriber, (word >> 2) as u32 & SECONDS_MASK),
+        CLOSED => BlockState::Closed,
         _ => BlockState::Free,
     }
 }
@@ -80,12 +90,19 @@ fn is_over(until: u32, now: Timestamp) -> bool {
     now.wrapping_sub(until) & SECONDS_MASK < 1 << (SECONDS_BITS - 1)
 }
 
+fn ports_of(block: u16, shift: u32) -> RangeInclusive<u16> {
+    let start = u32::from(block) << shift;
+    start as u16..=(start + (1 << shift) - 1) as u16
+}
+
 /// The port blocks of one public address.
 #[derive(Debug)]
 pub struct Directory {
     first: u16,
     shift: u32,
     words: Box<[AtomicU64]>,
+    /// Blocks that may be given out.
+    open: u32,
     held: AtomicU32,
     /// Releases so far, modulo 2^32 (32 bits) | second before which there is nothing to claim (32).
     barren: AtomicU64,
@@ -95,22 +112,48 @@ impl Directory {
     /// A directory of all blocks of `block_size` ports (a power of two) that lie whole within `ports`;
     /// all free.
     pub fn new(ports: RangeInclusive<u16>, block_size: u16) -> Self {
+        Self::with_closed(ports, block_size, |_| false)
+    }
+
+    /// The same, without the blocks whose ports are `closed`: they are never given out.
+    pub fn with_closed(
+        ports: RangeInclusive<u16>,
+        block_size: u16,
+        closed: impl Fn(RangeInclusive<u16>) -> bool,
+    ) -> Self {
         let shift = block_size.trailing_zeros();
         let first = u32::from(*ports.start()).div_ceil(u32::from(block_size));
         let end = (u32::from(*ports.end()) + 1) >> shift;
-        let words = (first..end.max(first)).map(|_| AtomicU64::new(FREE)).collect();
+        let state = |number: u32| {
+            let closed = closed(ports_of(number as u16, shift));
+            if closed { BlockState::Closed } else { BlockState::Free }
+        };
+        let words: Box<[_]> =
+            (first..end.max(first)).map(|number| AtomicU64::new(encode(state(number)))).collect();
+        let open = words.iter().filter(|word| word.load(Ordering::Relaxed) == FREE).count();
         Self {
             first: first as u16,
             shift,
             words,
+            open: open as u32,
             held: AtomicU32::new(0),
             barren: AtomicU64::new(0),
         }
     }
 
-    /// How many blocks there are.
+    /// A directory without blocks.
+    pub fn empty() -> Self {
+        Self::new(RangeInclusive::new(1, 0), 16)
+    }
+
+    /// How many blocks there are to give out.
     pub fn blocks(&self) -> u32 {
-        self.words.len() as u32
+        self.open
+    }
+
+    /// Ports in a block.
+    pub fn block_size(&self) -> u16 {
+        1 << self.shift
     }
 
     /// How many blocks are held now.
@@ -122,15 +165,52 @@ impl Directory {
     pub fn resting(&self, now: Timestamp) -> u32 {
         let resting = |word: &&AtomicU64| match decode(word.load(Ordering::Relaxed)) {
             BlockState::Resting(_, until) => !is_over(until, now),
-            BlockState::Free | BlockState::Held(_) => false,
+            BlockState::Free | BlockState::Held(_) | BlockState::Closed => false,
         };
         self.words.iter().filter(resting).count() as u32
     }
 
     /// The ports of `block`.
     pub fn ports(&self, block: BlockNumber) -> RangeInclusive<u16> {
-        let start = u32::from(block.0) << self.shift;
-        start as u16..=(start + (1 << self.shift) - 1) as u16
+        ports_of(block.0, self.shift)
+    }
+
+    /// The blocks that are held now, and by whom: what a journal has to know. Walks the directory.
+    pub fn held_blocks(&self) -> impl Iterator<Item = (BlockNumber, Holder)> + '_ {
+        let numbers = (self.first..).map(BlockNumber);
+        numbers.zip(&self.words).filter_map(|(number, word)| {
+            match decode(word.load(Ordering::Acquire)) {
+                BlockState::Held(holder) => Some((number, holder)),
+                BlockState::Free | BlockState::Resting(..) | BlockState::Closed => None,
+            }
+        })
+    }
+
+    /// Keeps `blocks` from everybody for `rest`, also from those who held them: their state was lost
+    /// (RFC 6888 REQ-8). Blocks that are not free, or unknown, stay as they are. How many rest now.
+    pub fn rest_all(
+        &self,
+        blocks: impl IntoIterator<Item = BlockNumber>,
+        rest: Duration,
+        now: Timestamp,
+    ) -> u32 {
+        if rest.is_zero() {
+            return 0;
+        }
+        // No subscriber has this address, so nobody may have a block of it early.
+        let nobody = Ipv4Addr::UNSPECIFIED;
+        let resting = encode(BlockState::Resting(nobody, (now + rest).as_secs() as u32 + 1));
+        let mut count = 0;
+        for word in blocks.into_iter().filter_map(|block| self.word(block)) {
+            let done = word.compare_exchange(FREE, resting, Ordering::AcqRel, Ordering::Relaxed);
+            count += u32::from(done.is_ok());
+        }
+        count
+    }
+
+    /// The number of the block where `port` would be.
+    pub(crate) fn block_of(&self, port: u16) -> BlockNumber {
+        BlockNumber((u32::from(port) >> self.shift) as u16)
     }
 
     fn word(&self, block: BlockNumber) -> Option<&AtomicU64> {
@@ -139,9 +219,9 @@ impl Directory {
 
     /// The worker that owns `port`, if its block is held.
     pub fn worker_of(&self, port: u16) -> Option<u16> {
-        match self.state(BlockNumber((u32::from(port) >> self.shift) as u16)) {
+        match self.state(self.block_of(port)) {
             BlockState::Held(holder) => Some(holder.worker),
-            BlockState::Free | BlockState::Resting(..) => None,
+            BlockState::Free | BlockState::Resting(..) | BlockState::Closed => None,
         }
     }
 
@@ -150,22 +230,26 @@ impl Directory {
         self.word(block).map_or(BlockState::Free, |word| decode(word.load(Ordering::Acquire)))
     }
 
-    /// Claims a block for `holder`, looking from the block at `start` (any number, taken modulo the
-    /// number of blocks) onwards. Blocks that rest are passed over, unless they rest for `holder`'s own
+    /// Claims a block for `holder`: one of a few that `random` draws, else the next one that can be had
+    /// from there on. Blocks that rest are passed over, unless they rest for `holder`'s own
     /// subscriber. `None` if no block can be had.
     ///
     /// That there was none is remembered until a block is released or has rested enough, so that refused
     /// packets do not walk the directory. Until then, a subscriber gets a block that rests for it by
     /// [`claim_block`](Self::claim_block) only.
-    pub fn claim(&self, holder: Holder, start: u64, now: Timestamp) -> Option<BlockNumber> {
+    pub fn claim(&self, holder: Holder, random: u64, now: Timestamp) -> Option<BlockNumber> {
         let count = self.words.len();
         let barren = self.barren.load(Ordering::Acquire);
-        if self.held() as usize >= count || now.as_secs() < u64::from(barren as u32) {
+        if self.held() >= self.open || now.as_secs() < u64::from(barren as u32) {
             return None;
         }
-        let start = (start % count as u64) as usize;
-        let found =
-            (0..count).map(|i| (start + i) % count).find_map(|i| self.claim_at(i, holder, now));
+        // Drawn, so that a block behind others that are held is not more likely than they were.
+        let draw =
+            |i: u64| (random.wrapping_add(i.wrapping_mul(DRAW_STEP)) % count as u64) as usize;
+        let start = draw(0);
+        let found = (0..DRAWS)
+            .find_map(|i| self.claim_at(draw(i), holder, now))
+            .or_else(|| (1..=count).find_map(|i| self.claim_at((start + i) % count, holder, now)));
         if found.is_none() {
             self.remember_barren(barren, now);
         }
@@ -176,7 +260,7 @@ impl Directory {
     fn remember_barren(&self, seen: u64, now: Timestamp) {
         let left = |word: &AtomicU64| match decode(word.load(Ordering::Acquire)) {
             BlockState::Free => Some(0),
-            BlockState::Held(_) => None,
+            BlockState::Held(_) | BlockState::Closed => None,
             BlockState::Resting(_, until) if is_over(until, now) => Some(0),
             BlockState::Resting(_, until) => {
                 Some(until.wrapping_sub(now.as_secs() as u32) & SECONDS_MASK)
@@ -201,7 +285,7 @@ impl Directory {
         let seen = word.load(Ordering::Acquire);
         let available = match decode(seen) {
             BlockState::Free => true,
-            BlockState::Held(_) => false,
+            BlockState::Held(_) | BlockState::Closed => false,
             BlockState::Resting(last, until) => last == holder.subscriber || is_over(until, now),
         };
         let held = encode(BlockState::Held(holder));

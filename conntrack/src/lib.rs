@@ -7,18 +7,23 @@
 
 #![forbid(unsafe_code)]
 
+mod address;
 mod block;
 mod claims;
 mod directory;
 mod endpoint;
+mod events;
 mod index;
 mod key;
 mod lease;
+mod limits;
 mod listing;
 mod mapping;
 mod nat;
 mod pool;
+mod rest;
 mod rewrite;
+mod scatter;
 mod session;
 mod subscriber;
 mod table;
@@ -30,15 +35,17 @@ mod wheel;
 #[cfg(test)]
 mod tests;
 
+pub use address::PublicAddress;
 pub use claims::Claims;
 pub use directory::{BlockNumber, BlockState, Directory, Holder, MAX_WORKERS};
 pub use endpoint::{Endpoint, FlowKey, Protocol, Realm};
+pub use events::{Event, EventKind, Limit};
 pub use key::{HashedKey, Secret};
 pub use listing::{SessionView, SubscriberView};
 pub use nat::{Admission, Farewell, FixedMapping, Nat, NatStats, Obituary, Refusal};
 pub use pool::{
     Behavior, HoldDown, InboundRefresh, IpId, MidStream, OnExhaustion, OnExpiry, Overlap, Pool,
-    PoolId, PoolSettings, Pooling, PublicAddress, Quota, Scatter, Timers, UnsolicitedSyn,
+    PoolId, PoolSettings, Pooling, Quota, Scatter, Timers, UnsolicitedSyn,
 };
 pub use rewrite::{ChecksumDelta, Rewrite};
 pub use session::{CachedHop, Direction, Slot};

@@ -6,14 +6,15 @@ mod open;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 pub use follow::{Farewell, Obituary};
 
 use crate::endpoint::{Endpoint, FlowKey, Protocol};
+use crate::events::{EventKind, Events};
 use crate::key::{HashedKey, Secret};
 use crate::mapping::Mappings;
-use crate::pool::{Pool, PoolId};
+use crate::pool::{Pool, PoolId, PoolSettings};
+use crate::rest::{Rests, ScatterRests};
 use crate::rewrite::Rewrite;
 use crate::session::{CachedHop, Slot, Via};
 use crate::subscriber::Subscribers;
@@ -21,11 +22,6 @@ use crate::table::SessionTable;
 use crate::time::Timestamp;
 use crate::track::Tail;
 use crate::wheel::Wheel;
-
-/// A subscriber without sessions in a pool gives its last block there back after this time.
-const KEEP_LAST_BLOCK: Duration = Duration::from_secs(60);
-/// A subscriber without sessions keeps its public address for this long (`pooling.linger`).
-const KEEP_ANCHOR: Duration = Duration::from_secs(600);
 
 /// Why a new flow was refused. Nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +35,15 @@ pub enum Refusal {
     /// The subscriber has as many sessions as it may have.
     #[error("the subscriber's quota of sessions is used up")]
     QuotaSessions,
+    /// The subscriber has as many TCP sessions as it may have that did not complete their handshake.
+    #[error("the subscriber's quota of half-open connections is used up")]
+    QuotaHalfOpen,
+    /// The subscriber uses as many public ports of the protocol as it may.
+    #[error("the subscriber's quota of ports is used up")]
+    QuotaPorts,
+    /// The subscriber opens more sessions a second than it may.
+    #[error("the subscriber opens sessions too fast")]
+    QuotaRate,
     /// No address of the pool has a block to give.
     #[error("the pool has no port block left")]
     PoolExhausted,
@@ -98,14 +103,21 @@ pub struct NatStats {
     pub subscribers: u64,
     /// Bytes of the session table in use.
     pub table_bytes: u64,
+    /// Ports whose rest was cut short (RFC 6888 REQ-8.1).
+    pub rests_cut_short: u64,
+    /// How often what events tell has happened, by [`EventKind::index`].
+    pub events: [u64; EventKind::COUNT],
+    /// Events that nobody took in time.
+    pub events_lost: u64,
 }
 
 /// The NAT of one worker. Single writer; nothing here is shared but the pools' directories.
 #[derive(Debug)]
 pub struct Nat {
     worker: u16,
+    workers: u16,
     secret: Secret,
-    pools: Vec<Arc<Pool>>,
+    pub(crate) pools: Vec<Arc<Pool>>,
     pub(crate) table: SessionTable,
     pub(crate) mappings: Mappings,
     wheel: Wheel,
@@ -119,6 +131,9 @@ pub struct Nat {
     tails: Vec<Tail>,
     /// Sessions that expired while their ends may not know, at most [`follow::OBITUARIES`].
     obituaries: VecDeque<Obituary>,
+    pub(crate) rests: Rests,
+    pub(crate) scatter_rests: ScatterRests,
+    pub(crate) events: Events,
     created: u64,
     ended: u64,
     unannounced: u64,
@@ -129,6 +144,7 @@ impl Nat {
     pub fn new(worker: u16, max_sessions: usize, secret: Secret, now: Timestamp) -> Self {
         Self {
             worker,
+            workers: 1,
             pools: Vec::new(),
             table: SessionTable::new(max_sessions, secret.clone()),
             mappings: Mappings::default(),
@@ -139,10 +155,24 @@ impl Nat {
             rearmed: usize::MAX,
             tails: Vec::new(),
             obituaries: VecDeque::new(),
+            rests: Rests::default(),
+            scatter_rests: ScatterRests::new(max_sessions),
+            events: Events::default(),
             created: 0,
             ended: 0,
             unannounced: 0,
         }
+    }
+
+    /// The same, as one of `workers`: they share the region for DNS.
+    #[must_use]
+    pub fn with_workers(self, workers: u16) -> Self {
+        Self { workers, ..self }
+    }
+
+    /// How many workers there are.
+    pub(crate) fn workers(&self) -> u16 {
+        self.workers.max(1)
     }
 
     /// Takes over the pools of a new configuration; indexed by [`PoolId`], which never changes its meaning.
@@ -154,6 +184,7 @@ impl Nat {
             self.rearmed = 0;
         }
         self.pools = pools.to_vec();
+        self.rests.adopt(pools.len());
     }
 
     /// The session that a packet belongs to, and its direction.
@@ -210,6 +241,20 @@ impl Nat {
         self.pools.get(id.index())
     }
 
+    /// The settings of the pool that `slot` was admitted to.
+    pub fn settings(&self, slot: Slot) -> Option<&PoolSettings> {
+        self.pool(self.table.owner(slot).pool).map(|pool| &pool.settings)
+    }
+
+    /// Whether the subscriber of `slot` is seen under public addresses other than that of `slot`: what is
+    /// sent to several of them meets at the subscriber (RFC 6864 section 5.3.1).
+    pub fn has_other_addresses(&self, slot: Slot) -> bool {
+        let public = self.table.get(slot).public().addr;
+        self.subscribers
+            .get(self.table.owner(slot).subscriber)
+            .has_other_address(public, &self.pools)
+    }
+
     /// The secret of this start.
     pub fn secret(&self) -> &Secret {
         &self.secret
@@ -225,6 +270,9 @@ impl Nat {
             mappings: self.mappings.len() as u64,
             subscribers: self.subscribers.len() as u64,
             table_bytes: (self.table.bytes() + self.tails.len() * size_of::<Tail>()) as u64,
+            rests_cut_short: self.rests.cut_short,
+            events: self.events.counts(),
+            events_lost: self.events.lost(),
         }
     }
 

@@ -5,8 +5,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::claims::Claims;
-use crate::directory::Directory;
+use crate::address::{PublicAddress, REMOTE_DNS};
 use crate::endpoint::Protocol;
 
 /// Index of a pool; dense, fixed for the life of the process.
@@ -263,6 +262,34 @@ impl Default for PoolSettings {
 }
 
 impl PoolSettings {
+    /// The region that DNS queries are scattered over, if the settings have one that makes sense: mappings
+    /// depend on the remote, and beside the region there is room for a block.
+    pub fn scatter_region(&self) -> Option<RangeInclusive<u16>> {
+        let region = &self.scatter.as_ref()?.ports;
+        let within = self.ports.contains(region.start()) && self.ports.contains(region.end());
+        let size = u32::from(self.block_size);
+        // Whether a whole block lies from the one port up to, and without, the other.
+        let has_block = |from: u16, to: u32| to / size > u32::from(from).div_ceil(size);
+        let above = region.end().checked_add(1);
+        let beside = has_block(*self.ports.start(), u32::from(*region.start()))
+            || above.is_some_and(|from| has_block(from, u32::from(*self.ports.end()) + 1));
+        let sensible = self.mapping == Behavior::AddressAndPortDependent && within && beside;
+        sensible.then(|| region.clone())
+    }
+
+    /// Whether flows of `protocol` to port `remote` are scattered, where there is a region.
+    pub(crate) fn scatters(&self, protocol: Protocol, remote: u16) -> bool {
+        self.scatter.is_some() && protocol == Protocol::Udp && remote == REMOTE_DNS
+    }
+
+    /// How many ports at rest a pool of `addresses` has at most (RFC 6888 REQ-8.1).
+    pub(crate) fn max_resting(&self, addresses: usize) -> u64 {
+        let quarter = addresses as u64 * self.ports.len() as u64 / 4;
+        self.hold_down.max_ports.map_or(quarter, u64::from)
+    }
+}
+
+impl PoolSettings {
     /// The default profile: few addresses carry many flows; nobody but the addressed remote can send in.
     pub fn high_density() -> Self {
         const fn secs(s: u64) -> Duration {
@@ -282,7 +309,7 @@ impl PoolSettings {
             block_size: 64,
             parity: false,
             preserve: false,
-            scatter: None,
+            scatter: Some(Scatter { ports: 57_344..=u16::MAX, rest: secs(2) }),
             quota: Quota {
                 blocks: 32,
                 blocks_soft: None,
@@ -343,17 +370,6 @@ impl PoolSettings {
     }
 }
 
-/// A public address and who holds its port blocks; shared by all workers.
-#[derive(Debug)]
-pub struct PublicAddress {
-    /// The address.
-    pub addr: Ipv4Addr,
-    /// Its blocks.
-    pub directory: Directory,
-    /// Who uses it in protocols without ports.
-    pub claims: Claims,
-}
-
 /// Public addresses that are given out under one set of settings.
 #[derive(Clone, Debug)]
 pub struct Pool {
@@ -368,21 +384,6 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// A pool of `addresses` that have no blocks: nothing is given out of it, fixed mappings use it.
-    pub fn fixed(
-        id: PoolId,
-        name: impl Into<String>,
-        settings: PoolSettings,
-        addresses: impl IntoIterator<Item = Ipv4Addr>,
-    ) -> Self {
-        let address = |addr| {
-            let directory = Directory::new(1..=0, settings.block_size);
-            Arc::new(PublicAddress { addr, directory, claims: Claims::default() })
-        };
-        let addresses = addresses.into_iter().map(address).collect();
-        Self { id, name: name.into(), settings, addresses }
-    }
-
     /// A pool of `addresses`, all of whose blocks are free.
     pub fn new(
         id: PoolId,
@@ -390,14 +391,43 @@ impl Pool {
         settings: PoolSettings,
         addresses: impl IntoIterator<Item = Ipv4Addr>,
     ) -> Self {
+        let addresses = addresses.into_iter().map(|addr| (addr, Vec::new()));
+        Self::with_reserved(id, name, settings, addresses)
+    }
+
+    /// The same; beside each address the ports on it that are never given out, because they are forwarded.
+    pub fn with_reserved(
+        id: PoolId,
+        name: impl Into<String>,
+        settings: PoolSettings,
+        addresses: impl IntoIterator<Item = (Ipv4Addr, Vec<RangeInclusive<u16>>)>,
+    ) -> Self {
         let addresses = addresses
             .into_iter()
-            .map(|addr| {
-                let directory = Directory::new(settings.ports.clone(), settings.block_size);
-                Arc::new(PublicAddress { addr, directory, claims: Claims::default() })
-            })
+            .map(|(addr, reserved)| Arc::new(PublicAddress::new(addr, &settings, &reserved)))
             .collect();
         Self { id, name: name.into(), settings, addresses }
+    }
+
+    /// A pool whose addresses have no blocks: nothing is given out of it, fixed mappings use it.
+    pub fn fixed(
+        id: PoolId,
+        name: impl Into<String>,
+        settings: PoolSettings,
+        addresses: impl IntoIterator<Item = Ipv4Addr>,
+    ) -> Self {
+        let addresses =
+            addresses.into_iter().map(|addr| Arc::new(PublicAddress::fixed(addr))).collect();
+        Self { id, name: name.into(), settings, addresses }
+    }
+
+    /// Blocks held now, and blocks, of ports from 1024 on.
+    pub fn fill(&self) -> (u64, u64) {
+        let count = |(held, all): (u64, u64), address: &Arc<PublicAddress>| {
+            let directory = &address.directory;
+            (held + u64::from(directory.held()), all + u64::from(directory.blocks()))
+        };
+        self.addresses.iter().fold((0, 0), count)
     }
 
     /// Gives back the claim of a session without ports that has ended.

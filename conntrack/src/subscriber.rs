@@ -2,15 +2,23 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ahash::RandomState;
 
-use crate::block::PortBlock;
+use crate::address::PortClass;
+use crate::block::{PortBlock, Returned};
 use crate::directory::{BlockNumber, Holder};
-use crate::endpoint::{Endpoint, FlowKey, Protocol};
-use crate::pool::{Pool, PoolId};
+use crate::endpoint::{Endpoint, FlowKey, Protocol, Realm};
+use crate::events::Told;
+use crate::limits::Bucket;
+use crate::pool::{Pool, PoolId, Pooling};
+use crate::tcp::State;
 use crate::time::Timestamp;
+
+/// A subscriber without sessions in a pool gives its last block there back after this time.
+pub(crate) const KEEP_LAST_BLOCK: Duration = Duration::from_secs(60);
 
 /// Blocks given back lately that a subscriber asks for first, so that a flow count that swings about a
 /// block boundary doesn't spread rests over the pool.
@@ -19,9 +27,43 @@ const RECENT_BLOCKS: usize = 4;
 /// Why a subscriber gets no further block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoBlock {
+    /// It has as many as it may have.
     Quota,
+    /// It has as many ports of the protocol in use as it may have.
+    Ports,
+    /// There is none.
     Exhausted,
 }
+
+/// A block that a subscriber took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Claimed {
+    /// Index of its address in the pool.
+    pub(crate) address: u16,
+    /// The subscriber is paired with another address.
+    pub(crate) spilled: bool,
+}
+
+/// What of a holding is still needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Settled {
+    /// Something, until this time at least.
+    Keep(Timestamp),
+    /// Nothing.
+    Forget,
+}
+
+/// A session as it ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended {
+    pub(crate) protocol: Protocol,
+    pub(crate) public: Endpoint,
+    pub(crate) state: State,
+    /// Another one is about to take its place.
+    pub(crate) replaced: bool,
+}
+
+type Place = (u16, BlockNumber, PortClass);
 
 /// Remotes that a subscriber was refused a port for, and that are remembered at once.
 const REFUSED_REMOTES: usize = 8;
@@ -45,9 +87,19 @@ pub(crate) struct Holding {
     anchor: Option<u16>,
     pub(crate) blocks: Vec<PortBlock>,
     pub(crate) sessions: u32,
+    /// TCP sessions before the handshake is complete, by the realm of who opened them: strangers use up
+    /// nothing of what the pod may open.
+    pub(crate) half_open: [u32; 2],
+    /// Ports in use, by protocol.
+    pub(crate) ports: [u32; 3],
+    /// New sessions a second, by the same.
+    pub(crate) buckets: [Bucket; 2],
+    /// Events about soft and hard limits.
+    pub(crate) told_soft: Told,
+    pub(crate) told_hard: Told,
     /// When the last session ended; meaningful while there is none.
     pub(crate) idle_since: Timestamp,
-    recent: VecDeque<(u16, BlockNumber)>,
+    recent: VecDeque<Place>,
     /// Remotes for which no port was found lately.
     refused: VecDeque<RefusedLately>,
 }
@@ -59,6 +111,11 @@ impl Holding {
             anchor: None,
             blocks: Vec::new(),
             sessions: 0,
+            half_open: [0; 2],
+            ports: [0; 3],
+            buckets: [Bucket::default(); 2],
+            told_soft: Told::default(),
+            told_hard: Told::default(),
             idle_since: Timestamp::default(),
             recent: VecDeque::new(),
             refused: VecDeque::new(),
@@ -66,7 +123,7 @@ impl Holding {
     }
 
     /// Whether there is nothing to remember.
-    pub(crate) fn is_bare(&self) -> bool {
+    fn is_bare(&self) -> bool {
         self.sessions == 0 && self.blocks.is_empty() && self.anchor.is_none()
     }
 
@@ -88,40 +145,109 @@ impl Holding {
         self.refused.push_back(RefusedLately { protocol, remote, until, why });
     }
 
+    /// Index of the address that the subscriber is paired with.
+    pub(crate) fn anchor(&self) -> Option<u16> {
+        self.anchor
+    }
+
+    /// Pairs the subscriber with an address, if it is not paired yet (RFC 4787 REQ-2, RFC 6888 REQ-2: one
+    /// address for all protocols).
+    pub(crate) fn pair_with(&mut self, pool: &Pool, address: u16, now: Timestamp) {
+        if pool.settings.pooling == Pooling::Paired && self.anchor.is_none() {
+            self.anchor = Some(address);
+            self.idle_since = now;
+        }
+    }
+
+    fn may_claim(&self, pool: &Pool, class: PortClass) -> bool {
+        // Low blocks are counted apart: they are too small to be worth a block each.
+        let held = self.blocks.iter().filter(|block| block.class == class).count();
+        held < pool.settings.quota.blocks as usize
+    }
+
     /// Takes one more block; the new block is the last of `blocks`.
     pub(crate) fn claim(
         &mut self,
         pool: &Pool,
+        class: PortClass,
         holder: Holder,
         random: u64,
         now: Timestamp,
-    ) -> Result<(), NoBlock> {
-        if self.blocks.len() >= pool.settings.quota.blocks as usize {
+    ) -> Result<Claimed, NoBlock> {
+        if !self.may_claim(pool, class) {
             return Err(NoBlock::Quota);
         }
-        let (address, number) = self
-            .reclaim(pool, holder, now)
-            .or_else(|| self.claim_fresh(pool, holder, random, now))
+        let place = self
+            .reclaim(pool, class, holder, now)
+            .or_else(|| self.claim_fresh(pool, class, holder, random, now))
             .ok_or(NoBlock::Exhausted)?;
-        self.anchor.get_or_insert(address);
-        self.idle_since = now;
-        self.refused.clear();
-        let directory = &pool.addresses[usize::from(address)].directory;
-        let first = *directory.ports(number).start();
-        self.blocks.push(PortBlock::new(address, number, first, pool.settings.block_size));
-        Ok(())
+        Ok(self.take(pool, place, now))
     }
 
+    /// Takes the very block where `port` is, on the subscriber's address, if it can be had.
+    pub(crate) fn claim_port(
+        &mut self,
+        pool: &Pool,
+        port: u16,
+        holder: Holder,
+        random: u64,
+        now: Timestamp,
+    ) -> Option<Claimed> {
+        let place = self.addresses(pool, random, false).find_map(|address| {
+            let public = &pool.addresses[usize::from(address)];
+            let class = public.class_of(port);
+            let directory = public.blocks(class);
+            let number = directory.block_of(port);
+            let won = self.may_claim(pool, class)
+                && !public.is_reserved(port)
+                && directory.claim_block(number, holder, now);
+            won.then_some((address, number, class))
+        })?;
+        Some(self.take(pool, place, now))
+    }
+
+    fn take(&mut self, pool: &Pool, (address, number, class): Place, now: Timestamp) -> Claimed {
+        self.pair_with(pool, address, now);
+        self.idle_since = now;
+        self.refused.clear();
+        let rests = !pool.settings.hold_down.port.is_zero();
+        self.blocks.push(pool.addresses[usize::from(address)].block(address, number, class, rests));
+        Claimed { address, spilled: self.anchor.is_some_and(|anchor| anchor != address) }
+    }
+
+    /// The addresses where the subscriber may have ports, its own one first. `spills`: others too, where
+    /// the pool says so.
+    fn addresses(
+        &self,
+        pool: &Pool,
+        random: u64,
+        spills: bool,
+    ) -> impl Iterator<Item = u16> + use<> {
+        let count = pool.addresses.len();
+        let start = self.anchor.map_or((random >> 32) as usize % count.max(1), usize::from);
+        // Paired pooling: other addresses only for who has none yet, or where the pool spills
+        // (RFC 7857 section 4).
+        let reach = match self.anchor {
+            Some(_) if !(spills && pool.settings.spill) => count.min(1),
+            _ => count,
+        };
+        (0..reach).map(move |i| ((start + i) % count) as u16)
+    }
+
+    /// A block that the subscriber has given back lately.
     fn reclaim(
         &mut self,
         pool: &Pool,
+        class: PortClass,
         holder: Holder,
         now: Timestamp,
-    ) -> Option<(u16, BlockNumber)> {
-        while let Some((address, number)) = self.recent.pop_back() {
-            let directory = &pool.addresses.get(usize::from(address))?.directory;
-            if directory.claim_block(number, holder, now) {
-                return Some((address, number));
+    ) -> Option<Place> {
+        while let Some(at) = self.recent.iter().rposition(|place| place.2 == class) {
+            let place = self.recent.remove(at)?;
+            let directory = pool.addresses.get(usize::from(place.0))?.blocks(class);
+            let in_reach = pool.settings.spill || self.anchor.is_none_or(|a| a == place.0);
+            if in_reach && directory.claim_block(place.1, holder, now) {
+                return Some(place);
             }
         }
         None
@@ -130,18 +256,15 @@ impl Holding {
     fn claim_fresh(
         &self,
         pool: &Pool,
+        class: PortClass,
         holder: Holder,
         random: u64,
         now: Timestamp,
-    ) -> Option<(u16, BlockNumber)> {
-        let count = pool.addresses.len();
-        let start = self.anchor.map_or((random >> 32) as usize % count.max(1), usize::from);
-        // Paired pooling: other addresses only for who has none yet, or where the pool spills
-        // (RFC 6888 section 3, RFC 7857 section 4).
-        let reach = if self.anchor.is_some() && !pool.settings.spill { 1 } else { count };
-        (0..reach).map(|i| (start + i) % count).find_map(|address| {
-            let directory = &pool.addresses[address].directory;
-            directory.claim(holder, random, now).map(|number| (address as u16, number))
+    ) -> Option<Place> {
+        self.addresses(pool, random, true).find_map(|address| {
+            let directory = pool.addresses[usize::from(address)].blocks(class);
+            let number = directory.claim(holder, random, now)?;
+            Some((address, number, class))
         })
     }
 
@@ -153,28 +276,67 @@ impl Holding {
         })
     }
 
-    /// Counts one session less on `public`, and gives a block back when two are empty.
-    pub(crate) fn end_session(
+    /// Counts one more session, opened from `opener`.
+    pub(crate) fn count_begin(&mut self, state: State, opener: Realm) {
+        self.sessions += 1;
+        self.half_open[opener as usize] += u32::from(state.is_opening());
+    }
+
+    /// Counts one session less.
+    pub(crate) fn count_end(&mut self, state: State, opener: Realm, now: Timestamp) {
+        self.sessions = self.sessions.saturating_sub(1);
+        let half_open = &mut self.half_open[opener as usize];
+        *half_open = half_open.saturating_sub(state.is_opening().into());
+        self.refused.clear();
+        self.idle_since = now;
+    }
+
+    /// Counts one more session on the port `public`.
+    pub(crate) fn use_port(&mut self, pool: &Pool, protocol: Protocol, public: Endpoint) {
+        let Some(block) = self.block_of(pool, public) else { return };
+        if self.blocks[block].use_port(protocol, public.port)
+            && let Some(index) = protocol.index()
+        {
+            self.ports[index] += 1;
+        }
+    }
+
+    /// Counts one session less on its port, and gives a block back when two are empty, unless the port is
+    /// needed at once. The time until which the port rests, if it does.
+    pub(crate) fn return_port(
         &mut self,
         pool: &Pool,
-        protocol: Protocol,
-        public: Endpoint,
+        ended: Ended,
         holder: Holder,
         now: Timestamp,
-    ) {
-        self.count_end(now);
-        let Some(index) = self.block_of(pool, public) else { return };
-        self.blocks[index].return_port(protocol, public.port);
-        if self.blocks[index].is_empty() && self.blocks.iter().filter(|b| b.is_empty()).count() > 1
+    ) -> Option<Timestamp> {
+        let index = self.block_of(pool, ended.public)?;
+        // RFC 6888 REQ-8a: not after a close that was followed to its end.
+        let closed = ended.protocol == Protocol::Tcp && ended.state.is_over();
+        let rest = if closed { Duration::ZERO } else { pool.settings.hold_down.port };
+        let block = &mut self.blocks[index];
+        let returned = block.return_port(ended.protocol, ended.public.port, now + rest, now);
+        let empty = block.is_empty();
+        if returned != Returned::InUse
+            && let Some(protocol) = ended.protocol.index()
         {
+            self.ports[protocol] = self.ports[protocol].saturating_sub(1);
+        }
+        let surplus = empty && !ended.replaced;
+        if surplus && self.blocks.iter().filter(|block| block.is_empty()).count() > 1 {
             self.release(pool, index, holder, now);
+        }
+        match returned {
+            Returned::Rests(until) => Some(until),
+            Returned::InUse | Returned::Free => None,
         }
     }
 
     /// Index of the address for a flow that needs no block: the one the subscriber is paired with, or for
     /// who has none yet one that has room for blocks as well.
     pub(crate) fn address_without_block(&self, pool: &Pool, random: u64) -> Option<u16> {
-        if self.anchor.is_some() {
+        // Without pairing there is no such address.
+        if pool.settings.pooling == Pooling::Paired && self.anchor.is_some() {
             return self.anchor;
         }
         let count = pool.addresses.len();
@@ -188,34 +350,47 @@ impl Holding {
         found.map(|index| index as u16)
     }
 
-    /// Pairs the subscriber with an address, if it has none yet.
-    pub(crate) fn pair(&mut self, address: u16) {
-        self.anchor.get_or_insert(address);
-    }
-
-    /// Counts one session less.
-    pub(crate) fn count_end(&mut self, now: Timestamp) {
-        self.sessions = self.sessions.saturating_sub(1);
-        self.refused.clear();
-        self.idle_since = now;
-    }
-
     fn release(&mut self, pool: &Pool, index: usize, holder: Holder, now: Timestamp) {
         let block = self.blocks.swap_remove(index);
-        let directory = &pool.addresses[usize::from(block.address)].directory;
+        let directory = pool.addresses[usize::from(block.address)].blocks(block.class);
         directory.release(block.number, holder, pool.settings.hold_down.block, now);
         if self.recent.len() == RECENT_BLOCKS {
             self.recent.pop_front();
         }
-        self.recent.push_back((block.address, block.number));
+        self.recent.push_back((block.address, block.number, block.class));
     }
 
-    /// Gives every empty block back.
-    pub(crate) fn release_empty(&mut self, pool: &Pool, holder: Holder, now: Timestamp) {
+    /// Gives empty blocks back, all but `keep`.
+    fn release_empty(&mut self, pool: &Pool, keep: usize, holder: Holder, now: Timestamp) {
+        let empty = self.blocks.iter().filter(|block| block.is_empty()).count();
+        let mut surplus = empty.saturating_sub(keep);
         for index in (0..self.blocks.len()).rev() {
-            if self.blocks[index].is_empty() {
+            if surplus > 0 && self.blocks[index].is_empty() {
                 self.release(pool, index, holder, now);
+                surplus -= 1;
             }
+        }
+    }
+
+    /// Gives back what has been idle for long. `Keep`: when to look again; a port that rests, or a session
+    /// that ends, makes itself heard.
+    pub(crate) fn settle(&mut self, pool: &Pool, holder: Holder, now: Timestamp) -> Settled {
+        if self.sessions > 0 {
+            self.release_empty(pool, 1, holder, now);
+            return Settled::Keep(Timestamp::NEVER);
+        }
+        let (last_block, linger) =
+            (self.idle_since + KEEP_LAST_BLOCK, self.idle_since + pool.settings.linger);
+        if now < last_block && !self.blocks.is_empty() {
+            return Settled::Keep(last_block);
+        }
+        self.release_empty(pool, 0, holder, now);
+        if !self.blocks.is_empty() {
+            Settled::Keep(Timestamp::NEVER)
+        } else if now < linger {
+            Settled::Keep(linger)
+        } else {
+            Settled::Forget
         }
     }
 }
@@ -236,6 +411,11 @@ pub(crate) struct Subscriber {
 }
 
 impl Subscriber {
+    /// Whether there is nothing to remember.
+    pub(crate) fn is_bare(&self) -> bool {
+        self.sessions == 0 && self.holdings.iter().all(Holding::is_bare)
+    }
+
     /// What it holds in `pool`; starts empty.
     pub(crate) fn holding_mut(&mut self, pool: PoolId) -> &mut Holding {
         let index = self.holdings.iter().position(|h| h.pool == pool).unwrap_or_else(|| {
@@ -243,6 +423,18 @@ impl Subscriber {
             self.holdings.len() - 1
         });
         &mut self.holdings[index]
+    }
+
+    /// Whether it holds a block on an address other than `public`.
+    pub(crate) fn has_other_address(&self, public: Ipv4Addr, pools: &[Arc<Pool>]) -> bool {
+        self.holdings.iter().any(|holding| {
+            let addresses = pools.get(holding.pool.index()).map(|pool| &pool.addresses);
+            let other = |block: &PortBlock| {
+                let address = addresses.and_then(|all| all.get(usize::from(block.address)));
+                address.is_some_and(|address| address.addr != public)
+            };
+            holding.blocks.iter().any(other)
+        })
     }
 }
 
@@ -292,6 +484,10 @@ impl Subscribers {
         };
         self.by_addr.insert(addr, number);
         number
+    }
+
+    pub(crate) fn get(&self, number: u32) -> &Subscriber {
+        &self.all[number as usize]
     }
 
     pub(crate) fn get_mut(&mut self, number: u32) -> &mut Subscriber {

@@ -73,6 +73,11 @@ impl SessionTable {
         self.sessions.len() - self.free.len()
     }
 
+    /// As many sessions as there may be.
+    pub(crate) fn max(&self) -> usize {
+        self.max
+    }
+
     pub(crate) fn is_full(&self) -> bool {
         self.len() >= self.max
     }

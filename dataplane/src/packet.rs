@@ -9,7 +9,8 @@ use crate::drop_reason::DropReason;
 use crate::interface::Mac;
 pub use crate::wire::icmp::Query;
 use crate::wire::{
-    EtherType, Ethernet, Icmp, Ipv4, Malformed, Quoted, Tcp, Udp, checksum, ethernet, tcp, udp,
+    EtherType, Ethernet, FragmentField, Icmp, Ipv4, Malformed, Quoted, Tcp, Udp, checksum,
+    ethernet, tcp, udp,
 };
 
 impl From<Malformed> for DropReason {
@@ -53,6 +54,10 @@ pub enum Transport {
     Icmp(Query),
     /// An ICMP error about this packet.
     Error(Quote),
+    /// A later fragment: it has no transport header, and its ports are not known yet.
+    Later(Protocol),
+    /// A later fragment with the ports of its datagram's first one.
+    Resolved(Protocol),
     /// Not translated, for this reason: only exempt traffic may be it.
     Refused(DropReason),
 }
@@ -72,6 +77,10 @@ pub struct Packet {
     pub len: u16,
     /// Time to live on arrival.
     pub ttl: u8,
+    /// Flags and fragment offset.
+    pub fragment: FragmentField,
+    /// Identification on arrival.
+    pub id: u16,
 }
 
 impl Content {
@@ -108,9 +117,11 @@ impl Packet {
             l4: (ethernet::HEADER + ip.header_len()) as u16,
             len: ip.total_len(),
             ttl: ip.ttl(),
+            fragment: ip.fragment(),
+            id: ip.id(),
         };
-        if ip.is_fragment() {
-            packet.transport = Transport::Refused(DropReason::Fragment);
+        if packet.fragment.is_fragment() {
+            packet.parse_fragment(Protocol::from_number(ip.protocol()), payload)?;
             return Ok(packet);
         }
         match Protocol::from_number(ip.protocol()) {
@@ -120,6 +131,42 @@ impl Packet {
             Protocol::Other(_) => {}
         }
         Ok(packet)
+    }
+
+    /// A part of a datagram. It must be one that a sender or router can have made (RFC 791), and neither
+    /// leave the transport header in pieces nor overwrite it (RFC 1858, RFC 3128; RFC 6146 section 3.4).
+    fn parse_fragment(&mut self, protocol: Protocol, payload: &[u8]) -> Result<(), DropReason> {
+        let (offset, more) = (self.fragment.offset(), self.fragment.more());
+        let end = usize::from(self.l4) - ethernet::HEADER + usize::from(offset) + payload.len();
+        if payload.is_empty()
+            || more && !payload.len().is_multiple_of(8)
+            || end > usize::from(u16::MAX)
+        {
+            return Err(DropReason::Malformed);
+        }
+        match (protocol, offset) {
+            (Protocol::Other(_), _) => {}
+            (Protocol::Tcp, 8 | 16) => return Err(DropReason::FragmentTiny),
+            (Protocol::Tcp, 0) => {
+                Tcp::new_checked(payload).map_err(|_| DropReason::FragmentTiny)?;
+                self.parse_tcp(payload)?;
+            }
+            (Protocol::Udp, 0) => {
+                let udp = Udp::new_header(payload).map_err(|_| DropReason::FragmentTiny)?;
+                self.transport = Transport::Udp;
+                self.set_ports(udp.src_port(), udp.dst_port())?;
+            }
+            (Protocol::Icmp, 0) => {
+                let icmp = Icmp::new_checked(payload).map_err(|_| DropReason::FragmentTiny)?;
+                // An error's checksum, and what it quotes, are in the other fragments as well.
+                match icmp.query() {
+                    Some(_) => self.parse_icmp(payload)?,
+                    None => self.transport = Transport::Refused(DropReason::Fragment),
+                }
+            }
+            _ => self.transport = Transport::Later(protocol),
+        }
+        Ok(())
     }
 
     fn set_ports(&mut self, src: u16, dst: u16) -> Result<(), DropReason> {
@@ -164,7 +211,27 @@ impl Packet {
             Transport::Tcp(_) => Some(Protocol::Tcp),
             Transport::Udp => Some(Protocol::Udp),
             Transport::Icmp(_) | Transport::Error(_) => Some(Protocol::Icmp),
+            Transport::Later(protocol) | Transport::Resolved(protocol) => Some(protocol),
             Transport::Refused(_) => None,
+        }
+    }
+
+    /// Whether this is a fragment other than the first of its datagram.
+    pub fn is_later_fragment(&self) -> bool {
+        self.fragment.offset() != 0
+    }
+
+    /// The ports of the datagram that this belongs to, or `None` for a later fragment that does not know.
+    pub(crate) fn ports(&self) -> Option<(u16, u16)> {
+        let known = !matches!(self.transport, Transport::Later(_));
+        known.then_some((self.src.port, self.dst.port))
+    }
+
+    /// Tells a later fragment its ports.
+    pub(crate) fn resolve(&mut self, (src, dst): (u16, u16)) {
+        if let Transport::Later(protocol) = self.transport {
+            self.transport = Transport::Resolved(protocol);
+            (self.src.port, self.dst.port) = (src, dst);
         }
     }
 
@@ -211,6 +278,8 @@ impl Packet {
             Transport::Tcp(_) => Ok(self.key(Protocol::Tcp, realm)),
             Transport::Udp => Ok(self.key(Protocol::Udp, realm)),
             Transport::Icmp(_) => Ok(self.key(Protocol::Icmp, realm)),
+            Transport::Later(_) => Err(DropReason::Fragment),
+            Transport::Resolved(protocol) => Ok(self.key(protocol, realm)),
         }
     }
 
@@ -258,6 +327,11 @@ impl Packet {
         &frame[usize::from(self.l4)..ethernet::HEADER + usize::from(self.len)]
     }
 
+    /// Length of the transport header and what follows.
+    pub(crate) fn payload_len(&self) -> u16 {
+        ethernet::HEADER as u16 + self.len - self.l4
+    }
+
     /// Lowers the time to live by one and changes nothing else.
     pub fn decrement_ttl(&self, frame: &mut [u8]) -> Result<(), DropReason> {
         Ipv4::new_checked(self.ip_mut(frame))?.decrement_ttl();
@@ -279,15 +353,24 @@ impl Packet {
         let (src, dst, delta) = (rewrite.src.port, rewrite.dst.port, rewrite.payload);
         match self.transport {
             Transport::Tcp(_) => Tcp::new_checked(payload)?.set_ports(src, dst, delta),
-            Transport::Udp => Udp::new_checked(payload)?.set_ports(src, dst, delta),
+            Transport::Udp => Udp::new_header(payload)?.set_ports(src, dst, delta),
             Transport::Icmp(query) => {
                 let identifier = if query.asks() { src } else { dst };
                 Icmp::new_checked(payload)?.set_identifier(identifier, delta);
             }
             // Has two rewrites, see `translate_error`.
             Transport::Error(_) => return Err(DropReason::IcmpQuote),
+            // What follows the IP header of a later fragment is payload.
+            Transport::Resolved(_) => {}
+            Transport::Later(_) => return Err(DropReason::Fragment),
             Transport::Refused(reason) => return Err(reason),
         }
+        Ok(())
+    }
+
+    /// Replaces the identification.
+    pub(crate) fn set_id(&self, frame: &mut [u8], id: u16) -> Result<(), DropReason> {
+        Ipv4::new_checked(self.ip_mut(frame))?.set_id(id);
         Ok(())
     }
 
@@ -321,6 +404,9 @@ impl Packet {
         if (now.src, now.dst) != arrived {
             now.translate(frame, &Rewrite::new(protocol, (now.src, now.dst), arrived))?;
         }
+        if now.id != self.id {
+            now.set_id(frame, self.id)?;
+        }
         if now.ttl < self.ttl {
             Ipv4::new_checked(now.ip_mut(frame))?.restore_ttl();
         }
@@ -336,6 +422,10 @@ impl Packet {
             Transport::Udp => (17, udp::CHECKSUM),
             _ => return false,
         };
+        // The checksum covers bytes that are elsewhere.
+        if self.fragment.is_fragment() {
+            return false;
+        }
         let payload = self.payload_mut(frame);
         let pseudo =
             checksum::pseudo_header(self.src.addr, self.dst.addr, number, payload.len() as u16);

@@ -30,6 +30,9 @@ impl From<Refusal> for DropReason {
             Refusal::NotSyn => Self::TcpNotSyn,
             Refusal::QuotaBlocks => Self::QuotaBlocks,
             Refusal::QuotaSessions => Self::QuotaSessions,
+            Refusal::QuotaHalfOpen => Self::QuotaHalfOpen,
+            Refusal::QuotaPorts => Self::QuotaPorts,
+            Refusal::QuotaRate => Self::QuotaRate,
             Refusal::PoolExhausted => Self::PoolExhausted,
             Refusal::TableFull => Self::TableFull,
             Refusal::NoMapping => Self::NoSession,
@@ -72,6 +75,10 @@ impl<I: PacketIo> Worker<I> {
             (Action::Pool(pool), Realm::Internal) => pool,
         };
         let key = packet.flow_key(realm)?;
+        // Only who has a transport header opens a session.
+        if packet.is_later_fragment() {
+            return Err(DropReason::Fragment);
+        }
         // A flow that has no way out takes no port.
         self.may_leave(self.way_to(packet.dst.addr), realm, packet)?;
         match self.nat.open(&key, Admission { pool, rule }, packet.segment(), now) {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use conntrack::EventKind;
 use dataplane::IcmpError;
 use dataplane::counters::{Counter, WorkerCounters};
 use prometheus_client::collector::Collector;
@@ -41,6 +42,7 @@ impl Collector for Export {
         self.packets(&mut families)?;
         self.drops(&mut families)?;
         self.errors(&mut families)?;
+        self.events(&mut families)?;
         self.sessions(&mut families)?;
         self.pools(&mut families)?;
         self.workers(&mut families)
@@ -124,6 +126,15 @@ impl Export {
         )
     }
 
+    fn events(&self, families: &mut Families<'_>) -> fmt::Result {
+        let samples: Vec<_> = EventKind::NAMES
+            .iter()
+            .enumerate()
+            .map(|(kind, name)| ([("kind", *name)], self.shared.sum(|w| &w.events[kind])))
+            .collect();
+        families.counter("limit_events", "Limits near or reached, by kind", &labelled(&samples))
+    }
+
     fn sessions(&self, families: &mut Families<'_>) -> fmt::Result {
         families.plain_gauge(
             "sessions_maximum",
@@ -171,7 +182,8 @@ type Of = fn(&WorkerCounters) -> &Counter;
 const GAUGES: &[(&str, &str, Of)] = &[
     ("sessions", "Sessions now", |w| &w.sessions),
     ("subscribers", "Subscribers now", |w| &w.subscribers),
-    ("held_packets", "Packets that wait for a next hop", |w| &w.held),
+    ("held_packets", "Packets that wait for a next hop or a first fragment", |w| &w.held),
+    ("fragmented_datagrams", "Datagrams whose fragments are followed", |w| &w.fragmented_datagrams),
     ("frames_free", "Frames in the worker's free list", |w| &w.frames_free),
     ("frames_in_kernel", "Frames with the kernel", |w| &w.frames_in_kernel),
 ];
@@ -190,8 +202,11 @@ const COUNTERS: &[(&str, &str, Of)] = &[
     ("taken_over_packets", "Packets taken from other workers", |w| &w.taken_over),
     ("slow_path_packets", "Packets that took the slow path", |w| &w.slow_path),
     ("checksums_repaired", "Partial checksums computed whole", |w| &w.checksums_repaired),
+    ("fragments_sent", "Fragments made of packets that were too big", |w| &w.fragments_sent),
+    ("ip_id_reused", "Identifications given out again within 120 s", |w| &w.ip_id_reused),
     ("sessions_created", "Sessions ever created", |w| &w.sessions_created),
     ("sessions_ended", "Sessions ever ended", |w| &w.sessions_ended),
+    ("rests_cut_short", "Ports that rested for less than they should", |w| &w.rests_cut_short),
     ("busy_loops", "Loops that found packets", |w| &w.busy_loops),
     ("idle_loops", "Loops that found none", |w| &w.idle_loops),
     ("sleeps", "Times that the worker slept", |w| &w.sleeps),

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use ::dataplane::request::Notice;
 use anyhow::{Context, bail};
+use conntrack::{Event, EventKind};
 use crossbeam::channel::Receiver;
 use futures_util::FutureExt;
 use tokio::signal::unix::{SignalKind, signal};
@@ -72,7 +73,8 @@ async fn live(config: Config, source: String) -> anyhow::Result<()> {
     dataplane.start_workers()?;
     let shared = Arc::new(dataplane.shown(&config, source));
     let mut serving = std::pin::pin!(server.serve(Arc::clone(&shared)));
-    follow_notices(incoming, mirror.resolver())?;
+    let pools = config.pools.iter().map(|pool| pool.name.clone()).collect();
+    follow_notices(incoming, mirror.resolver(), pools)?;
     if [&mut terminate, &mut interrupt].into_iter().any(|s| s.recv().now_or_never().is_some()) {
         info!("told to stop before anything was attached");
         return Ok(());
@@ -124,13 +126,30 @@ fn stop(dataplane: &mut Dataplane, on_exit: OnExit) -> anyhow::Result<()> {
 }
 
 /// Passes on what workers ask, on a thread of its own: the channel's receiver blocks.
-fn follow_notices(notices: Receiver<Notice>, resolver: Resolver) -> std::io::Result<()> {
+fn follow_notices(
+    notices: Receiver<Notice>,
+    resolver: Resolver,
+    pools: Vec<String>,
+) -> std::io::Result<()> {
     let body = move || {
         for notice in notices {
             match notice {
                 Notice::Resolve(interface, address) => resolver.resolve(interface, address),
+                Notice::Event(event) => report(&event, &pools),
             }
         }
     };
     std::thread::Builder::new().name("natgate-notices".into()).spawn(body).map(drop)
+}
+
+/// One line for a limit that is near or reached (RFC 6888 REQ-11c).
+fn report(event: &Event, pools: &[String]) {
+    let pool = event.pool.and_then(|id| pools.get(id.index())).map_or("-", String::as_str);
+    let subscriber = event.subscriber.map_or_else(|| "-".to_owned(), |addr| addr.to_string());
+    let of = match event.kind {
+        EventKind::QuotaSoft(limit) | EventKind::QuotaExhausted(limit) => limit.name(),
+        _ => "-",
+    };
+    let (kind, used, limit) = (event.kind.name(), event.used, event.limit);
+    warn!(kind, pool, subscriber, of, used, limit, "a limit is near or reached");
 }

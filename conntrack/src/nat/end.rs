@@ -2,18 +2,31 @@
 
 use std::net::Ipv4Addr;
 
-use super::{KEEP_ANCHOR, KEEP_LAST_BLOCK, Nat};
+use super::Nat;
 use crate::directory::Holder;
 use crate::mapping::Left;
+use crate::rest::Rest;
 use crate::session::{Direction, Slot, Via};
+use crate::subscriber::{Ended, KEEP_LAST_BLOCK, Settled};
 use crate::time::Timestamp;
 
 impl Nat {
     /// Ends a session: its port returns, its keys are free.
     pub(super) fn end(&mut self, slot: Slot, now: Timestamp) {
+        self.end_as(slot, false, now);
+    }
+
+    /// Ends a session whose port the next one takes: its block stays, though nobody uses it for a moment.
+    pub(super) fn end_replaced(&mut self, slot: Slot, now: Timestamp) {
+        self.end_as(slot, true, now);
+    }
+
+    fn end_as(&mut self, slot: Slot, replaced: bool, now: Timestamp) {
         let (session, owner) = (self.table.get(slot), self.table.owner(slot));
-        let (protocol, public) = (session.protocol(), session.public());
+        let (protocol, public, state) = (session.protocol(), session.public(), session.state());
+        let ended = Ended { protocol, public, state, replaced };
         let remote = session.remote().addr;
+        self.rest_tuple(slot, now);
         self.wheel.disarm(slot.number());
         self.table.remove(slot);
         self.ended += 1;
@@ -25,18 +38,21 @@ impl Nat {
         }
         let holding = subscriber.holding_mut(owner.pool);
         let pool = self.pools.get(owner.pool.index());
+        holding.count_end(state, owner.opened_by, now);
+        let mut rests = None;
         match (owner.via, pool) {
             (Via::Block | Via::Mapping(_), Some(pool)) => {
-                holding.end_session(pool, protocol, public, holder, now);
+                rests = holding.return_port(pool, ended, holder, now);
             }
-            (Via::Address, Some(pool)) => {
-                holding.count_end(now);
-                pool.release_claim(protocol, public.addr, remote);
-            }
-            (Via::Fixed, _) | (_, None) => holding.count_end(now),
+            (Via::Address, Some(pool)) => pool.release_claim(protocol, public.addr, remote),
+            (Via::Fixed, _) | (_, None) => {}
         }
         if holding.sessions == 0 {
             self.arm_idle(owner.subscriber, now + KEEP_LAST_BLOCK);
+        }
+        if let Some(until) = rests {
+            let rest = Rest { subscriber: owner.subscriber, protocol, public, until };
+            self.rest_port(owner.pool, rest, now);
         }
         if let Via::Mapping(mapping) = owner.via {
             self.leave(mapping, slot.number(), remote, owner.addressed, now);
@@ -60,7 +76,7 @@ impl Nat {
     }
 
     /// Looks at what a subscriber does not need at `due` or soon after; never later than planned before.
-    pub(super) fn arm_idle(&mut self, number: u32, due: Timestamp) {
+    pub(crate) fn arm_idle(&mut self, number: u32, due: Timestamp) {
         let subscriber = self.subscribers.get_mut(number);
         if due < subscriber.settle_at {
             subscriber.settle_at = due;
@@ -85,6 +101,8 @@ impl Nat {
                 self.arm(slot, now);
             }
         }
+        self.wake_all_ports(now, &mut budget);
+        self.scatter_rests.sweep(now, &mut budget);
         while let Some(number) = self.idle.pop(now.as_secs() as u32, &mut budget) {
             self.settle_idle(number, now);
         }
@@ -97,24 +115,17 @@ impl Nat {
         subscriber.settle_at = Timestamp::NEVER;
         let holder = Holder { subscriber: subscriber.addr, worker: self.worker };
         let mut next = Timestamp::NEVER;
-        for holding in subscriber.holdings.iter_mut().filter(|h| h.sessions == 0) {
-            let Some(pool) = self.pools.get(holding.pool.index()) else { continue };
-            let due = holding.idle_since + KEEP_LAST_BLOCK;
-            if now >= due {
-                holding.release_empty(pool, holder, now);
-            } else if !holding.blocks.is_empty() {
-                next = next.min(due);
+        let pools = &self.pools;
+        subscriber.holdings.retain_mut(|holding| {
+            let Some(pool) = pools.get(holding.pool.index()) else { return true };
+            match holding.settle(pool, holder, now) {
+                Settled::Keep(due) => next = next.min(due),
+                Settled::Forget => return false,
             }
-        }
-        if subscriber.sessions == 0 {
-            let due = subscriber.idle_since + KEEP_ANCHOR;
-            // A block that a refused flow has claimed may be younger than the last session.
-            if now >= due && subscriber.holdings.iter().all(|h| h.blocks.is_empty()) {
-                return self.forget(number);
-            }
-            if now < due {
-                next = next.min(due);
-            }
+            true
+        });
+        if subscriber.is_bare() {
+            return self.forget(number);
         }
         if next < Timestamp::NEVER {
             self.arm_idle(number, next);

@@ -76,8 +76,10 @@ impl Nat {
         if verdict.renews {
             session.half_mut(slot.direction()).last_seen = now.stored();
         }
-        if verdict.state != session.state() {
+        let was = session.state();
+        if verdict.state != was {
             session.set_state(verdict.state);
+            self.note_state(slot, was, verdict.state);
             self.arm(slot, now);
         }
         if slot.direction() == Direction::Outbound && segment.flags.has(TcpFlags::SYN) {

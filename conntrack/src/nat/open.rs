@@ -3,22 +3,26 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use super::{Admission, FixedMapping, KEEP_LAST_BLOCK, Nat, Refusal};
+use super::{Admission, FixedMapping, Nat, Refusal};
 use crate::directory::Holder;
 use crate::endpoint::{Endpoint, FlowKey, Protocol, Realm};
 use crate::lease::Search;
 use crate::mapping::{Class, NewMapping};
 use crate::pool::{Pool, PoolId};
 use crate::session::{Direction, Owner, Slot, Via};
-use crate::subscriber::{Holding, NoBlock};
+use crate::subscriber::{KEEP_LAST_BLOCK, NoBlock};
 use crate::table::NotAdded;
 use crate::tcp::{Segment, State};
 use crate::time::Timestamp;
+
+/// Ports whose rest is over that a new flow wakes at most.
+const WAKE_BUDGET: u32 = 64;
 
 impl From<NoBlock> for Refusal {
     fn from(no_block: NoBlock) -> Self {
         match no_block {
             NoBlock::Quota => Self::QuotaBlocks,
+            NoBlock::Ports => Self::QuotaPorts,
             NoBlock::Exhausted => Self::PoolExhausted,
         }
     }
@@ -84,7 +88,7 @@ impl Nat {
         now: Timestamp,
     ) -> Result<Slot, Refusal> {
         let state = first_state(key, first)?;
-        self.counted(key, key.src.addr, first, now, |nat, number| {
+        self.counted((key, first), key.src.addr, admission.pool, now, |nat, number| {
             nat.open_for(number, key, admission, state, now)
         })
     }
@@ -102,8 +106,8 @@ impl Nat {
         let state = first_state(key, first)?;
         let FixedMapping { internal, public, pool, rule } = mapping;
         let outbound = outbound_key(key, internal);
-        self.counted(key, internal.addr, first, now, |nat, subscriber| {
-            nat.admitted(subscriber, pool)?;
+        self.counted((key, first), internal.addr, pool, now, |nat, subscriber| {
+            nat.admitted(subscriber, pool, state, key.realm, now)?;
             let owner = owner(subscriber, (pool, rule), Via::Fixed, key.realm, now);
             nat.add(&outbound, public, state, owner, now)
         })
@@ -132,8 +136,9 @@ impl Nat {
         }
         let state = first_state(key, first)?;
         let outbound = outbound_key(key, mapping.internal);
-        self.counted(key, mapping.internal.addr, first, now, |nat, subscriber| {
-            let pool = nat.admitted(subscriber, mapping.pool)?;
+        let (addr, pool) = (mapping.internal.addr, mapping.pool);
+        self.counted((key, first), addr, pool, now, |nat, subscriber| {
+            let pool = nat.admitted(subscriber, mapping.pool, state, key.realm, now)?;
             nat.has_room(number, &pool)?;
             let via = Via::Mapping(number);
             let owner = owner(subscriber, (mapping.pool, mapping.rule), via, key.realm, now);
@@ -141,41 +146,52 @@ impl Nat {
         })
     }
 
-    /// Opens a session for the subscriber at `internal`, and counts it, or the refusal. `open` says its
-    /// outbound slot; the result is of the direction of `key`, the packet as it arrived.
+    /// Opens a session for the subscriber at `internal` in `pool`, and counts it, or the refusal. `open` says
+    /// its outbound slot; the result is of the direction of the packet that came, with its first segment.
     fn counted(
         &mut self,
-        key: &FlowKey,
+        (key, first): (&FlowKey, Option<&Segment>),
         internal: Ipv4Addr,
-        first: Option<&Segment>,
+        pool: PoolId,
         now: Timestamp,
         open: impl FnOnce(&mut Self, u32) -> Result<Slot, Refusal>,
     ) -> Result<Slot, Refusal> {
         if self.table.is_full() && self.subscribers.find(internal).is_none() {
+            self.note_table_full(now);
             return Err(Refusal::TableFull);
         }
         let number = self.subscribers.get_or_insert(internal, now);
         let opened = open(self, number).map(|slot| arriving(slot, key.realm));
         let subscriber = self.subscribers.get_mut(number);
-        if let Ok(slot) = opened {
-            subscriber.sessions += 1;
-            subscriber.created += 1;
-            self.created += 1;
-            self.begin(slot, first, now);
-        } else {
-            subscriber.refused += 1;
-            self.settle_refused(number);
+        match opened {
+            Ok(slot) => {
+                subscriber.sessions += 1;
+                subscriber.created += 1;
+                self.created += 1;
+                self.begin(slot, first, now);
+                self.note_opened(number, pool, now);
+            }
+            Err(refusal) => {
+                subscriber.refused += 1;
+                self.note_refused(number, (pool, key.protocol), refusal, now);
+                self.settle_refused(number);
+            }
         }
         opened
     }
 
     /// The settings under which subscriber `number` may have one more session in `pool`.
-    fn admitted(&mut self, number: u32, pool: PoolId) -> Result<Arc<Pool>, Refusal> {
+    fn admitted(
+        &mut self,
+        number: u32,
+        pool: PoolId,
+        state: State,
+        opener: Realm,
+        now: Timestamp,
+    ) -> Result<Arc<Pool>, Refusal> {
         let settings = self.pools.get(pool.index()).cloned().ok_or(Refusal::PoolExhausted)?;
         let holding = self.subscribers.get_mut(number).holding_mut(pool);
-        if holding.sessions >= settings.settings.quota.sessions {
-            return Err(Refusal::QuotaSessions);
-        }
+        holding.admit(&settings.settings.quota, state, opener, now)?;
         Ok(settings)
     }
 
@@ -186,7 +202,7 @@ impl Nat {
         if subscriber.sessions > 0 {
             return;
         }
-        if subscriber.holdings.iter().all(Holding::is_bare) {
+        if subscriber.is_bare() {
             self.forget(number);
         } else {
             // A block may have been claimed before the index refused.
@@ -212,7 +228,7 @@ impl Nat {
         state: State,
         now: Timestamp,
     ) -> Result<Slot, Refusal> {
-        let pool = self.admitted(number, admission.pool)?;
+        let pool = self.admitted(number, admission.pool, state, Realm::Internal, now)?;
         if let Protocol::Other(protocol) = key.protocol {
             return self.open_portless(number, (key, protocol), admission, &pool, now);
         }
@@ -248,12 +264,26 @@ impl Nat {
         pool: &Pool,
         now: Timestamp,
     ) -> Result<Endpoint, Refusal> {
+        self.wake_ports(pool.id, now, &mut WAKE_BUDGET.clone());
         let subscriber = self.subscribers.get_mut(number);
         let holder = Holder { subscriber: subscriber.addr, worker: self.worker };
-        let random = self.secret.scramble((key, now.as_millis()));
+        // RFC 6056 section 3.3: the endpoints, the secret, and what differs from flow to flow.
+        let random = self.secret.scramble((key, now.as_millis(), self.created));
         let sharing = Class::of(&pool.settings, key.protocol).sharing;
         let (table, mappings) = (&self.table, &self.mappings);
-        let search = Search { table, mappings, sharing, pool, key, holder, random, now };
+        let search = Search {
+            table,
+            mappings,
+            sharing,
+            pool,
+            key,
+            holder,
+            random,
+            now,
+            secret: &self.secret,
+            workers: self.workers,
+            scatter_rests: &self.scatter_rests,
+        };
         let holding = subscriber.holding_mut(pool.id);
         let lease = if self.table.is_full() {
             // Before a block is claimed: a full table must not empty the pool as well.
@@ -262,10 +292,9 @@ impl Nat {
             search.lease(holding)?
         };
         if let Some(slot) = lease.replaces {
-            // Its block can't be released by this: had another block been empty, a port of that one
-            // would have been taken.
-            self.end(slot, now);
+            self.end_replaced(slot, now);
         }
+        self.note_lease(number, pool, &lease, now);
         Ok(lease.public)
     }
 
@@ -296,7 +325,7 @@ impl Nat {
         let owner = owner(number, (id, rule), Via::Address, Realm::Internal, now);
         let added = self.add(key, public, State::Open, owner, now);
         if added.is_ok() {
-            self.subscribers.get_mut(number).holding_mut(id).pair(index);
+            self.subscribers.get_mut(number).holding_mut(id).pair_with(pool, index, now);
         } else {
             address.claims.release(protocol, remote);
         }
@@ -314,12 +343,11 @@ impl Nat {
     ) -> Result<Slot, Refusal> {
         let slot = self.table.insert(outbound, public, state, owner, now)?;
         let holding = self.subscribers.get_mut(owner.subscriber).holding_mut(owner.pool);
-        holding.sessions += 1;
+        holding.count_begin(state, owner.opened_by);
         if let (Via::Block | Via::Mapping(_), Some(pool)) =
             (owner.via, self.pools.get(owner.pool.index()))
-            && let Some(block) = holding.block_of(pool, public)
         {
-            holding.blocks[block].use_port(outbound.protocol, public.port);
+            holding.use_port(pool, outbound.protocol, public);
         }
         if let Via::Mapping(mapping) = owner.via {
             self.mappings.link(mapping, slot.number(), outbound.dst.addr, owner.addressed);

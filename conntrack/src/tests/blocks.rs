@@ -34,7 +34,7 @@ fn req_6888_8_a_block_rests_before_another_subscriber_gets_it() {
 fn the_directory_finds_the_worker() {
     let pool = Pool::new(PoolId(0), "p", PoolSettings::default(), [Ipv4Addr::new(203, 0, 113, 1)]);
     let directory = &pool.addresses[0].directory;
-    assert_eq!(directory.blocks(), 1008);
+    assert_eq!(directory.blocks(), 880);
     let holder = Holder { subscriber: pod(9), worker: MAX_WORKERS as u16 - 1 };
     let block = directory.claim(holder, 12_345, secs(5)).unwrap();
     for port in directory.ports(block) {
@@ -54,20 +54,21 @@ fn the_directory_finds_the_worker() {
 // Museum: C1, C13, C14
 #[test]
 fn a_directory_can_be_claimed_dry_by_many_threads_without_a_double() {
-    let pool = Arc::new(Pool::new(PoolId(0), "p", PoolSettings::default(), [Ipv4Addr::LOCALHOST]));
+    let unscattered = PoolSettings { scatter: None, ..PoolSettings::default() };
+    let pool = Arc::new(Pool::new(PoolId(0), "p", unscattered, [Ipv4Addr::LOCALHOST]));
     let threads: Vec<_> = (0..4u16)
         .map(|worker| {
             let pool = Arc::clone(&pool);
             std::thread::spawn(move || {
                 let holder = Holder { subscriber: pod(worker as u8), worker };
                 let claim = |i: u64| pool.addresses[0].directory.claim(holder, i * 97, secs(1));
-                (0..1008).map_while(claim).collect::<Vec<_>>()
+                (0..880).map_while(claim).collect::<Vec<_>>()
             })
         })
         .collect();
     let claimed: Vec<_> = threads.into_iter().flat_map(|t| t.join().unwrap()).collect();
-    assert_eq!(claimed.len(), 1008);
-    assert_eq!(claimed.iter().collect::<HashSet<_>>().len(), 1008);
+    assert_eq!(claimed.len(), 880);
+    assert_eq!(claimed.iter().collect::<HashSet<_>>().len(), 880);
     let directory = &pool.addresses[0].directory;
     let mut ports: Vec<u16> = claimed.iter().flat_map(|&block| directory.ports(block)).collect();
     ports.sort_unstable();

@@ -159,7 +159,10 @@ fn a_refused_remote_is_refused_at_once_for_a_moment() {
 
 #[test]
 fn a_refusal_in_a_huge_holding_looks_at_a_bounded_number_of_ports() {
-    let settings = PoolSettings { quota: quota(313, 100_000), ..PoolSettings::default() };
+    let settings = PoolSettings {
+        quota: Quota { half_open: u32::MAX, ..quota(313, 100_000) },
+        ..PoolSettings::default()
+    };
     let (mut nat, _) = nat_with(settings, 1, 100_000);
     let flow = |port| key(Protocol::Tcp, (pod(1), port), remote(1, 80));
     let slots: Vec<_> =

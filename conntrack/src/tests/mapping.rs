@@ -109,7 +109,10 @@ fn endpoint_independent_mapping_at_any_fill() {
         // Full: no other class comes to help, towards whatever remote.
         for i in 0..6 {
             let late = key(protocol, (pod(1), 999), remotes(i));
-            assert_eq!(nat.open(&late, POOL, opening(protocol), secs(1)), Err(Refusal::QuotaBlocks));
+            assert_eq!(
+                nat.open(&late, POOL, opening(protocol), secs(1)),
+                Err(Refusal::QuotaBlocks)
+            );
         }
         assert_eq!(
             send(&mut nat, &key(protocol, (pod(1), 100), remotes(7)), secs(1)),
