@@ -104,7 +104,7 @@ impl Forwards {
     }
 
     fn is_empty(&self) -> bool {
-        self.forwards.is_empty() && self.static_by_public.is_empty()
+        self.all.is_empty() && self.static_by_public.is_empty()
     }
 
     /// The fixed mapping of an internal endpoint.
