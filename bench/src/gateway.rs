@@ -181,7 +181,6 @@ fn snapshot(setup: &Setup) -> Snapshot {
         name: ["in0", "out0"][index].into(),
         ifindex: 1 + index as u32,
         mac: Mac(OWN_MAC),
-        address: None,
         mtu: setup.mtu[index],
         roles: Roles { internal: index == 0, external: index == 1 },
         repair_checksums: true,
