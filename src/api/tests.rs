@@ -294,8 +294,9 @@ fn filters_and_refusals() {
             (
                 "/v1/sessions?state=opening",
                 400,
-                "bad value 'opening' (state): the states are: open, syn-sent, syn-received, \
-                 established, fin-internal, fin-external, closing, time-wait, reset",
+                "bad value 'opening' (state): the states are: open, syn-sent, syn-external, \
+                 syn-received, established, fin-internal, fin-external, closing, time-wait, \
+                 reset",
             ),
             ("/v1/sessions?limit=-1", 400, "bad value '-1' (limit): give a number"),
             ("/v1/nothing", 404, "unknown path '/v1/nothing'; GET / lists what there is"),
