@@ -100,7 +100,7 @@ drop_reasons! {
     PoolExhausted = "pool-exhausted", "add addresses to the pool";
     /// The session table has reached its maximum.
     TableFull = "table-full", "raise --sessions";
-    /// A packet from outside to a pool address for which there is no session.
+    /// A packet from outside to a public address, or an answer from inside, for which there is no session.
     NoSession = "no-session", "nothing to do: scans and late packets look like this";
     /// A packet from outside to a mapping whose filter does not admit the sender.
     Filtered = "filtered", "nothing to do, or choose another `filtering` for the pool";

@@ -62,13 +62,13 @@ fn a_directory_can_be_claimed_dry_by_many_threads_without_a_double() {
             std::thread::spawn(move || {
                 let holder = Holder { subscriber: pod(worker as u8), worker };
                 let claim = |i: u64| pool.addresses[0].directory.claim(holder, i * 97, secs(1));
-                (0..880).map_while(claim).collect::<Vec<_>>()
+                (0..1008).map_while(claim).collect::<Vec<_>>()
             })
         })
         .collect();
     let claimed: Vec<_> = threads.into_iter().flat_map(|t| t.join().unwrap()).collect();
-    assert_eq!(claimed.len(), 880);
-    assert_eq!(claimed.iter().collect::<HashSet<_>>().len(), 880);
+    assert_eq!(claimed.len(), 1008);
+    assert_eq!(claimed.iter().collect::<HashSet<_>>().len(), 1008);
     let directory = &pool.addresses[0].directory;
     let mut ports: Vec<u16> = claimed.iter().flat_map(|&block| directory.ports(block)).collect();
     ports.sort_unstable();

@@ -18,6 +18,7 @@ mod refuse;
 mod rig;
 mod rights;
 mod roads;
+mod tcp;
 mod too_big;
 mod translate;
 mod work;
