@@ -67,6 +67,10 @@ impl Parts {
         }
         let mut whole = header.clone();
         whole[2..4].copy_from_slice(&u16::try_from(header.len() + end).ok()?.to_be_bytes());
+        if whole[6] & 0x40 != 0 {
+            // A fragment is never atomic: its identification may change, though DF says otherwise.
+            whole[4..6].fill(0);
+        }
         // Neither more fragments nor an offset; DF as it was.
         whole[6] &= 0xc0;
         whole[7] = 0;
