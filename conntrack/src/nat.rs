@@ -120,6 +120,8 @@ pub struct Nat {
     pub(crate) pools: Vec<Arc<Pool>>,
     pub(crate) table: SessionTable,
     pub(crate) mappings: Mappings,
+    /// Mappings that nobody wants any more, whose sessions are to end.
+    stranded: Vec<u32>,
     wheel: Wheel,
     pub(crate) subscribers: Subscribers,
     /// Subscribers with an idle holding: to give its last block back; those without sessions: to be
@@ -148,6 +150,7 @@ impl Nat {
             pools: Vec::new(),
             table: SessionTable::new(max_sessions, secret.clone()),
             mappings: Mappings::default(),
+            stranded: Vec::new(),
             wheel: Wheel::new(now.as_secs() as u32, max_sessions),
             secret,
             subscribers: Subscribers::new(),

@@ -332,22 +332,24 @@ impl Holding {
         }
     }
 
-    /// Index of the address for a flow that needs no block: the one the subscriber is paired with, or for
-    /// who has none yet one that has room for blocks as well.
-    pub(crate) fn address_without_block(&self, pool: &Pool, random: u64) -> Option<u16> {
-        // Without pairing there is no such address.
-        if pool.settings.pooling == Pooling::Paired && self.anchor.is_some() {
-            return self.anchor;
-        }
+    /// Indices of the addresses for a flow that needs no block: the one that the subscriber is paired with, or
+    /// all, those that have room for blocks as well first.
+    pub(crate) fn addresses_without_block<'p>(
+        &self,
+        pool: &'p Pool,
+        random: u64,
+    ) -> impl Iterator<Item = u16> + use<'p> {
         let count = pool.addresses.len();
-        let start = (random >> 32) as usize % count.max(1);
-        let mut indices = (0..count).map(|i| (start + i) % count);
-        let has_room = |&index: &usize| {
-            let directory = &pool.addresses[index].directory;
+        // Without pairing there is no own address.
+        let own = self.anchor.filter(|_| pool.settings.pooling == Pooling::Paired);
+        let start = own.map_or((random >> 32) as usize % count.max(1), usize::from);
+        let reach = if own.is_some() { count.min(1) } else { count };
+        let all = (0..reach).map(move |i| ((start + i) % count) as u16);
+        let has_room = |&index: &u16| {
+            let directory = &pool.addresses[usize::from(index)].directory;
             directory.held() < directory.blocks()
         };
-        let found = indices.clone().find(has_room).or_else(|| indices.next());
-        found.map(|index| index as u16)
+        all.clone().filter(has_room).chain(all.filter(move |index| !has_room(index)))
     }
 
     fn release(&mut self, pool: &Pool, index: usize, holder: Holder, now: Timestamp) {

@@ -54,6 +54,8 @@ pub enum Transport {
     Icmp(Query),
     /// An ICMP error about this packet.
     Error(Quote),
+    /// Another protocol, of which only the addresses are translated.
+    Other(u8),
     /// A later fragment: it has no transport header, and its ports are not known yet.
     Later(Protocol),
     /// A later fragment with the ports of its datagram's first one.
@@ -128,7 +130,7 @@ impl Packet {
             Protocol::Tcp => packet.parse_tcp(payload)?,
             Protocol::Udp => packet.parse_udp(payload)?,
             Protocol::Icmp => packet.parse_icmp(payload)?,
-            Protocol::Other(_) => {}
+            Protocol::Other(number) => packet.parse_other(number),
         }
         Ok(packet)
     }
@@ -145,7 +147,7 @@ impl Packet {
             return Err(DropReason::Malformed);
         }
         match (protocol, offset) {
-            (Protocol::Other(_), _) => {}
+            (Protocol::Other(number), 0) => self.parse_other(number),
             (Protocol::Tcp, 8 | 16) => return Err(DropReason::FragmentTiny),
             (Protocol::Tcp, 0) => {
                 Tcp::new_checked(payload).map_err(|_| DropReason::FragmentTiny)?;
@@ -167,6 +169,18 @@ impl Packet {
             _ => self.transport = Transport::Later(protocol),
         }
         Ok(())
+    }
+
+    /// A protocol without ports, as far as natgate is concerned. Those that protect the addresses, by a
+    /// pseudo-header or more, can't be translated (requirements.md, "What no RFC settles").
+    fn parse_other(&mut self, number: u8) {
+        const DCCP: u8 = 33;
+        const AH: u8 = 51;
+        const UDP_LITE: u8 = 136;
+        self.transport = match number {
+            DCCP | AH | UDP_LITE => Transport::Refused(DropReason::UnsupportedProtocol),
+            _ => Transport::Other(number),
+        };
     }
 
     fn set_ports(&mut self, src: u16, dst: u16) -> Result<(), DropReason> {
@@ -211,6 +225,7 @@ impl Packet {
             Transport::Tcp(_) => Some(Protocol::Tcp),
             Transport::Udp => Some(Protocol::Udp),
             Transport::Icmp(_) | Transport::Error(_) => Some(Protocol::Icmp),
+            Transport::Other(number) => Some(Protocol::Other(number)),
             Transport::Later(protocol) | Transport::Resolved(protocol) => Some(protocol),
             Transport::Refused(_) => None,
         }
@@ -251,6 +266,18 @@ impl Packet {
         }
     }
 
+    /// Whether a session may begin with it: an answer to a query has one already, and so has what lacks a
+    /// transport header.
+    pub fn may_open(&self) -> bool {
+        !self.is_later_fragment()
+            && !matches!(self.transport, Transport::Icmp(query) if !query.asks())
+    }
+
+    /// Why it is dropped if it has no session and may open none.
+    pub fn opens_nothing(&self) -> DropReason {
+        if self.is_later_fragment() { DropReason::Fragment } else { DropReason::NoSession }
+    }
+
     /// The TCP segment, if it is one.
     pub fn segment(&self) -> Option<&Segment> {
         match &self.transport {
@@ -263,10 +290,6 @@ impl Packet {
     pub fn flow_key(&self, realm: Realm) -> Result<FlowKey, DropReason> {
         match self.transport {
             Transport::Refused(reason) => Err(reason),
-            // Pods ask and the outside answers; the other way round has no session.
-            Transport::Icmp(query) if realm == Realm::Internal && !query.asks() => {
-                Err(DropReason::IcmpType)
-            }
             // RFC 5508 REQ-4a: an error goes to the sender of the packet that it quotes, to nobody else.
             Transport::Error(quote) if quote.src.addr != self.dst.addr => {
                 Err(DropReason::IcmpMismatch)
@@ -278,6 +301,7 @@ impl Packet {
             Transport::Tcp(_) => Ok(self.key(Protocol::Tcp, realm)),
             Transport::Udp => Ok(self.key(Protocol::Udp, realm)),
             Transport::Icmp(_) => Ok(self.key(Protocol::Icmp, realm)),
+            Transport::Other(number) => Ok(self.key(Protocol::Other(number), realm)),
             Transport::Later(_) => Err(DropReason::Fragment),
             Transport::Resolved(protocol) => Ok(self.key(protocol, realm)),
         }
@@ -363,6 +387,7 @@ impl Packet {
             // What follows the IP header of a later fragment is payload.
             Transport::Resolved(_) => {}
             Transport::Later(_) => return Err(DropReason::Fragment),
+            Transport::Other(_) => {}
             Transport::Refused(reason) => return Err(reason),
         }
         Ok(())

@@ -108,7 +108,7 @@ impl<I: PacketIo> Worker<I> {
         let received = &mut arrival.received;
         let Some(parsed) = arrival.parsed? else { return self.answer_arp(received) };
         let packet = &parsed.packet;
-        if packet.transport == Transport::Icmp(Query::Echo) && self.is_public(packet.dst.addr) {
+        if packet.transport == Transport::Icmp(Query::Echo) && self.answers_for(packet.dst.addr) {
             return self.answer_echo(received, packet, parsed.realm, now);
         }
         self.at_home(received, parsed, now)
@@ -211,6 +211,10 @@ impl<I: PacketIo> Worker<I> {
             Some(address) => {
                 let key = packet.flow_key(realm)?;
                 let (secret, workers) = (self.nat.secret(), self.hand_off.workers());
+                if let Some(fixed) = self.snapshot.policy.forwards.by_public(key.protocol, key.dst)
+                {
+                    return Ok(secret.home(fixed.internal.addr, workers));
+                }
                 address
                     .home_of(key.protocol, key.dst.port, key.src, secret, workers)
                     .ok_or_else(|| packet.no_session())

@@ -26,7 +26,7 @@ fn what_may_not_pass_is_dropped_under_its_name() {
     expect(with(14, 0x44), INSIDE, DropReason::Malformed);
     expect(with(17, 200), INSIDE, DropReason::Malformed);
     expect(with(17, 19), INSIDE, DropReason::Malformed);
-    expect(with(23, 132), INSIDE, DropReason::UnsupportedProtocol);
+    expect(with(23, 33), INSIDE, DropReason::UnsupportedProtocol);
     expect(with(20, 0x20), INSIDE, DropReason::Malformed);
     for first_octet in [0, 127, 224, 239, 240, 255] {
         expect(with(26, first_octet), INSIDE, DropReason::BadAddress);
