@@ -12,8 +12,8 @@ use crate::endpoint::{Endpoint, Realm};
 use crate::lease::Search;
 use crate::subscriber::Holding;
 
-/// Draws for each worker there is: the chance to miss one's own ports in all of them is 10^-7.
-const DRAWS_PER_WORKER: u32 = 16;
+/// Draws for each worker there is: the chance to miss one's own ports in all of them is 10^-14.
+const DRAWS_PER_WORKER: u32 = 32;
 /// Ports of this worker looked at before the region counts as full towards a server.
 const OWN_PORTS: u32 = 32;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ahash::RandomState;
 
 use crate::address::PortClass;
-use crate::block::{PortBlock, Returned};
+use crate::block::{Parity, PortBlock, Returned};
 use crate::directory::{BlockNumber, Holder};
 use crate::endpoint::{Endpoint, FlowKey, Protocol, Realm};
 use crate::events::Told;
@@ -70,10 +70,14 @@ const REFUSED_REMOTES: usize = 8;
 /// For this long, no port is looked for again after there was none.
 const REFUSED_FOR: Duration = Duration::from_millis(100);
 
+/// Which ports would have done.
+pub(crate) type Kind = (PortClass, Parity);
+
 /// No port of a holding was left for this remote.
 #[derive(Clone, Copy, Debug)]
 struct RefusedLately {
     protocol: Protocol,
+    kind: Kind,
     remote: Endpoint,
     until: Timestamp,
     why: NoBlock,
@@ -128,21 +132,27 @@ impl Holding {
     }
 
     /// Why a flow like `key` was refused lately, if it was and no port has become free since.
-    pub(crate) fn refused_lately(&self, key: &FlowKey, now: Timestamp) -> Option<NoBlock> {
-        let same =
-            |r: &&RefusedLately| now < r.until && r.remote == key.dst && r.protocol == key.protocol;
+    pub(crate) fn refused_lately(
+        &self,
+        key: &FlowKey,
+        kind: Kind,
+        now: Timestamp,
+    ) -> Option<NoBlock> {
+        let same = |r: &&RefusedLately| {
+            now < r.until && r.remote == key.dst && r.protocol == key.protocol && r.kind == kind
+        };
         self.refused.iter().find(same).map(|r| r.why)
     }
 
     /// Remembers for a moment that flows like `key` are refused: the search for a port that is not there
     /// is the longest.
-    pub(crate) fn refuse(&mut self, key: &FlowKey, why: NoBlock, now: Timestamp) {
+    pub(crate) fn refuse(&mut self, key: &FlowKey, kind: Kind, why: NoBlock, now: Timestamp) {
         if self.refused.len() == REFUSED_REMOTES {
             self.refused.pop_front();
         }
         let until = now + REFUSED_FOR;
         let (protocol, remote) = (key.protocol, key.dst);
-        self.refused.push_back(RefusedLately { protocol, remote, until, why });
+        self.refused.push_back(RefusedLately { protocol, kind, remote, until, why });
     }
 
     /// Index of the address that the subscriber is paired with.
@@ -324,7 +334,9 @@ impl Holding {
         }
         let surplus = empty && !ended.replaced;
         if surplus && self.blocks.iter().filter(|block| block.is_empty()).count() > 1 {
-            self.release(pool, index, holder, now);
+            // Rather one on another address, where the subscriber spilled to.
+            let spilled = self.blocks.iter().position(|block| self.is_spare(block));
+            self.release(pool, spilled.unwrap_or(index), holder, now);
         }
         match returned {
             Returned::Rests(until) => Some(until),
@@ -362,15 +374,19 @@ impl Holding {
         self.recent.push_back((block.address, block.number, block.class));
     }
 
+    /// Whether a block is empty, and on another address than the subscriber's own.
+    fn is_spare(&self, block: &PortBlock) -> bool {
+        block.is_empty() && self.anchor.is_some_and(|anchor| anchor != block.address)
+    }
+
     /// Gives empty blocks back, all but `keep`.
     fn release_empty(&mut self, pool: &Pool, keep: usize, holder: Holder, now: Timestamp) {
         let empty = self.blocks.iter().filter(|block| block.is_empty()).count();
-        let mut surplus = empty.saturating_sub(keep);
-        for index in (0..self.blocks.len()).rev() {
-            if surplus > 0 && self.blocks[index].is_empty() {
-                self.release(pool, index, holder, now);
-                surplus -= 1;
-            }
+        for _ in keep..empty {
+            let spilled = self.blocks.iter().position(|block| self.is_spare(block));
+            let any = || self.blocks.iter().rposition(PortBlock::is_empty);
+            let Some(index) = spilled.or_else(any) else { return };
+            self.release(pool, index, holder, now);
         }
     }
 

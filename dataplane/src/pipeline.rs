@@ -84,7 +84,8 @@ impl<I: PacketIo> Worker<I> {
             }
             _ => {
                 let fate = self.decide(&mut arrival, now);
-                self.finish(arrival.received, arrival.parsed.ok().flatten(), fate, now);
+                let parsed = arrival.parsed.as_ref().ok().and_then(Option::as_ref);
+                self.finish(arrival.received, parsed, fate, now);
             }
         }
     }
@@ -94,7 +95,7 @@ impl<I: PacketIo> Worker<I> {
         match given.errand {
             Errand::Translate => {
                 let fate = self.translate(&mut given.received, &given.parsed, now);
-                self.finish(given.received, Some(given.parsed), fate, now);
+                self.finish(given.received, Some(&given.parsed), fate, now);
             }
             Errand::Keep => self.fragment_arrives(given.received, given.parsed, now),
         }
@@ -204,7 +205,7 @@ impl<I: PacketIo> Worker<I> {
             let pod = packet.own_end(realm).addr;
             return Ok(self.nat.secret().home(pod, self.hand_off.workers()));
         }
-        if !hairpin && self.is_public(packet.src.addr) {
+        if !hairpin && (self.is_public(packet.src.addr) || self.is_spoofed_error(packet)) {
             return Err(DropReason::Spoofed);
         }
         match self.snapshot.policy.addresses.get(&packet.dst.addr) {

@@ -120,6 +120,10 @@ impl<I: PacketIo> Worker<I> {
             DropReason::UnsupportedProtocol if from_inside => icmp(IcmpError::ProtocolUnreachable),
             DropReason::QuotaBlocks
             | DropReason::QuotaSessions
+            | DropReason::QuotaHalfOpen
+            | DropReason::QuotaPorts
+            | DropReason::QuotaRate
+            | DropReason::ProtocolClash
             | DropReason::PoolExhausted
             | DropReason::TableFull => self.exhausted(parsed),
             DropReason::NoSession if self.is_public(parsed.packet.dst.addr) => {

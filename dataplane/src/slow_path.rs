@@ -108,12 +108,6 @@ impl<I: PacketIo> Worker<I> {
         }
     }
 
-    /// Whether pods learn at once that a connection is not known; otherwise they find out by time.
-    fn tells_mid_stream(&self, pool: PoolId) -> bool {
-        let pool = self.snapshot.policy.pools.get(pool.index());
-        pool.is_some_and(|pool| pool.settings.mid_stream == MidStream::Reset)
-    }
-
     /// The fixed mapping that a flow from inside leaves by: of a 1:1 address always, of a port forward if the
     /// rule's pool has its address. So an internal endpoint has one public endpoint (RFC 4787 REQ-1).
     fn fixed_for(&self, key: &FlowKey, pool: PoolId) -> Option<Fixed> {
@@ -146,6 +140,12 @@ impl<I: PacketIo> Worker<I> {
             Err(Refusal::NotSyn) => Err(DropReason::NoSession),
             Err(refusal) => Err(refusal.into()),
         }
+    }
+
+    /// Whether pods learn at once that a connection is not known; otherwise they find out by time.
+    fn tells_mid_stream(&self, pool: PoolId) -> bool {
+        let pool = self.snapshot.policy.pools.get(pool.index());
+        pool.is_some_and(|pool| pool.settings.mid_stream == MidStream::Reset)
     }
 
     /// A segment from inside whose connection nobody knows: end it, so that the pod does not wait.

@@ -247,12 +247,12 @@ impl<I: PacketIo> Worker<I> {
     pub(crate) fn finish(
         &mut self,
         received: Received<I::Frame>,
-        parsed: Option<Parsed>,
+        parsed: Option<&Parsed>,
         fate: Result<Fate, DropReason>,
         now: Timestamp,
     ) {
         match fate {
-            Ok(Fate::Forward(hop)) => self.forward(Held { received, parsed }, hop, now),
+            Ok(Fate::Forward(hop)) => self.forward(received, parsed, hop, now),
             Ok(Fate::Answer) => {
                 if self.transmit(received.interface, received.frame) {
                     self.counters().answered.add(1);
@@ -264,7 +264,7 @@ impl<I: PacketIo> Worker<I> {
                     Err(back) => self.drop_frame(back.received.frame, DropReason::HandOffFull),
                 }
             }
-            Err(reason) => self.refuse(received, parsed.as_ref(), reason, now),
+            Err(reason) => self.refuse(received, parsed, reason, now),
         }
     }
 
@@ -273,20 +273,27 @@ impl<I: PacketIo> Worker<I> {
         self.counters().drop_packet(reason);
     }
 
-    fn forward(&mut self, packet: Held<I::Frame>, hop: NextHop, now: Timestamp) {
+    fn forward(
+        &mut self,
+        received: Received<I::Frame>,
+        parsed: Option<&Parsed>,
+        hop: NextHop,
+        now: Timestamp,
+    ) {
         let neighbour = match hop {
             NextHop::Adjacency(id) => match self.snapshot.roads.adjacency(id).copied() {
                 Some(adjacency) if adjacency.mac.is_some() => {
-                    return self.send(packet.received.frame, adjacency);
+                    return self.send(received.frame, adjacency);
                 }
                 Some(adjacency) => (adjacency.interface, adjacency.address),
-                None => return self.drop_frame(packet.received.frame, DropReason::NoRoute),
+                None => return self.drop_frame(received.frame, DropReason::NoRoute),
             },
             NextHop::Unknown(interface, address) => (interface, address),
             NextHop::Unreachable | NextHop::NotOurs | NextHop::Hairpin => {
-                return self.drop_frame(packet.received.frame, DropReason::NoRoute);
+                return self.drop_frame(received.frame, DropReason::NoRoute);
             }
         };
+        let packet = Held { received, parsed: parsed.copied() };
         let (ask, refused) = self.hold.push(neighbour, packet, now);
         if ask && self.shared.notices.try_send(Notice::Resolve(neighbour.0, neighbour.1)).is_err() {
             self.counters().events_lost.add(1);
