@@ -97,7 +97,13 @@ impl<I: PacketIo> Worker<I> {
                 let mapping = FixedMapping { internal, public, pool, rule };
                 self.nat.open_fixed(&key, mapping, packet.segment(), now)
             }
-            None => self.nat.open(&key, Admission { pool, rule }, packet.segment(), now),
+            None => {
+                let forwards = &self.snapshot.policy.forwards;
+                if let Some(address) = forwards.address_of(key.src.addr, pool) {
+                    self.nat.pair(key.src.addr, pool, address, now);
+                }
+                self.nat.open(&key, Admission { pool, rule }, packet.segment(), now)
+            }
         };
         match opened {
             Ok(slot) => Ok(Admitted::Session(slot)),

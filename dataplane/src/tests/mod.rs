@@ -5,8 +5,10 @@
 //! ```
 
 mod damage;
+mod fixed_rig;
 mod fragments;
 mod fragments_flood;
+mod hairpin;
 mod icmp;
 mod icmp_errors;
 mod ip_id;
