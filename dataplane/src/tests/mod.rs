@@ -6,6 +6,7 @@
 
 mod damage;
 mod fixed_rig;
+mod forwards;
 mod fragments;
 mod fragments_flood;
 mod hairpin;
@@ -16,6 +17,7 @@ mod own_addresses;
 mod own_errors;
 mod packets;
 mod pieces;
+mod portless;
 mod refuse;
 mod rig;
 mod rights;
