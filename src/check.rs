@@ -260,6 +260,7 @@ fn settings(gateway: &Gateway) -> Vec<Setting> {
         ("mode", mode.to_owned()),
         ("busyPoll", gateway.busy_poll.to_string()),
         ("socket", gateway.socket.display().to_string()),
+        ("stateDir", gateway.state_dir.display().to_string()),
         ("metrics", gateway.metrics.map_or("off".to_owned(), |address| address.to_string())),
         ("log", gateway.log.clone()),
         ("logFormat", log_format.to_owned()),

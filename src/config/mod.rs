@@ -97,11 +97,13 @@ impl Config {
     pub(crate) fn policy(&self, generation: u32) -> Policy {
         let pool = |(index, config): (usize, &PoolConfig)| {
             let addresses = config.ranges.iter().flat_map(|range| range.addresses());
-            let id = PoolId(index as u16);
-            let mut settings = config.settings.clone();
-            let forwarded = self.forwards.iter().filter(|forward| forward.pool == id);
-            settings.except.extend(forwarded.map(|forward| forward.ports.clone()));
-            Arc::new(Pool::new(id, config.name.as_str(), settings, addresses))
+            let forwarded = |addr: Ipv4Addr| {
+                let here = self.forwards.iter().filter(|forward| forward.address == addr);
+                (addr, here.map(|forward| forward.ports.clone()).collect())
+            };
+            let (id, settings) = (PoolId(index as u16), config.settings.clone());
+            let addresses = addresses.map(forwarded);
+            Arc::new(Pool::with_reserved(id, config.name.as_str(), settings, addresses))
         };
         let mut pools: Vec<Arc<Pool>> = self.pools.iter().enumerate().map(pool).collect();
         if !self.statics.is_empty() {
