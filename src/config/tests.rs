@@ -1,5 +1,6 @@
 //! Objects and flags as texts, in; configurations or mistakes, out.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 

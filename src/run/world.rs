@@ -134,8 +134,10 @@ impl World {
             }
             _ => false,
         };
-        let inside = |prefix: &Ipv4Net| self.tables.internal.iter().any(|from| from.contains(prefix));
-        let routes = state.routes.iter().filter(|(prefix, route)| outside(*route) && inside(prefix));
+        let inside =
+            |prefix: &Ipv4Net| self.tables.internal.iter().any(|from| from.contains(prefix));
+        let routes =
+            state.routes.iter().filter(|(prefix, route)| outside(*route) && inside(prefix));
         routes.map(|(prefix, _)| *prefix).collect()
     }
 
@@ -156,9 +158,8 @@ impl World {
             };
             interface.and_then(|id| self.roles.get(id.index())).is_some_and(|roles| roles.internal)
         };
-        let kept = |(prefix, _): &&(Ipv4Net, Route)| {
-            !overlaps.contains(prefix) || !leads_inside(prefix)
-        };
+        let kept =
+            |(prefix, _): &&(Ipv4Net, Route)| !overlaps.contains(prefix) || !leads_inside(prefix);
         let routes = state.routes.iter().filter(kept).copied().collect();
         Arc::new(Roads { routes, ..Roads::clone(&state.roads) })
     }
