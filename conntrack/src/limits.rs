@@ -29,13 +29,6 @@ const fn threshold(of: u64) -> u64 {
     of - of / 10
 }
 
-/// Whether a TCP session in `state` has yet to complete its handshake.
-///
-/// Not after a reset: a pod that is refused by a server again and again must not lose its other flows.
-pub(crate) const fn is_half_open(state: State) -> bool {
-    state.is_opening()
-}
-
 /// A rate limit with a burst: when the next one would be due if all came evenly.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Bucket {
@@ -69,7 +62,7 @@ impl Holding {
         if self.sessions >= quota.sessions {
             return Err(Refusal::QuotaSessions);
         }
-        if is_half_open(state) && self.half_open[opener as usize] >= quota.half_open {
+        if state.is_opening() && self.half_open[opener as usize] >= quota.half_open {
             return Err(Refusal::QuotaHalfOpen);
         }
         match quota.new_per_second {
@@ -123,13 +116,13 @@ impl Nat {
 
     /// Keeps the number of half-open sessions when a session goes from one state to another.
     pub(crate) fn note_state(&mut self, slot: Slot, from: State, to: State) {
-        if is_half_open(from) == is_half_open(to) {
+        if from.is_opening() == to.is_opening() {
             return;
         }
         let owner = self.table.owner(slot);
         let holding = self.subscribers.get_mut(owner.subscriber).holding_mut(owner.pool);
         let half_open = &mut holding.half_open[owner.opened_by as usize];
-        if is_half_open(to) {
+        if to.is_opening() {
             *half_open += 1;
         } else {
             *half_open = half_open.saturating_sub(1);

@@ -13,7 +13,7 @@ use crate::endpoint::{Endpoint, FlowKey, Protocol};
 use crate::events::{EventKind, Events};
 use crate::key::{HashedKey, Secret};
 use crate::mapping::Mappings;
-use crate::pool::{Pool, PoolId};
+use crate::pool::{Pool, PoolId, PoolSettings};
 use crate::rest::{Rests, ScatterRests};
 use crate::rewrite::Rewrite;
 use crate::session::{CachedHop, Slot, Via};
@@ -120,20 +120,22 @@ pub struct Nat {
     pub(crate) pools: Vec<Arc<Pool>>,
     pub(crate) table: SessionTable,
     pub(crate) mappings: Mappings,
+    /// Mappings that nobody wants any more, whose sessions are to end.
+    stranded: Vec<u32>,
     wheel: Wheel,
     pub(crate) subscribers: Subscribers,
     /// Subscribers with an idle holding: to give its last block back; those without sessions: to be
     /// forgotten.
     idle: Wheel,
-    pub(crate) rests: Rests,
-    pub(crate) scatter_rests: ScatterRests,
-    pub(crate) events: Events,
     /// Sessions below this number have been armed by the timers that are set now; `MAX`: all.
     rearmed: usize,
     /// By session number, of TCP sessions.
     tails: Vec<Tail>,
     /// Sessions that expired while their ends may not know, at most [`follow::OBITUARIES`].
     obituaries: VecDeque<Obituary>,
+    pub(crate) rests: Rests,
+    pub(crate) scatter_rests: ScatterRests,
+    pub(crate) events: Events,
     created: u64,
     ended: u64,
     unannounced: u64,
@@ -148,16 +150,17 @@ impl Nat {
             pools: Vec::new(),
             table: SessionTable::new(max_sessions, secret.clone()),
             mappings: Mappings::default(),
+            stranded: Vec::new(),
             wheel: Wheel::new(now.as_secs() as u32, max_sessions),
             secret,
             subscribers: Subscribers::new(),
             idle: Wheel::new(now.as_secs() as u32, 0),
-            rests: Rests::default(),
-            scatter_rests: ScatterRests::new(max_sessions),
-            events: Events::default(),
             rearmed: usize::MAX,
             tails: Vec::new(),
             obituaries: VecDeque::new(),
+            rests: Rests::default(),
+            scatter_rests: ScatterRests::new(max_sessions),
+            events: Events::default(),
             created: 0,
             ended: 0,
             unannounced: 0,
@@ -239,6 +242,20 @@ impl Nat {
     /// The pool with this number.
     pub(crate) fn pool(&self, id: PoolId) -> Option<&Arc<Pool>> {
         self.pools.get(id.index())
+    }
+
+    /// The settings of the pool that `slot` was admitted to.
+    pub fn settings(&self, slot: Slot) -> Option<&PoolSettings> {
+        self.pool(self.table.owner(slot).pool).map(|pool| &pool.settings)
+    }
+
+    /// Whether the subscriber of `slot` is seen under public addresses other than that of `slot`: what is
+    /// sent to several of them meets at the subscriber (RFC 6864 section 5.3.1).
+    pub fn has_other_addresses(&self, slot: Slot) -> bool {
+        let public = self.table.get(slot).public().addr;
+        self.subscribers
+            .get(self.table.owner(slot).subscriber)
+            .has_other_address(public, &self.pools)
     }
 
     /// The secret of this start.

@@ -273,7 +273,10 @@ impl PoolSettings {
         let above = region.end().checked_add(1);
         let beside = has_block(*self.ports.start(), u32::from(*region.start()))
             || above.is_some_and(|from| has_block(from, u32::from(*self.ports.end()) + 1));
-        let sensible = self.mapping == Behavior::AddressAndPortDependent && within && beside;
+        // Who is not the addressed server has no session, so no worker would know whom he means.
+        let behaviors = [self.mapping, self.filtering_udp];
+        let dependent = behaviors == [Behavior::AddressAndPortDependent; 2];
+        let sensible = dependent && within && beside;
         sensible.then(|| region.clone())
     }
 

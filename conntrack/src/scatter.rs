@@ -34,7 +34,7 @@ impl Search<'_> {
         if !self.pool.settings.scatters(self.key.protocol, self.key.dst.port) {
             return Scattered::Nowhere;
         }
-        let index = holding.address_without_block(self.pool, self.random);
+        let index = holding.addresses_without_block(self.pool, self.random).next();
         let Some(index) = index else { return Scattered::Nowhere };
         let address = &self.pool.addresses[usize::from(index)];
         let Some(region) = address.scatter() else { return Scattered::Nowhere };

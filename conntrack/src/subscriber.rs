@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ahash::RandomState;
@@ -11,7 +12,7 @@ use crate::block::{Parity, PortBlock, Returned};
 use crate::directory::{BlockNumber, Holder};
 use crate::endpoint::{Endpoint, FlowKey, Protocol, Realm};
 use crate::events::Told;
-use crate::limits::{Bucket, is_half_open};
+use crate::limits::Bucket;
 use crate::pool::{Pool, PoolId, Pooling};
 use crate::tcp::State;
 use crate::time::Timestamp;
@@ -288,14 +289,14 @@ impl Holding {
     /// Counts one more session, opened from `opener`.
     pub(crate) fn count_begin(&mut self, state: State, opener: Realm) {
         self.sessions += 1;
-        self.half_open[opener as usize] += u32::from(is_half_open(state));
+        self.half_open[opener as usize] += u32::from(state.is_opening());
     }
 
     /// Counts one session less.
     pub(crate) fn count_end(&mut self, state: State, opener: Realm, now: Timestamp) {
         self.sessions = self.sessions.saturating_sub(1);
         let half_open = &mut self.half_open[opener as usize];
-        *half_open = half_open.saturating_sub(is_half_open(state).into());
+        *half_open = half_open.saturating_sub(state.is_opening().into());
         self.refused.clear();
         self.idle_since = now;
     }
@@ -343,22 +344,24 @@ impl Holding {
         }
     }
 
-    /// Index of the address for a flow that needs no block: the one the subscriber is paired with, or for
-    /// who has none yet one that has room for blocks as well.
-    pub(crate) fn address_without_block(&self, pool: &Pool, random: u64) -> Option<u16> {
-        // Without pairing there is no such address.
-        if pool.settings.pooling == Pooling::Paired && self.anchor.is_some() {
-            return self.anchor;
-        }
+    /// Indices of the addresses for a flow that needs no block: the one that the subscriber is paired with, or
+    /// all, those that have room for blocks as well first.
+    pub(crate) fn addresses_without_block<'p>(
+        &self,
+        pool: &'p Pool,
+        random: u64,
+    ) -> impl Iterator<Item = u16> + use<'p> {
         let count = pool.addresses.len();
-        let start = (random >> 32) as usize % count.max(1);
-        let mut indices = (0..count).map(|i| (start + i) % count);
-        let has_room = |&index: &usize| {
-            let directory = &pool.addresses[index].directory;
+        // Without pairing there is no own address.
+        let own = self.anchor.filter(|_| pool.settings.pooling == Pooling::Paired);
+        let start = own.map_or((random >> 32) as usize % count.max(1), usize::from);
+        let reach = if own.is_some() { count.min(1) } else { count };
+        let all = (0..reach).map(move |i| ((start + i) % count) as u16);
+        let has_room = |&index: &u16| {
+            let directory = &pool.addresses[usize::from(index)].directory;
             directory.held() < directory.blocks()
         };
-        let found = indices.clone().find(has_room).or_else(|| indices.next());
-        found.map(|index| index as u16)
+        all.clone().filter(has_room).chain(all.filter(move |index| !has_room(index)))
     }
 
     fn release(&mut self, pool: &Pool, index: usize, holder: Holder, now: Timestamp) {
@@ -439,6 +442,18 @@ impl Subscriber {
         });
         &mut self.holdings[index]
     }
+
+    /// Whether it holds a block on an address other than `public`.
+    pub(crate) fn has_other_address(&self, public: Ipv4Addr, pools: &[Arc<Pool>]) -> bool {
+        self.holdings.iter().any(|holding| {
+            let addresses = pools.get(holding.pool.index()).map(|pool| &pool.addresses);
+            let other = |block: &PortBlock| {
+                let address = addresses.and_then(|all| all.get(usize::from(block.address)));
+                address.is_some_and(|address| address.addr != public)
+            };
+            holding.blocks.iter().any(other)
+        })
+    }
 }
 
 /// All subscribers of one worker.
@@ -487,6 +502,10 @@ impl Subscribers {
         };
         self.by_addr.insert(addr, number);
         number
+    }
+
+    pub(crate) fn get(&self, number: u32) -> &Subscriber {
+        &self.all[number as usize]
     }
 
     pub(crate) fn get_mut(&mut self, number: u32) -> &mut Subscriber {

@@ -46,7 +46,7 @@ pub struct InterfaceCounters {
     pub transmitted_bytes: Counter,
 }
 
-/// Counters by [`DropReason::index`].
+/// Dropped packets by [`DropReason::index`].
 #[derive(Debug)]
 pub struct Drops([Counter; DropReason::COUNT]);
 
@@ -93,7 +93,7 @@ pub struct WorkerCounters {
     pub handed_over: Counter,
     /// Packets taken from other workers.
     pub taken_over: Counter,
-    /// Packets that wait for a next hop now.
+    /// Packets that wait for a next hop, or for the first fragment of their datagram, now.
     pub held: Counter,
     /// Sessions now.
     pub sessions: Counter,
@@ -115,6 +115,12 @@ pub struct WorkerCounters {
     pub idle_loops: Counter,
     /// Times the worker slept.
     pub sleeps: Counter,
+    /// Fragments made of packets that were too big for the next link.
+    pub fragments_sent: Counter,
+    /// Datagrams whose fragments are followed now.
+    pub fragmented_datagrams: Counter,
+    /// Identifications given to DF-clear packets sooner than RFC 6864 allows.
+    pub ip_id_reused: Counter,
     /// Partial checksums computed whole.
     pub checksums_repaired: Counter,
     /// Frames in the worker's free list.

@@ -92,12 +92,19 @@ impl Forwards {
 
     /// The fixed mapping of a public endpoint.
     pub fn by_public(&self, protocol: Protocol, public: Endpoint) -> Option<Fixed> {
+        if self.is_empty() {
+            return None;
+        }
         if let Some(&(target, pool)) = self.static_by_public.get(&public.addr) {
             return Some(Fixed { internal: Endpoint::new(target, public.port), public, pool });
         }
         let indices = self.by_public.get(&(public.addr, protocol))?;
         let forwards = indices.iter().map(|&index| &self.forwards[index]);
         forwards.filter(|f| f.ports.contains(&public.port)).map(|f| f.at(public.port)).next()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.forwards.is_empty() && self.static_by_public.is_empty()
     }
 
     /// The fixed mapping of an internal endpoint.

@@ -28,11 +28,13 @@ impl<I: PacketIo> Worker<I> {
         let rewrite = self.nat.rewrite(slot);
         let hop = self.next_hop(slot, rewrite.dst.addr);
         self.may_leave(hop, realm, packet)?;
-        let frame = self.io.bytes_mut(&mut received.frame);
-        if !hairpin {
-            packet.decrement_ttl(frame)?;
-        }
         let src = self.error_source(packet, realm, &rewrite);
+        if !packet.fragment.is_atomic() && !hairpin {
+            self.identify(received, parsed, slot, (src, hop), now)?;
+        }
+        if !hairpin {
+            packet.decrement_ttl(self.io.bytes_mut(&mut received.frame))?;
+        }
         // The quoted packet goes the other way: it came from where the error is sent to.
         let quote = Quote { src: rewrite.dst, dst: rewrite.src, protocol: self.nat.protocol(slot) };
         let frame = self.io.bytes_mut(&mut received.frame);

@@ -104,7 +104,7 @@ impl<I: PacketIo> Worker<I> {
             DropReason::TooBig => {
                 let ip = self.io.bytes(&received.frame).get(ethernet::HEADER..)?;
                 let ip = Ipv4::new_checked(ip).ok()?;
-                let mtu = self.mtu_towards(parsed).filter(|_| ip.dont_fragment())?;
+                let mtu = self.mtu_towards(parsed).filter(|_| ip.fragment().dont_fragment())?;
                 Some(Refusal::Icmp(IcmpError::FragmentationNeeded, mtu))
             }
             DropReason::NoRule if from_inside => {
@@ -250,7 +250,7 @@ impl<I: PacketIo> Worker<I> {
         } else {
             !is_pod && !self.is_public(packet.src.addr)
         };
-        not_an_error && ip.fragment_offset() == 0 && possible
+        not_an_error && ip.fragment().offset() == 0 && possible
     }
 }
 

@@ -10,16 +10,18 @@ use crate::answer::{self, RateLimit};
 use crate::counters::{AllCounters, WorkerCounters};
 use crate::drop_reason::DropReason;
 use crate::error_limit::ErrorLimits;
+use crate::fragment::Fragments;
 use crate::hand_off::{HandOff, HandedOver};
 use crate::hold::{Hold, Neighbour};
 use crate::interface::{Interface, InterfaceId};
 use crate::io::{self, BURST, PacketIo, Received};
+use crate::ip_id::IpIds;
 use crate::listing::{Listing, Progress};
 use crate::pipeline::{Arrival, Fate, Parsed};
 use crate::request::{Notice, Request};
 use crate::roads::{Adjacency, NextHop};
 use crate::snapshot::{Published, Snapshot};
-use crate::wire::Ethernet;
+use crate::wire::{Ethernet, ethernet};
 
 /// Timer-wheel items looked at in a busy burst, and in an idle one.
 const EXPIRE_BUDGET: (u32, u32) = (32, 1024);
@@ -82,6 +84,10 @@ pub struct Worker<I: PacketIo> {
     pub(crate) echo_limit: RateLimit,
     pub(crate) error_limits: ErrorLimits,
     pub(crate) started: Timestamp,
+    pub(crate) fragments: Fragments<I::Frame>,
+    pub(crate) ip_ids: IpIds,
+    /// A packet that is being cut into pieces.
+    pub(crate) datagram: Vec<u8>,
     shared: Shared,
     snapshot_version: u64,
     hold: Hold<Held<I::Frame>>,
@@ -112,6 +118,7 @@ impl<I: PacketIo> Worker<I> {
         let mut nat = Nat::new(id, shared.sessions_per_worker, shared.secret.clone(), now);
         nat = nat.with_workers(hand_off.workers());
         nat.adopt(&snapshot.policy.pools);
+        let lifetime = snapshot.policy.fragment_lifetime();
         let share = u64::from(hand_off.workers().max(1));
         Self {
             id,
@@ -121,6 +128,9 @@ impl<I: PacketIo> Worker<I> {
             reset_limit: RateLimit::new(answer::RESET_RATE.div_ceil(share)),
             echo_limit: RateLimit::new(answer::ECHO_RATE.div_ceil(share)),
             error_limits: ErrorLimits::new(0, 0),
+            fragments: Fragments::new(lifetime),
+            ip_ids: IpIds::new(id, hand_off.workers()),
+            datagram: Vec::new(),
             hand_off,
             started: now,
             snapshot_version: 0,
@@ -244,8 +254,8 @@ impl<I: PacketIo> Worker<I> {
                     self.counters().answered.add(1);
                 }
             }
-            Ok(Fate::HandOver(worker, parsed)) => {
-                match self.hand_off.give(worker, HandedOver { received, parsed }) {
+            Ok(Fate::HandOver(worker, parsed, errand)) => {
+                match self.hand_off.give(worker, HandedOver { received, parsed, errand }) {
                     Ok(()) => self.counters().handed_over.add(1),
                     Err(back) => self.drop_frame(back.received.frame, DropReason::HandOffFull),
                 }
@@ -254,7 +264,7 @@ impl<I: PacketIo> Worker<I> {
         }
     }
 
-    fn drop_frame(&mut self, frame: I::Frame, reason: DropReason) {
+    pub(crate) fn drop_frame(&mut self, frame: I::Frame, reason: DropReason) {
         self.io.release(frame);
         self.counters().drop_packet(reason);
     }
@@ -280,19 +290,30 @@ impl<I: PacketIo> Worker<I> {
         if let Some(packet) = refused {
             self.drop_frame(packet.received.frame, DropReason::NeighbourQueueFull);
         }
-        self.counters().held.set(self.hold.len() as u64);
+        self.count_held();
+    }
+
+    /// Notes how many packets wait.
+    pub(crate) fn count_held(&self) {
+        let held = self.hold.len() + self.fragments.waiting();
+        self.counters().held.set(held as u64);
     }
 
     fn send(&mut self, mut frame: I::Frame, adjacency: Adjacency) {
-        let source = self.interface(adjacency.interface).map(|interface| interface.mac);
-        let (Some(source), Some(destination)) = (source, adjacency.mac) else {
+        let link = self.interface(adjacency.interface).map(|link| (link.mac, link.mtu));
+        let (Some((source, mtu)), Some(destination)) = (link, adjacency.mac) else {
             return self.drop_frame(frame, DropReason::WrongInterface);
         };
         match Ethernet::new_checked(self.io.bytes_mut(&mut frame)) {
             Ok(mut ethernet) => ethernet.set_addresses(destination, source),
             Err(malformed) => return self.drop_frame(frame, malformed.into()),
         }
-        if self.transmit(adjacency.interface, frame) {
+        if self.io.bytes(&frame).len() > ethernet::HEADER + usize::from(mtu) {
+            match self.send_oversized(frame, adjacency.interface, mtu) {
+                Ok(()) => self.counters().forwarded.add(1),
+                Err(reason) => self.counters().drop_packet(reason),
+            }
+        } else if self.transmit(adjacency.interface, frame) {
             self.counters().forwarded.add(1);
         }
     }
@@ -326,6 +347,7 @@ impl<I: PacketIo> Worker<I> {
         self.snapshot_version = version;
         self.snapshot = self.shared.snapshot.get();
         self.nat.adopt(&self.snapshot.policy.pools);
+        self.fragments.set_lifetime(self.snapshot.policy.fragment_lifetime());
         let answers = &self.snapshot.policy.answers;
         let workers = u32::from(self.hand_off.workers().max(1));
         let all = answers.errors_per_second.div_ceil(workers);
@@ -354,7 +376,7 @@ impl<I: PacketIo> Worker<I> {
         for Held { received, parsed } in self.hold.take_overdue(now) {
             self.refuse(received, parsed.as_ref(), DropReason::NeighbourUnresolved, now);
         }
-        self.counters().held.set(self.hold.len() as u64);
+        self.count_held();
     }
 
     /// What need not be done in every turn: ten times a second.
@@ -362,6 +384,8 @@ impl<I: PacketIo> Worker<I> {
         self.next_housekeeping = now + Duration::from_millis(100);
         self.drop_overdue(now);
         self.pass_events_on();
+        self.drop_overdue_fragments(now);
+        self.count_held();
         let (nat, io) = (self.nat.stats(), self.io.stats());
         let counters = self.counters();
         counters.sessions.set(nat.sessions);
@@ -372,6 +396,7 @@ impl<I: PacketIo> Worker<I> {
         for (counter, happened) in counters.events.iter().zip(nat.events) {
             counter.set(happened);
         }
+        counters.fragmented_datagrams.set(self.fragments.len() as u64);
         counters.frames_free.set(io.frames_free);
         counters.frames_in_kernel.set(io.frames_in_kernel);
         counters.transmit_ring_full.set(io.transmit_ring_full);
@@ -444,7 +469,8 @@ impl<I: PacketIo> Worker<I> {
         }
         self.counters().sleeps.add(1);
         // A listing whose reader is slow, and packets that wait, are looked at again soon.
-        let busy = !self.listings.is_empty() || self.hold.len() > 0;
+        let waiting = self.hold.len() + self.fragments.waiting();
+        let busy = !self.listings.is_empty() || waiting > 0;
         self.io.wait(Duration::from_millis(if busy { 5 } else { 500 }));
     }
 
@@ -452,6 +478,9 @@ impl<I: PacketIo> Worker<I> {
     fn release_all(&mut self) {
         for packet in self.hold.take_all() {
             self.drop_frame(packet.received.frame, DropReason::NeighbourUnresolved);
+        }
+        for frame in self.fragments.take_all() {
+            self.drop_frame(frame, DropReason::FragmentTimeout);
         }
         for other in 0..self.hand_off.workers() {
             while let Some(given) = self.hand_off.take(other) {

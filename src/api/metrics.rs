@@ -41,8 +41,8 @@ impl Collector for Export {
         self.process(&mut families)?;
         self.packets(&mut families)?;
         self.drops(&mut families)?;
-        self.events(&mut families)?;
         self.errors(&mut families)?;
+        self.events(&mut families)?;
         self.sessions(&mut families)?;
         self.pools(&mut families)?;
         self.workers(&mut families)
@@ -108,15 +108,6 @@ impl Export {
         families.counter("dropped_packets", "Packets dropped, by reason", &labelled(&samples))
     }
 
-    fn events(&self, families: &mut Families<'_>) -> fmt::Result {
-        let samples: Vec<_> = EventKind::NAMES
-            .iter()
-            .enumerate()
-            .map(|(kind, name)| ([("kind", *name)], self.shared.sum(|w| &w.events[kind])))
-            .collect();
-        families.counter("limit_events", "Limits near or reached, by kind", &labelled(&samples))
-    }
-
     /// What was sent to the senders of dropped packets.
     fn errors(&self, families: &mut Families<'_>) -> fmt::Result {
         let row = |&error: &IcmpError| {
@@ -133,6 +124,15 @@ impl Export {
             "ICMP errors sent about dropped packets",
             &labelled(&rows),
         )
+    }
+
+    fn events(&self, families: &mut Families<'_>) -> fmt::Result {
+        let samples: Vec<_> = EventKind::NAMES
+            .iter()
+            .enumerate()
+            .map(|(kind, name)| ([("kind", *name)], self.shared.sum(|w| &w.events[kind])))
+            .collect();
+        families.counter("limit_events", "Limits near or reached, by kind", &labelled(&samples))
     }
 
     fn sessions(&self, families: &mut Families<'_>) -> fmt::Result {
@@ -182,7 +182,8 @@ type Of = fn(&WorkerCounters) -> &Counter;
 const GAUGES: &[(&str, &str, Of)] = &[
     ("sessions", "Sessions now", |w| &w.sessions),
     ("subscribers", "Subscribers now", |w| &w.subscribers),
-    ("held_packets", "Packets that wait for a next hop", |w| &w.held),
+    ("held_packets", "Packets that wait for a next hop or a first fragment", |w| &w.held),
+    ("fragmented_datagrams", "Datagrams whose fragments are followed", |w| &w.fragmented_datagrams),
     ("frames_free", "Frames in the worker's free list", |w| &w.frames_free),
     ("frames_in_kernel", "Frames with the kernel", |w| &w.frames_in_kernel),
 ];
@@ -201,6 +202,8 @@ const COUNTERS: &[(&str, &str, Of)] = &[
     ("taken_over_packets", "Packets taken from other workers", |w| &w.taken_over),
     ("slow_path_packets", "Packets that took the slow path", |w| &w.slow_path),
     ("checksums_repaired", "Partial checksums computed whole", |w| &w.checksums_repaired),
+    ("fragments_sent", "Fragments made of packets that were too big", |w| &w.fragments_sent),
+    ("ip_id_reused", "Identifications given out again within 120 s", |w| &w.ip_id_reused),
     ("sessions_created", "Sessions ever created", |w| &w.sessions_created),
     ("sessions_ended", "Sessions ever ended", |w| &w.sessions_ended),
     ("rests_cut_short", "Ports that rested for less than they should", |w| &w.rests_cut_short),

@@ -42,7 +42,7 @@ fn first_state(key: &FlowKey, first: Option<&Segment>) -> Result<State, Refusal>
     match (key.protocol, first) {
         (Protocol::Tcp, Some(segment)) if segment.flags.opens() => Ok(match key.realm {
             Realm::Internal => State::SynSent,
-            Realm::External => State::SynReceived,
+            Realm::External => State::SynExternal,
         }),
         (Protocol::Tcp, _) => Err(Refusal::NotSyn),
         _ => Ok(State::Open),
@@ -88,7 +88,7 @@ impl Nat {
         now: Timestamp,
     ) -> Result<Slot, Refusal> {
         let state = first_state(key, first)?;
-        self.counted(key, (key.src.addr, admission.pool), first, now, |nat, number| {
+        self.counted((key, first), key.src.addr, admission.pool, now, |nat, number| {
             nat.open_for(number, key, admission, state, now)
         })
     }
@@ -106,7 +106,7 @@ impl Nat {
         let state = first_state(key, first)?;
         let FixedMapping { internal, public, pool, rule } = mapping;
         let outbound = outbound_key(key, internal);
-        self.counted(key, (internal.addr, pool), first, now, |nat, subscriber| {
+        self.counted((key, first), internal.addr, pool, now, |nat, subscriber| {
             nat.admitted(subscriber, pool, state, key.realm, now)?;
             let owner = owner(subscriber, (pool, rule), Via::Fixed, key.realm, now);
             nat.add(&outbound, public, state, owner, now)
@@ -136,8 +136,8 @@ impl Nat {
         }
         let state = first_state(key, first)?;
         let outbound = outbound_key(key, mapping.internal);
-        let concerned = (mapping.internal.addr, mapping.pool);
-        self.counted(key, concerned, first, now, |nat, subscriber| {
+        let (addr, pool) = (mapping.internal.addr, mapping.pool);
+        self.counted((key, first), addr, pool, now, |nat, subscriber| {
             let pool = nat.admitted(subscriber, mapping.pool, state, key.realm, now)?;
             nat.has_room(number, &pool)?;
             let via = Via::Mapping(number);
@@ -146,13 +146,13 @@ impl Nat {
         })
     }
 
-    /// Opens a session for the subscriber at `internal`, and counts it, or the refusal. `open` says its
-    /// outbound slot; the result is of the direction of `key`, the packet as it arrived.
+    /// Opens a session for the subscriber at `internal` in `pool`, and counts it, or the refusal. `open` says
+    /// its outbound slot; the result is of the direction of the packet that came, with its first segment.
     fn counted(
         &mut self,
-        key: &FlowKey,
-        (internal, pool): (Ipv4Addr, PoolId),
-        first: Option<&Segment>,
+        (key, first): (&FlowKey, Option<&Segment>),
+        internal: Ipv4Addr,
+        pool: PoolId,
         now: Timestamp,
         open: impl FnOnce(&mut Self, u32) -> Result<Slot, Refusal>,
     ) -> Result<Slot, Refusal> {
@@ -299,8 +299,8 @@ impl Nat {
     }
 
     /// Opens a session of a protocol without ports, on the subscriber's address alone: nobody else may talk
-    /// to this remote in this protocol from there. No other address is tried, since the subscriber would be
-    /// seen under two (RFC 6888 section 3, REQ-2).
+    /// to this remote in this protocol from there. Who is paired with an address gets no other, since he
+    /// would be seen under two (RFC 6888 REQ-2).
     fn open_portless(
         &mut self,
         number: u32,
@@ -315,12 +315,15 @@ impl Nat {
         let Admission { pool: id, rule } = admission;
         let random = self.secret.scramble((key, now.as_millis()));
         let holding = self.subscribers.get_mut(number).holding_mut(id);
-        let index = holding.address_without_block(pool, random).ok_or(Refusal::PoolExhausted)?;
-        let address = &pool.addresses[usize::from(index)];
         let remote = key.dst.addr;
-        if !address.claims.claim(protocol, remote, self.worker) {
-            return Err(Refusal::ProtocolClash);
-        }
+        let claim = |&index: &u16| {
+            pool.addresses[usize::from(index)].claims.claim(protocol, remote, self.worker)
+        };
+        let found = holding.addresses_without_block(pool, random).find(claim);
+        let empty = pool.addresses.is_empty();
+        let clash = if empty { Refusal::PoolExhausted } else { Refusal::ProtocolClash };
+        let index = found.ok_or(clash)?;
+        let address = &pool.addresses[usize::from(index)];
         let public = Endpoint::new(address.addr, 0);
         let owner = owner(number, (id, rule), Via::Address, Realm::Internal, now);
         let added = self.add(key, public, State::Open, owner, now);

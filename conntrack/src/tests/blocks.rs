@@ -54,8 +54,8 @@ fn the_directory_finds_the_worker() {
 // Museum: C1, C13, C14
 #[test]
 fn a_directory_can_be_claimed_dry_by_many_threads_without_a_double() {
-    let settings = PoolSettings { scatter: None, ..PoolSettings::default() };
-    let pool = Arc::new(Pool::new(PoolId(0), "p", settings, [Ipv4Addr::LOCALHOST]));
+    let unscattered = PoolSettings { scatter: None, ..PoolSettings::default() };
+    let pool = Arc::new(Pool::new(PoolId(0), "p", unscattered, [Ipv4Addr::LOCALHOST]));
     let threads: Vec<_> = (0..4u16)
         .map(|worker| {
             let pool = Arc::clone(&pool);

@@ -125,14 +125,14 @@ fn every_cause_has_its_code() {
     expect(&mut rig, INSIDE, &denied, DropReason::NoRule, Some((GATE, (3, 13), 0)));
     let nowhere = udp((pod(1), 4000), (Addr::new(198, 51, 100, 1), 53), b"q");
     expect(&mut rig, INSIDE, &nowhere, DropReason::NoRoute, Some((GATE, (3, 0), 0)));
-    let mut sctp = query();
-    sctp[23] = 132;
-    seal(&mut sctp[14..]);
+    let mut dccp = query();
+    dccp[23] = 33;
+    seal(&mut dccp[14..]);
     let reason = DropReason::UnsupportedProtocol;
-    expect(&mut rig, INSIDE, &sctp, reason, Some((GATE, (3, 2), 0)));
-    sctp[26..34].copy_from_slice(&[192, 0, 2, 80, 203, 0, 113, 10]);
-    seal(&mut sctp[14..]);
-    expect(&mut rig, OUTSIDE, &sctp, reason, None);
+    expect(&mut rig, INSIDE, &dccp, reason, Some((GATE, (3, 2), 0)));
+    dccp[26..34].copy_from_slice(&[192, 0, 2, 80, 203, 0, 113, 10]);
+    seal(&mut dccp[14..]);
+    expect(&mut rig, OUTSIDE, &dccp, reason, None);
 }
 
 // Proves: 1812-S4.3.3.1, 1812-S4.3.2.3a

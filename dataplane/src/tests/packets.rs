@@ -26,11 +26,13 @@ pub(super) fn tcp(
     flags: &str,
     payload: &[u8],
 ) -> Vec<u8> {
-    let mut step = ether(src.0, dst.0, 64).tcp(src.1, dst.1, 1000, 65_000);
+    // Both sides begin with 1,000: a window is followed from there.
+    let seq = if flags.contains('S') { 1000 } else { 1001 };
+    let mut step = ether(src.0, dst.0, 64).tcp(src.1, dst.1, seq, 65_000);
     for flag in flags.chars() {
         step = match flag {
             'S' => step.syn(),
-            'A' => step.ack(77),
+            'A' => step.ack(1001),
             'F' => step.fin(),
             'R' => step.rst(),
             other => panic!("no flag {other}"),
