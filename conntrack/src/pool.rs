@@ -387,6 +387,11 @@ pub struct Pool {
 }
 
 impl Pool {
+    /// Whether `addr` is one of its addresses.
+    pub fn has(&self, addr: Ipv4Addr) -> bool {
+        self.addresses.iter().any(|address| address.addr == addr)
+    }
+
     /// A pool of `addresses`, all of whose blocks are free.
     pub fn new(
         id: PoolId,

@@ -89,6 +89,10 @@ pub struct WorkerCounters {
     pub resets_sent: Counter,
     /// Such resets not sent because of their rate.
     pub resets_limited: Counter,
+    /// Resets about expired sessions not sent: no frame, or the way is not known now.
+    pub resets_missed: Counter,
+    /// Sessions that expired without resets because too many others did.
+    pub sessions_unannounced: Counter,
     /// Packets given to their home worker.
     pub handed_over: Counter,
     /// Packets taken from other workers.

@@ -57,7 +57,7 @@ drop_reasons! {
     IpIdExhausted = "ip-id-exhausted", "let the sender set DF, or set ipId to best effort";
     /// No free frame to fragment a packet into.
     NoFrame = "no-frame", "make the MTU the same on the path, or let the sender set DF";
-    /// An ICMP message that no other name is for: unknown type or code, or an unasked reply.
+    /// An ICMP message that no other name is for: an unknown type or code.
     IcmpType = "icmp-type", "nothing to do: natgate translates echo, timestamp and errors (types 3, 11, 12)";
     /// ICMP redirect.
     IcmpRedirect = "icmp-redirect", "look for a misconfigured router or a forger";
@@ -100,7 +100,7 @@ drop_reasons! {
     PoolExhausted = "pool-exhausted", "add addresses to the pool";
     /// The session table has reached its maximum.
     TableFull = "table-full", "raise --sessions";
-    /// A packet from outside to a pool address for which there is no session.
+    /// A packet from outside to a public address, or an answer from inside, for which there is no session.
     NoSession = "no-session", "nothing to do: scans and late packets look like this";
     /// A packet from outside to a mapping whose filter does not admit the sender.
     Filtered = "filtered", "nothing to do, or choose another `filtering` for the pool";

@@ -7,7 +7,7 @@ use conntrack::{Endpoint, Protocol, Realm, Rewrite, Slot, Timestamp};
 
 use crate::drop_reason::DropReason;
 use crate::io::{PacketIo, Received};
-use crate::packet::{Packet, Quote};
+use crate::packet::{Packet, Quote, Transport};
 use crate::pipeline::{Fate, Parsed};
 use crate::roads::NextHop;
 use crate::rule::Action;
@@ -60,6 +60,12 @@ impl<I: PacketIo> Worker<I> {
                 fixed.map_or(rewrite.src.addr, |fixed| fixed.public.addr)
             }
         }
+    }
+
+    /// Whether this is an error from outside in a pod's name: any router's is believed, but no pod is there.
+    pub(crate) fn is_spoofed_error(&self, packet: &Packet) -> bool {
+        matches!(packet.transport, Transport::Error(_))
+            && self.snapshot.policy.rules.knows_source(packet.src.addr)
     }
 
     /// An error about a packet of no session: only about exempt traffic it passes, untranslated.

@@ -20,8 +20,8 @@ type Kind = (Ipv4Addr, Ipv4Addr, u8);
 impl<I: PacketIo> Worker<I> {
     /// Gives a packet that is not atomic, and leaves with `source`, a fresh identification: outbound always (two pods share an
     /// address), inbound where the subscriber has several addresses (two of its addresses share a pod). A
-    /// datagram has one for all its fragments; a copy of a datagram gets another one (RFC 6864
-    /// section 4.2).
+    /// datagram has one for all its fragments; a copy of a datagram gets another one (RFC 6864 4.2). Atomic
+    /// datagrams keep theirs (RFC 6864 4.1b), and DF is never cleared (RFC 6864 4.3c).
     pub(crate) fn identify(
         &mut self,
         received: &mut Received<I::Frame>,

@@ -8,8 +8,9 @@
 //! hash of addresses and protocol chooses. Flows that share a counter share its identifications: they
 //! repeat sooner, but never by chance.
 //!
-//! RFC 6864 section 4.1: nothing else in natgate looks at the identification, but to tell fragments of
-//! different datagrams apart.
+//! Above 65,536 datagrams in 120 s identifications repeat (RFC 6864 4.3a and 5.2a are not met, on purpose),
+//! counted, unless the pool is strict. Nothing else in natgate looks at the identification, but to tell
+//! fragments of different datagrams apart (RFC 6864 4.1a).
 
 use conntrack::{Secret, Timestamp};
 
@@ -17,7 +18,7 @@ use conntrack::{Secret, Timestamp};
 const BUCKETS: usize = 2048;
 /// Parts of a counter's cycle for which it is known when they were used last.
 const SEGMENTS: u32 = 64;
-/// Tenths of a second in which no identification should repeat (RFC 6864 section 4.3: the maximum lifetime
+/// Tenths of a second in which no identification should repeat (RFC 6864 4.3a: the maximum lifetime
 /// of a datagram is 120 s), and one more because times are cut to tenths.
 const LIFETIME: u32 = 1200 + 1;
 

@@ -136,7 +136,7 @@ impl Packet {
     }
 
     /// A part of a datagram. It must be one that a sender or router can have made (RFC 791), and neither
-    /// leave the transport header in pieces nor overwrite it (RFC 1858, RFC 3128; RFC 6146 section 3.4).
+    /// leave the transport header in pieces nor overwrite it (RFC 1858, RFC 3128; RFC 6146 3.4e).
     fn parse_fragment(&mut self, protocol: Protocol, payload: &[u8]) -> Result<(), DropReason> {
         let (offset, more) = (self.fragment.offset(), self.fragment.more());
         let end = usize::from(self.l4) - ethernet::HEADER + usize::from(offset) + payload.len();

@@ -84,7 +84,8 @@ impl<I: PacketIo> Worker<I> {
             }
             _ => {
                 let fate = self.decide(&mut arrival, now);
-                self.finish(arrival.received, arrival.parsed.ok().flatten(), fate, now);
+                let parsed = arrival.parsed.as_ref().ok().and_then(Option::as_ref);
+                self.finish(arrival.received, parsed, fate, now);
             }
         }
     }
@@ -94,7 +95,7 @@ impl<I: PacketIo> Worker<I> {
         match given.errand {
             Errand::Translate => {
                 let fate = self.translate(&mut given.received, &given.parsed, now);
-                self.finish(given.received, Some(given.parsed), fate, now);
+                self.finish(given.received, Some(&given.parsed), fate, now);
             }
             Errand::Keep => self.fragment_arrives(given.received, given.parsed, now),
         }
@@ -140,7 +141,10 @@ impl<I: PacketIo> Worker<I> {
         let slot = match key.and_then(|key| self.nat.find_hashed(key)) {
             Some(slot) => slot,
             None => match self.admit(received, parsed, now)? {
-                Admitted::Session(slot) => slot,
+                Admitted::Session(slot) => {
+                    self.forget_syn(slot);
+                    slot
+                }
                 Admitted::Exempt => return self.forward_exempt(received, packet, realm),
                 Admitted::Answered => return Ok(Fate::Answer),
             },
@@ -201,12 +205,11 @@ impl<I: PacketIo> Worker<I> {
             let pod = packet.own_end(realm).addr;
             return Ok(self.nat.secret().home(pod, self.hand_off.workers()));
         }
-        if !hairpin && self.is_public(packet.src.addr) {
+        if !hairpin && (self.is_public(packet.src.addr) || self.is_spoofed_error(packet)) {
             return Err(DropReason::Spoofed);
         }
         match self.snapshot.policy.addresses.get(&packet.dst.addr) {
             Some(address) => {
-                // Of an error, the key is that of the packets that answer the quoted one.
                 let key = packet.flow_key(realm)?;
                 let (secret, workers) = (self.nat.secret(), self.hand_off.workers());
                 if let Some(fixed) = self.snapshot.policy.forwards.by_public(key.protocol, key.dst)

@@ -2,7 +2,9 @@
 
 use std::net::Ipv4Addr;
 
-use conntrack::{Admission, FixedMapping, FlowKey, PoolId, Realm, Refusal, Slot, Timestamp};
+use conntrack::{
+    Admission, FixedMapping, FlowKey, MidStream, PoolId, Realm, Refusal, Slot, Timestamp,
+};
 
 use crate::answer;
 use crate::drop_reason::DropReason;
@@ -99,7 +101,9 @@ impl<I: PacketIo> Worker<I> {
         };
         match opened {
             Ok(slot) => Ok(Admitted::Session(slot)),
-            Err(Refusal::NotSyn) => self.answer_reset(received, packet, now),
+            Err(Refusal::NotSyn) if self.tells_mid_stream(pool) => {
+                self.answer_reset(received, packet, now)
+            }
             Err(refusal) => Err(refusal.into()),
         }
     }
@@ -136,6 +140,12 @@ impl<I: PacketIo> Worker<I> {
             Err(Refusal::NotSyn) => Err(DropReason::NoSession),
             Err(refusal) => Err(refusal.into()),
         }
+    }
+
+    /// Whether pods learn at once that a connection is not known; otherwise they find out by time.
+    fn tells_mid_stream(&self, pool: PoolId) -> bool {
+        let pool = self.snapshot.policy.pools.get(pool.index());
+        pool.is_some_and(|pool| pool.settings.mid_stream == MidStream::Reset)
     }
 
     /// A segment from inside whose connection nobody knows: end it, so that the pod does not wait.

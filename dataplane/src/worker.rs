@@ -21,6 +21,7 @@ use crate::pipeline::{Arrival, Fate, Parsed};
 use crate::request::{Notice, Request};
 use crate::roads::{Adjacency, NextHop};
 use crate::snapshot::{Published, Snapshot};
+use crate::unsolicited::Unsolicited;
 use crate::wire::{Ethernet, ethernet};
 
 /// Timer-wheel items looked at in a busy burst, and in an idle one.
@@ -83,6 +84,7 @@ pub struct Worker<I: PacketIo> {
     pub(crate) reset_limit: RateLimit,
     pub(crate) echo_limit: RateLimit,
     pub(crate) error_limits: ErrorLimits,
+    pub(crate) unsolicited: Unsolicited,
     pub(crate) started: Timestamp,
     pub(crate) fragments: Fragments<I::Frame>,
     pub(crate) ip_ids: IpIds,
@@ -128,6 +130,7 @@ impl<I: PacketIo> Worker<I> {
             reset_limit: RateLimit::new(answer::RESET_RATE.div_ceil(share)),
             echo_limit: RateLimit::new(answer::ECHO_RATE.div_ceil(share)),
             error_limits: ErrorLimits::new(0, 0),
+            unsolicited: Unsolicited::default(),
             fragments: Fragments::new(lifetime),
             ip_ids: IpIds::new(id, hand_off.workers()),
             datagram: Vec::new(),
@@ -174,7 +177,8 @@ impl<I: PacketIo> Worker<I> {
         let packets = self.take_burst(now) + self.take_hand_offs(now);
         self.hand_off.wake();
         let listing = self.serve_requests(now);
-        self.unfinished = self.expire(now, packets > 0) || listing;
+        let expiring = self.expire(now, packets > 0);
+        self.unfinished = self.say_farewell() || expiring || listing;
         if now >= self.next_housekeeping {
             self.keep_house(now);
         }
@@ -243,12 +247,12 @@ impl<I: PacketIo> Worker<I> {
     pub(crate) fn finish(
         &mut self,
         received: Received<I::Frame>,
-        parsed: Option<Parsed>,
+        parsed: Option<&Parsed>,
         fate: Result<Fate, DropReason>,
         now: Timestamp,
     ) {
         match fate {
-            Ok(Fate::Forward(hop)) => self.forward(Held { received, parsed }, hop, now),
+            Ok(Fate::Forward(hop)) => self.forward(received, parsed, hop, now),
             Ok(Fate::Answer) => {
                 if self.transmit(received.interface, received.frame) {
                     self.counters().answered.add(1);
@@ -260,7 +264,7 @@ impl<I: PacketIo> Worker<I> {
                     Err(back) => self.drop_frame(back.received.frame, DropReason::HandOffFull),
                 }
             }
-            Err(reason) => self.refuse(received, parsed.as_ref(), reason, now),
+            Err(reason) => self.refuse(received, parsed, reason, now),
         }
     }
 
@@ -269,20 +273,27 @@ impl<I: PacketIo> Worker<I> {
         self.counters().drop_packet(reason);
     }
 
-    fn forward(&mut self, packet: Held<I::Frame>, hop: NextHop, now: Timestamp) {
+    fn forward(
+        &mut self,
+        received: Received<I::Frame>,
+        parsed: Option<&Parsed>,
+        hop: NextHop,
+        now: Timestamp,
+    ) {
         let neighbour = match hop {
             NextHop::Adjacency(id) => match self.snapshot.roads.adjacency(id).copied() {
                 Some(adjacency) if adjacency.mac.is_some() => {
-                    return self.send(packet.received.frame, adjacency);
+                    return self.send(received.frame, adjacency);
                 }
                 Some(adjacency) => (adjacency.interface, adjacency.address),
-                None => return self.drop_frame(packet.received.frame, DropReason::NoRoute),
+                None => return self.drop_frame(received.frame, DropReason::NoRoute),
             },
             NextHop::Unknown(interface, address) => (interface, address),
             NextHop::Unreachable | NextHop::NotOurs | NextHop::Hairpin => {
-                return self.drop_frame(packet.received.frame, DropReason::NoRoute);
+                return self.drop_frame(received.frame, DropReason::NoRoute);
             }
         };
+        let packet = Held { received, parsed: parsed.copied() };
         let (ask, refused) = self.hold.push(neighbour, packet, now);
         if ask && self.shared.notices.try_send(Notice::Resolve(neighbour.0, neighbour.1)).is_err() {
             self.counters().events_lost.add(1);
@@ -383,6 +394,7 @@ impl<I: PacketIo> Worker<I> {
     fn keep_house(&mut self, now: Timestamp) {
         self.next_housekeeping = now + Duration::from_millis(100);
         self.drop_overdue(now);
+        self.answer_held(now);
         self.pass_events_on();
         self.drop_overdue_fragments(now);
         self.count_held();
@@ -391,6 +403,7 @@ impl<I: PacketIo> Worker<I> {
         counters.sessions.set(nat.sessions);
         counters.sessions_created.set(nat.created);
         counters.sessions_ended.set(nat.ended);
+        counters.sessions_unannounced.set(nat.unannounced);
         counters.subscribers.set(nat.subscribers);
         counters.rests_cut_short.set(nat.rests_cut_short);
         for (counter, happened) in counters.events.iter().zip(nat.events) {
@@ -471,7 +484,9 @@ impl<I: PacketIo> Worker<I> {
         // A listing whose reader is slow, and packets that wait, are looked at again soon.
         let waiting = self.hold.len() + self.fragments.waiting();
         let busy = !self.listings.is_empty() || waiting > 0;
-        self.io.wait(Duration::from_millis(if busy { 5 } else { 500 }));
+        // A SYN that is held is answered in time.
+        let idle = if self.unsolicited.is_empty() { 500 } else { 50 };
+        self.io.wait(Duration::from_millis(if busy { 5 } else { idle }));
     }
 
     /// Gives every frame back.

@@ -194,7 +194,13 @@ const COUNTERS: &[(&str, &str, Of)] = &[
     ("icmp_errors_limited", "ICMP errors not sent because of their rate", |w| {
         &w.icmp_errors_limited
     }),
-    ("resets_sent", "Resets sent about dropped segments", |w| &w.resets_sent),
+    ("resets_sent", "Resets sent about dropped segments and expired sessions", |w| &w.resets_sent),
+    ("resets_missed", "Resets about expired sessions not sent: no frame, or no way", |w| {
+        &w.resets_missed
+    }),
+    ("sessions_unannounced", "Sessions expired without resets: too many did", |w| {
+        &w.sessions_unannounced
+    }),
     ("resets_limited", "Resets about dropped segments not sent because of their rate", |w| {
         &w.resets_limited
     }),

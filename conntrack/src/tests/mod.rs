@@ -14,6 +14,7 @@ mod random;
 mod rests;
 mod scatter;
 mod tcp;
+mod tcp_hosts;
 mod timers;
 
 use std::collections::{HashMap, HashSet};

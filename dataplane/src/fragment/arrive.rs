@@ -21,20 +21,20 @@ impl<I: PacketIo> Worker<I> {
     ) {
         // Before it waits, or goes around by other workers.
         if parsed.packet.ttl <= 1 {
-            return self.finish(received, Some(parsed), Err(DropReason::TtlExpired), now);
+            return self.finish(received, Some(&parsed), Err(DropReason::TtlExpired), now);
         }
         let key = DatagramKey::of(&parsed.packet, parsed.realm);
         let Some(key) = key.filter(|_| !self.needs_no_ports(&parsed)) else {
             let fate = self.at_home(&mut received, parsed, now);
-            return self.finish(received, Some(parsed), fate, now);
+            return self.finish(received, Some(&parsed), fate, now);
         };
         match self.keeper_of(key, &parsed) {
             Ok(keeper) if keeper == self.id => self.keep_fragment(received, parsed, key, now),
             Ok(keeper) => {
                 let fate = Ok(Fate::HandOver(keeper, parsed, Errand::Keep));
-                self.finish(received, Some(parsed), fate, now);
+                self.finish(received, Some(&parsed), fate, now);
             }
-            Err(reason) => self.finish(received, Some(parsed), Err(reason), now),
+            Err(reason) => self.finish(received, Some(&parsed), Err(reason), now),
         }
     }
 
@@ -87,7 +87,7 @@ impl<I: PacketIo> Worker<I> {
                     self.drop_frame(frame, DropReason::FragmentLimit);
                 }
             }
-            Verdict::Refuse(reason) => self.finish(received, Some(parsed), Err(reason), now),
+            Verdict::Refuse(reason) => self.finish(received, Some(&parsed), Err(reason), now),
         }
         while let Some(frame) = self.fragments.next_displaced() {
             self.drop_frame(frame, DropReason::FragmentLimit);
@@ -111,7 +111,7 @@ impl<I: PacketIo> Worker<I> {
         let flow = parsed.packet.flow_key(parsed.realm).ok();
         parsed.key = flow.map(|flow| self.nat.secret().hash_key(&flow));
         let fate = self.at_home(&mut received, parsed, now);
-        self.finish(received, Some(parsed), fate, now);
+        self.finish(received, Some(&parsed), fate, now);
     }
 
     /// Drops fragments whose first one has not come in time.

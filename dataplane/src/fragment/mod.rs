@@ -1,6 +1,7 @@
 //! What is known of datagrams that come in fragments?
 //!
-//! Fragments are translated one by one, as they come: they are not put together (decision D14). Only the
+//! Fragments are translated one by one, in any order (RFC 4787 REQ-14): they are not put together (decision
+//! D14). Only the
 //! first one has ports. It tells them to the others by way of a [`Datagram`], which lives until the last
 //! missing byte has come, or for two seconds. Those that come before the first one wait for it.
 //!

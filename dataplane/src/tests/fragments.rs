@@ -136,8 +136,7 @@ fn only_addresses_change_in_later_fragments() {
 fn fragments_turn_back_to_another_pod() {
     let data = pattern(3000);
     for workers in [1, 2, 5] {
-        let mut rig = Rig::new(workers);
-        let (from, caller, called) = turning_back(&mut rig);
+        let (mut rig, [from, caller, called]) = turning_back(workers);
         for order in orders(3) {
             let request = udp(from, called, &data);
             let frames = reordered(&pieces(&request, 7, 1480), &order);
@@ -354,4 +353,47 @@ fn whole_packets_with_the_same_identification_do_not_matter() {
     assert_eq!(seen(&sent[1]).payload, b"whole");
     let (first, last) = (ip(&sent[0]).0, ip(&sent[2]).0);
     assert_eq!(first.identification, last.identification);
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+    // Proves: 4787-REQ-14, 6864-S5.3.1
+    // Museum: C29
+    #[test]
+    fn many_datagrams_in_any_mixture_arrive_whole_and_apart(
+        workers in 1u16..5,
+        seed in proptest::prelude::any::<u64>(),
+        sizes in proptest::collection::vec((200usize..3000, 8usize..60), 2..8),
+    ) {
+        let mut rig = Rig::new(workers);
+        // Each pod sends one datagram, all with one identification, each in pieces of its own size.
+        let mut arriving = Vec::new();
+        for (n, &(len, size)) in sizes.iter().enumerate() {
+            let n = n as u8 + 1;
+            let packet = udp((pod(n), 5000), (SERVER, 80), &vec![n; len]);
+            let frames = pieces(&packet, 7, (size * 8).max(len / 40 / 8 * 8));
+            arriving.extend(frames);
+        }
+        let copies = arriving.len() / 3;
+        arriving.extend_from_within(..copies);
+        let mut state = seed;
+        for at in (1..arriving.len()).rev() {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            arriving.swap(at, (state >> 33) as usize % (at + 1));
+        }
+        let sent = pass(&mut rig, INSIDE, &arriving, OUTSIDE);
+        let packets = Receiver::default().take_all(&sent);
+        let mut whole: Vec<(u8, usize)> = Vec::new();
+        for packet in &packets {
+            let payload = seen(packet).payload;
+            proptest::prop_assert!(payload.iter().all(|&byte| byte == payload[0]), "mixed");
+            whole.push((payload[0], payload.len()));
+        }
+        whole.sort_unstable();
+        whole.dedup();
+        let expected: Vec<_> =
+            sizes.iter().enumerate().map(|(n, &(len, _))| (n as u8 + 1, len)).collect();
+        proptest::prop_assert_eq!(whole, expected);
+    }
 }

@@ -81,6 +81,7 @@ fn orphans_from_everywhere_outside_harm_no_fragments_in_order() {
 }
 
 // Proves: 4787-REQ-14a
+// Museum: C29
 #[test]
 fn first_fragments_without_end_are_bounded_by_source_and_in_all() {
     let mut rig = Rig::new(1);

@@ -193,3 +193,21 @@ fn replayed_identifications_change_nothing() {
     rig.run();
     assert_eq!(rig.sum(|c| c.sessions_created.get()), 1);
 }
+
+// Proves: 6864-S5.3.1
+#[test]
+fn errors_from_pods_have_fresh_identifications_too() {
+    let mut rig = Rig::new(2);
+    let mut ids = HashSet::new();
+    for n in 1..9 {
+        let (_, out) = rig.one(INSIDE, &clear(n, 4000, 7)).unwrap();
+        let reply = udp((SERVER, 53), seen(&out).src, b"a");
+        let (_, back) = rig.one(OUTSIDE, &reply).unwrap();
+        let error = super::icmp::icmp((pod(n), SERVER), (3, 3), [0; 4], &back[14..]);
+        for _ in 0..2 {
+            let (_, error) = rig.one(INSIDE, &with_id(&error, 7, false)).unwrap();
+            let header = ip(&error).0;
+            assert!(ids.insert((header.source, header.identification)), "pod {n}");
+        }
+    }
+}

@@ -19,6 +19,7 @@ mod refuse;
 mod rig;
 mod rights;
 mod roads;
+mod tcp;
 mod too_big;
 mod translate;
 mod work;

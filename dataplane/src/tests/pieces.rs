@@ -111,7 +111,8 @@ pub(super) fn orders(n: usize) -> Vec<Vec<usize>> {
 
 /// Endpoints by which pod 1 reaches pod 2 through their public addresses: where pod 1 sends from, what pod 2
 /// sees, and where pod 1 sends to. Pod 2 listens at port 6000.
-pub(super) fn turning_back(rig: &mut Rig) -> ((Ipv4Addr, u16), (Ipv4Addr, u16), (Ipv4Addr, u16)) {
+pub(super) fn turning_back(workers: u16) -> (Rig, [(Ipv4Addr, u16); 3]) {
+    let mut rig = Rig::new(workers);
     let mut public = |n: u8| {
         let request = udp((pod(n), 6000), (SERVER, 5300), b"q");
         seen(&rig.one(INSIDE, &request).unwrap().1).src
@@ -127,7 +128,7 @@ pub(super) fn turning_back(rig: &mut Rig) -> ((Ipv4Addr, u16), (Ipv4Addr, u16), 
             let (from, to) = ((pod(1), own), (called.0, port));
             if let Some((interface, packet)) = rig.one(INSIDE, &udp(from, to, b"here")) {
                 assert_eq!((interface, seen(&packet).dst), (INSIDE, (pod(2), 6000)));
-                return (from, seen(&packet).src, to);
+                return (rig, [from, seen(&packet).src, to]);
             }
         }
     }

@@ -58,7 +58,7 @@ fn what_may_not_pass_is_dropped_under_its_name() {
     expect(udp((pod(1), 1), (PUBLIC, 53), b""), INSIDE, DropReason::NoSession);
     expect(tcp((pod(1), 1), (SERVER, 80), "A", b""), INSIDE, DropReason::TcpNotSyn);
     expect(tcp((pod(1), 1), (SERVER, 80), "SF", b""), INSIDE, DropReason::TcpNotSyn);
-    expect(pong(pod(1), SERVER, 7, b""), INSIDE, DropReason::IcmpType);
+    expect(pong(pod(1), SERVER, 7, b""), INSIDE, DropReason::NoSession);
     expect(udp((SERVER, 53), (PUBLIC, 5000), b""), OUTSIDE, DropReason::NoSession);
     expect(udp((PUBLIC, 53), (PUBLIC, 5000), b""), OUTSIDE, DropReason::Spoofed);
     expect(udp((SERVER, 53), (pod(1), 5000), b""), OUTSIDE, DropReason::Spoofed);

@@ -117,8 +117,7 @@ fn fragments_that_are_too_big_are_cut_again() {
 
 #[test]
 fn turning_back_over_a_smaller_link_cuts_too() {
-    let mut rig = Rig::new(2);
-    let (from, caller, called) = turning_back(&mut rig);
+    let (mut rig, [from, caller, called]) = turning_back(2);
     set_mtu(&mut rig, INSIDE, 1000);
     let packet = with_id(&udp(from, called, &[5; 1400]), 7, false);
     let frames = sent(&mut rig, INSIDE, &packet, INSIDE);

@@ -10,6 +10,9 @@ use super::{Malformed, checksum, read_u16, read_u32, write_u16, write_u32};
 /// Length of a header without options.
 pub const HEADER: usize = 20;
 
+/// Offset of the type of service.
+pub(crate) const TOS: usize = field::TOS;
+
 /// Time to live of packets that natgate sends itself.
 const OWN_TTL: u8 = 64;
 
