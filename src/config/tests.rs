@@ -336,7 +336,8 @@ fn fixed_mappings_take_their_ports_out_of_the_pool() {
  spec: {address: 198.51.100.9, target: 10.1.2.4}}
 ";
     let policy = load(&text).unwrap().policy(1);
-    assert_eq!(policy.pools[0].settings.except, vec![8000..=8003]);
+    let reserved = |port| policy.pools[0].addresses[0].is_reserved(port);
+    assert_eq!([7999, 8000, 8003, 8004].map(reserved), [false, true, true, false]);
     let public = Endpoint::new("192.0.2.1".parse().unwrap(), 8002);
     let fixed = policy.forwards.by_public(Protocol::Tcp, public).unwrap();
     assert_eq!(fixed.internal, Endpoint::new("10.1.2.3".parse().unwrap(), 82));
