@@ -57,7 +57,7 @@ drop_reasons! {
     IpIdExhausted = "ip-id-exhausted", "let the sender set DF, or set ipId to best effort";
     /// No free frame to fragment a packet into.
     NoFrame = "no-frame", "make the MTU the same on the path, or let the sender set DF";
-    /// An ICMP message that no other name is for: unknown type or code, or an unasked reply.
+    /// An ICMP message that no other name is for: an unknown type or code.
     IcmpType = "icmp-type", "nothing to do: natgate translates echo, timestamp and errors (types 3, 11, 12)";
     /// ICMP redirect.
     IcmpRedirect = "icmp-redirect", "look for a misconfigured router or a forger";
