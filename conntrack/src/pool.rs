@@ -263,7 +263,8 @@ impl Default for PoolSettings {
 
 impl PoolSettings {
     /// The region that DNS queries are scattered over, if the settings have one that makes sense: mappings
-    /// depend on the remote, and beside the region there is room for a block.
+    /// and filters depend on the remote, and beside the region there is room for a block. Where anybody may
+    /// send in, a public endpoint must be one subscriber's alone (RFC 4787 REQ-3).
     pub fn scatter_region(&self) -> Option<RangeInclusive<u16>> {
         let region = &self.scatter.as_ref()?.ports;
         let within = self.ports.contains(region.start()) && self.ports.contains(region.end());
@@ -273,8 +274,9 @@ impl PoolSettings {
         let above = region.end().checked_add(1);
         let beside = has_block(*self.ports.start(), u32::from(*region.start()))
             || above.is_some_and(|from| has_block(from, u32::from(*self.ports.end()) + 1));
-        let sensible = self.mapping == Behavior::AddressAndPortDependent && within && beside;
-        sensible.then(|| region.clone())
+        let sensible = self.mapping == Behavior::AddressAndPortDependent
+            && self.filtering_udp != Behavior::EndpointIndependent;
+        (sensible && within && beside).then(|| region.clone())
     }
 
     /// Whether flows of `protocol` to port `remote` are scattered, where there is a region.

@@ -308,3 +308,22 @@ fn a_change_of_class_leaves_no_endpoint_with_two_owners() {
         assert!(nat.mappings.is_empty());
     }
 }
+
+/// The region for DNS is of all subscribers: where anybody may send in, it would give one public endpoint to
+/// two of them.
+// Proves: 4787-REQ-3
+#[test]
+fn bug_dns_of_two_pods_shared_a_port_that_anybody_could_send_to() {
+    let settings = PoolSettings {
+        ports: 1024..=1151,
+        scatter: Some(crate::Scatter { ports: 1136..=1151, rest: Duration::from_secs(2) }),
+        ..class(Behavior::AddressAndPortDependent, Behavior::EndpointIndependent)
+    };
+    let (mut nat, _) = nat_with(settings, 1, 1_000);
+    let mut owners = HashMap::new();
+    for n in 0..64 {
+        let flow = key(Protocol::Udp, (pod(1 + n % 2), 5000), remote(1 + n / 2, 53));
+        let public = send(&mut nat, &flow, secs(1)).unwrap();
+        assert_eq!(*owners.entry(public).or_insert(flow.src), flow.src);
+    }
+}
