@@ -33,7 +33,6 @@ pub const INSIDE: InterfaceId = InterfaceId(0);
 /// The external interface.
 pub const OUTSIDE: InterfaceId = InterfaceId(1);
 /// Ethernet address of both interfaces.
-const OWN_ADDRESS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 0, 0, 2), Ipv4Addr::new(203, 0, 113, 2)];
 pub const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
 /// Where packets to the pods go.
 pub const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];

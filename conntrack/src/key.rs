@@ -75,14 +75,19 @@ impl Secret {
     }
 
     /// A number that only the holder of the secret can foresee.
-    pub(crate) fn scramble(&self, value: impl std::hash::Hash) -> u64 {
+    pub fn scramble(&self, value: impl std::hash::Hash) -> u64 {
         self.0.hash_one(value)
     }
 
     /// The worker where the subscriber with this internal address lives.
     pub fn home(&self, subscriber: Ipv4Addr, workers: u16) -> u16 {
+        self.worker_for(u32::from(subscriber), workers)
+    }
+
+    /// One of `workers`, always the same for equal values; nobody else can foresee which.
+    pub fn worker_for(&self, value: impl std::hash::Hash, workers: u16) -> u16 {
         // Multiply-shift maps the hash to 0..workers without a division.
-        let hash = self.0.hash_one(u32::from(subscriber)) >> 32;
+        let hash = self.scramble(value) >> 32;
         ((hash * u64::from(workers)) >> 32) as u16
     }
 }

@@ -25,7 +25,7 @@ use crate::pool::Pool;
 use crate::rest::ScatterRests;
 use crate::scatter::Scattered;
 use crate::session::{Slot, reply_key};
-use crate::subscriber::{Claimed, Holding, NoBlock};
+use crate::subscriber::{Claimed, Holding, Kind, NoBlock};
 use crate::table::SessionTable;
 use crate::time::Timestamp;
 
@@ -81,7 +81,7 @@ impl Search<'_> {
 
     /// A port of the subscriber's own blocks.
     fn lease_of_blocks(&self, holding: &mut Holding) -> Result<Lease, NoBlock> {
-        if let Some(no_block) = holding.refused_lately(self.key, self.now) {
+        if let Some(no_block) = holding.refused_lately(self.key, self.kind(), self.now) {
             return Err(no_block);
         }
         let capped = holding.has_all_ports(&self.pool.settings.quota, self.key.protocol);
@@ -110,11 +110,16 @@ impl Search<'_> {
                     .map(Lease::of)
                     .or_else(|| self.closed(holding));
                 if found.is_none() {
-                    holding.refuse(self.key, no_block, self.now);
+                    holding.refuse(self.key, self.kind(), no_block, self.now);
                 }
                 found.ok_or(no_block)
             }
         }
+    }
+
+    /// The ports that will do.
+    fn kind(&self) -> Kind {
+        (self.class(), self.parity())
     }
 
     /// Whether ports have a class and a parity: identifiers of queries have none.
@@ -167,13 +172,13 @@ impl Search<'_> {
             && self.sharing != Sharing::Nobody
             && holding.blocks.len() >= self.pool.settings.quota.blocks as usize
             && self.unused(holding).is_none()
-            && holding.refused_lately(self.key, self.now).is_none();
+            && holding.refused_lately(self.key, self.kind(), self.now).is_none();
         if !all_used {
             return None;
         }
         let found = self.closed(holding);
         if found.is_none() {
-            holding.refuse(self.key, NoBlock::Quota, self.now);
+            holding.refuse(self.key, self.kind(), NoBlock::Quota, self.now);
         }
         found
     }

@@ -6,6 +6,7 @@
 //! a mapping of its own and the session table says it all; nothing is kept here then.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::Ipv4Addr;
 
 use ahash::RandomState;
@@ -81,6 +82,8 @@ pub(crate) struct Mapping {
     outer: Reach,
     /// Whether `peers` is kept for it.
     keeps_peers: bool,
+    /// Nobody wants it any more, and the last of its sessions are about to end.
+    stranded: bool,
     /// The session that came last.
     newest: u32,
 }
@@ -112,7 +115,7 @@ pub(crate) enum Left {
     Mapping,
     /// Nothing.
     Nothing,
-    /// Sessions that only remotes wanted: they end as well.
+    /// Sessions that only remotes wanted: they must end as well.
     Strangers,
 }
 
@@ -123,11 +126,22 @@ pub(crate) struct Mappings {
     free: Vec<u32>,
     by_internal: HashMap<(Protocol, Endpoint, PoolId, Reach), u32, RandomState>,
     by_public: HashMap<(Protocol, Endpoint, Reach), u32, RandomState>,
-    /// By mapping and remote address: sessions whose remote the internal endpoint has addressed itself. Only
-    /// where the filter asks and `outer` does not say it.
-    peers: HashMap<(u32, Ipv4Addr), u32, RandomState>,
+    /// Only where the filter asks and `outer` does not say it.
+    peers: Peers,
     /// By session number; as long as mappings ever needed it.
     links: Vec<Link>,
+}
+
+/// Sessions whose remote the internal endpoint has addressed itself, by mapping and remote address.
+type Peers = HashMap<(u32, Ipv4Addr), u32, RandomState>;
+
+fn forget_peer(peers: &mut Peers, key: (u32, Ipv4Addr)) {
+    if let Entry::Occupied(mut peer) = peers.entry(key) {
+        *peer.get_mut() -= 1;
+        if *peer.get() == 0 {
+            peer.remove();
+        }
+    }
 }
 
 /// Towards whom a mapping of `behavior` that was made for `remote` serves.
@@ -172,6 +186,7 @@ impl Mappings {
     /// Whether `filtering` lets packets from any port of `remote` in by mapping `number` (RFC 4787 REQ-8).
     pub(crate) fn admits(&self, number: u32, filtering: Behavior, remote: Ipv4Addr) -> bool {
         match filtering {
+            _ if self.get(number).stranded => false,
             Behavior::EndpointIndependent => true,
             Behavior::AddressDependent => {
                 self.get(number).outer == Some(remote) || self.peers.contains_key(&(number, remote))
@@ -197,6 +212,7 @@ impl Mappings {
             outer: (class.sharing == Sharing::ByAddress).then_some(remote),
             keeps_peers: class.sharing == Sharing::Nobody
                 && class.filtering == Behavior::AddressDependent,
+            stranded: false,
             newest: NONE,
         };
         let number = if let Some(number) = self.free.pop() {
@@ -209,18 +225,25 @@ impl Mappings {
         if let Some(reach) = mapping.inner {
             self.by_internal.insert((mapping.protocol, mapping.internal, pool, reach), number);
         }
-        self.by_public.insert((mapping.protocol, public, mapping.outer), number);
+        let before = self.by_public.insert((mapping.protocol, public, mapping.outer), number);
+        debug_assert_eq!(before, None, "a public endpoint was given to two mappings");
         number
     }
 
     /// Removes a mapping that has no sessions.
     pub(crate) fn remove(&mut self, number: u32) {
+        self.close(number);
         let mapping = self.all[number as usize];
-        if let Some(reach) = mapping.inner {
-            self.by_internal.remove(&(mapping.protocol, mapping.internal, mapping.pool, reach));
-        }
         self.by_public.remove(&(mapping.protocol, mapping.public, mapping.outer));
         self.free.push(number);
+    }
+
+    /// New flows from inside do not find it any more.
+    fn close(&mut self, number: u32) {
+        let mapping = &mut self.all[number as usize];
+        if let Some(reach) = mapping.inner.take() {
+            self.by_internal.remove(&(mapping.protocol, mapping.internal, mapping.pool, reach));
+        }
     }
 
     /// Counts one more session, with `remote`.
@@ -270,36 +293,29 @@ impl Mappings {
         }
         mapping.sessions -= 1;
         mapping.addressed -= u32::from(addressed);
+        if addressed && mapping.keeps_peers {
+            forget_peer(&mut self.peers, (number, remote));
+        }
         let left = match (mapping.sessions, mapping.addressed) {
             (0, _) => Left::Nothing,
-            (_, 0) if addressed => Left::Strangers,
+            (_, 0) if !mapping.stranded => Left::Strangers,
             _ => Left::Mapping,
         };
-        if addressed && mapping.keeps_peers {
-            self.forget_peer(number, remote);
-        }
-        if left == Left::Nothing {
-            self.remove(number);
+        match left {
+            Left::Mapping => {}
+            Left::Nothing => self.remove(number),
+            Left::Strangers => {
+                mapping.stranded = true;
+                self.close(number);
+            }
         }
         left
     }
 
-    fn forget_peer(&mut self, number: u32, remote: Ipv4Addr) {
-        if let std::collections::hash_map::Entry::Occupied(mut peer) =
-            self.peers.entry((number, remote))
-        {
-            *peer.get_mut() -= 1;
-            if *peer.get() == 0 {
-                peer.remove();
-            }
-        }
-    }
-
-    /// The sessions of a mapping, the newest first.
-    pub(crate) fn sessions(&self, number: u32) -> Vec<u32> {
-        let exists = |session: u32| (session != NONE).then_some(session);
-        let older = |&session: &u32| exists(self.links[session as usize].older);
-        std::iter::successors(exists(self.get(number).newest), older).collect()
+    /// A session of a mapping.
+    pub(crate) fn a_session(&self, number: u32) -> Option<u32> {
+        let newest = self.get(number).newest;
+        (newest != NONE).then_some(newest)
     }
 
     /// Whether nothing at all is kept.

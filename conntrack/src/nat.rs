@@ -13,7 +13,7 @@ use crate::endpoint::{Endpoint, FlowKey, Protocol};
 use crate::events::{EventKind, Events};
 use crate::key::{HashedKey, Secret};
 use crate::mapping::Mappings;
-use crate::pool::{Pool, PoolId};
+use crate::pool::{Pool, PoolId, PoolSettings};
 use crate::rest::{Rests, ScatterRests};
 use crate::rewrite::Rewrite;
 use crate::session::{CachedHop, Slot, Via};
@@ -120,6 +120,8 @@ pub struct Nat {
     pub(crate) pools: Vec<Arc<Pool>>,
     pub(crate) table: SessionTable,
     pub(crate) mappings: Mappings,
+    /// Mappings that nobody wants any more, whose sessions are to end.
+    stranded: Vec<u32>,
     wheel: Wheel,
     pub(crate) subscribers: Subscribers,
     /// Subscribers with an idle holding: to give its last block back; those without sessions: to be
@@ -148,6 +150,7 @@ impl Nat {
             pools: Vec::new(),
             table: SessionTable::new(max_sessions, secret.clone()),
             mappings: Mappings::default(),
+            stranded: Vec::new(),
             wheel: Wheel::new(now.as_secs() as u32, max_sessions),
             secret,
             subscribers: Subscribers::new(),
@@ -239,6 +242,20 @@ impl Nat {
     /// The pool with this number.
     pub(crate) fn pool(&self, id: PoolId) -> Option<&Arc<Pool>> {
         self.pools.get(id.index())
+    }
+
+    /// The settings of the pool that `slot` was admitted to.
+    pub fn settings(&self, slot: Slot) -> Option<&PoolSettings> {
+        self.pool(self.table.owner(slot).pool).map(|pool| &pool.settings)
+    }
+
+    /// Whether the subscriber of `slot` is seen under public addresses other than that of `slot`: what is
+    /// sent to several of them meets at the subscriber (RFC 6864 section 5.3.1).
+    pub fn has_other_addresses(&self, slot: Slot) -> bool {
+        let public = self.table.get(slot).public().addr;
+        self.subscribers
+            .get(self.table.owner(slot).subscriber)
+            .has_other_address(public, &self.pools)
     }
 
     /// The secret of this start.

@@ -263,8 +263,7 @@ impl Default for PoolSettings {
 
 impl PoolSettings {
     /// The region that DNS queries are scattered over, if the settings have one that makes sense: mappings
-    /// and filters depend on the remote, and beside the region there is room for a block. Where anybody may
-    /// send in, a public endpoint must be one subscriber's alone (RFC 4787 REQ-3).
+    /// depend on the remote, and beside the region there is room for a block.
     pub fn scatter_region(&self) -> Option<RangeInclusive<u16>> {
         let region = &self.scatter.as_ref()?.ports;
         let within = self.ports.contains(region.start()) && self.ports.contains(region.end());
@@ -274,9 +273,11 @@ impl PoolSettings {
         let above = region.end().checked_add(1);
         let beside = has_block(*self.ports.start(), u32::from(*region.start()))
             || above.is_some_and(|from| has_block(from, u32::from(*self.ports.end()) + 1));
-        let sensible = self.mapping == Behavior::AddressAndPortDependent
-            && self.filtering_udp != Behavior::EndpointIndependent;
-        (sensible && within && beside).then(|| region.clone())
+        // Who is not the addressed server has no session, so no worker would know whom he means.
+        let behaviors = [self.mapping, self.filtering_udp];
+        let dependent = behaviors == [Behavior::AddressAndPortDependent; 2];
+        let sensible = dependent && within && beside;
+        sensible.then(|| region.clone())
     }
 
     /// Whether flows of `protocol` to port `remote` are scattered, where there is a region.
@@ -386,6 +387,11 @@ pub struct Pool {
 }
 
 impl Pool {
+    /// Whether `addr` is one of its addresses.
+    pub fn has(&self, addr: Ipv4Addr) -> bool {
+        self.addresses.iter().any(|address| address.addr == addr)
+    }
+
     /// A pool of `addresses`, all of whose blocks are free.
     pub fn new(
         id: PoolId,

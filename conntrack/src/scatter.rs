@@ -13,8 +13,8 @@ use crate::lease::Search;
 use crate::mapping::Sharing;
 use crate::subscriber::Holding;
 
-/// Draws for each worker there is: the chance to miss one's own ports in all of them is 10^-7.
-const DRAWS_PER_WORKER: u32 = 16;
+/// Draws for each worker there is: the chance to miss one's own ports in all of them is 10^-14.
+const DRAWS_PER_WORKER: u32 = 32;
 /// Ports of this worker looked at before the region counts as full towards a server.
 const OWN_PORTS: u32 = 32;
 
@@ -38,7 +38,7 @@ impl Search<'_> {
         {
             return Scattered::Nowhere;
         }
-        let index = holding.address_without_block(self.pool, self.random);
+        let index = holding.addresses_without_block(self.pool, self.random).next();
         let Some(index) = index else { return Scattered::Nowhere };
         let address = &self.pool.addresses[usize::from(index)];
         let Some(region) = address.scatter() else { return Scattered::Nowhere };

@@ -2,12 +2,13 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ahash::RandomState;
 
 use crate::address::PortClass;
-use crate::block::{PortBlock, Returned};
+use crate::block::{Parity, PortBlock, Returned};
 use crate::directory::{BlockNumber, Holder};
 use crate::endpoint::{Endpoint, FlowKey, Protocol, Realm};
 use crate::events::Told;
@@ -69,10 +70,14 @@ const REFUSED_REMOTES: usize = 8;
 /// For this long, no port is looked for again after there was none.
 const REFUSED_FOR: Duration = Duration::from_millis(100);
 
+/// Which ports would have done.
+pub(crate) type Kind = (PortClass, Parity);
+
 /// No port of a holding was left for this remote.
 #[derive(Clone, Copy, Debug)]
 struct RefusedLately {
     protocol: Protocol,
+    kind: Kind,
     remote: Endpoint,
     until: Timestamp,
     why: NoBlock,
@@ -127,21 +132,27 @@ impl Holding {
     }
 
     /// Why a flow like `key` was refused lately, if it was and no port has become free since.
-    pub(crate) fn refused_lately(&self, key: &FlowKey, now: Timestamp) -> Option<NoBlock> {
-        let same =
-            |r: &&RefusedLately| now < r.until && r.remote == key.dst && r.protocol == key.protocol;
+    pub(crate) fn refused_lately(
+        &self,
+        key: &FlowKey,
+        kind: Kind,
+        now: Timestamp,
+    ) -> Option<NoBlock> {
+        let same = |r: &&RefusedLately| {
+            now < r.until && r.remote == key.dst && r.protocol == key.protocol && r.kind == kind
+        };
         self.refused.iter().find(same).map(|r| r.why)
     }
 
     /// Remembers for a moment that flows like `key` are refused: the search for a port that is not there
     /// is the longest.
-    pub(crate) fn refuse(&mut self, key: &FlowKey, why: NoBlock, now: Timestamp) {
+    pub(crate) fn refuse(&mut self, key: &FlowKey, kind: Kind, why: NoBlock, now: Timestamp) {
         if self.refused.len() == REFUSED_REMOTES {
             self.refused.pop_front();
         }
         let until = now + REFUSED_FOR;
         let (protocol, remote) = (key.protocol, key.dst);
-        self.refused.push_back(RefusedLately { protocol, remote, until, why });
+        self.refused.push_back(RefusedLately { protocol, kind, remote, until, why });
     }
 
     /// Index of the address that the subscriber is paired with.
@@ -323,7 +334,9 @@ impl Holding {
         }
         let surplus = empty && !ended.replaced;
         if surplus && self.blocks.iter().filter(|block| block.is_empty()).count() > 1 {
-            self.release(pool, index, holder, now);
+            // Rather one on another address, where the subscriber spilled to.
+            let spilled = self.blocks.iter().position(|block| self.is_spare(block));
+            self.release(pool, spilled.unwrap_or(index), holder, now);
         }
         match returned {
             Returned::Rests(until) => Some(until),
@@ -331,22 +344,24 @@ impl Holding {
         }
     }
 
-    /// Index of the address for a flow that needs no block: the one the subscriber is paired with, or for
-    /// who has none yet one that has room for blocks as well.
-    pub(crate) fn address_without_block(&self, pool: &Pool, random: u64) -> Option<u16> {
-        // Without pairing there is no such address.
-        if pool.settings.pooling == Pooling::Paired && self.anchor.is_some() {
-            return self.anchor;
-        }
+    /// Indices of the addresses for a flow that needs no block: the one that the subscriber is paired with, or
+    /// all, those that have room for blocks as well first.
+    pub(crate) fn addresses_without_block<'p>(
+        &self,
+        pool: &'p Pool,
+        random: u64,
+    ) -> impl Iterator<Item = u16> + use<'p> {
         let count = pool.addresses.len();
-        let start = (random >> 32) as usize % count.max(1);
-        let mut indices = (0..count).map(|i| (start + i) % count);
-        let has_room = |&index: &usize| {
-            let directory = &pool.addresses[index].directory;
+        // Without pairing there is no own address.
+        let own = self.anchor.filter(|_| pool.settings.pooling == Pooling::Paired);
+        let start = own.map_or((random >> 32) as usize % count.max(1), usize::from);
+        let reach = if own.is_some() { count.min(1) } else { count };
+        let all = (0..reach).map(move |i| ((start + i) % count) as u16);
+        let has_room = |&index: &u16| {
+            let directory = &pool.addresses[usize::from(index)].directory;
             directory.held() < directory.blocks()
         };
-        let found = indices.clone().find(has_room).or_else(|| indices.next());
-        found.map(|index| index as u16)
+        all.clone().filter(has_room).chain(all.filter(move |index| !has_room(index)))
     }
 
     fn release(&mut self, pool: &Pool, index: usize, holder: Holder, now: Timestamp) {
@@ -359,15 +374,19 @@ impl Holding {
         self.recent.push_back((block.address, block.number, block.class));
     }
 
+    /// Whether a block is empty, and on another address than the subscriber's own.
+    fn is_spare(&self, block: &PortBlock) -> bool {
+        block.is_empty() && self.anchor.is_some_and(|anchor| anchor != block.address)
+    }
+
     /// Gives empty blocks back, all but `keep`.
     fn release_empty(&mut self, pool: &Pool, keep: usize, holder: Holder, now: Timestamp) {
         let empty = self.blocks.iter().filter(|block| block.is_empty()).count();
-        let mut surplus = empty.saturating_sub(keep);
-        for index in (0..self.blocks.len()).rev() {
-            if surplus > 0 && self.blocks[index].is_empty() {
-                self.release(pool, index, holder, now);
-                surplus -= 1;
-            }
+        for _ in keep..empty {
+            let spilled = self.blocks.iter().position(|block| self.is_spare(block));
+            let any = || self.blocks.iter().rposition(PortBlock::is_empty);
+            let Some(index) = spilled.or_else(any) else { return };
+            self.release(pool, index, holder, now);
         }
     }
 
@@ -423,6 +442,18 @@ impl Subscriber {
         });
         &mut self.holdings[index]
     }
+
+    /// Whether it holds a block on an address other than `public`.
+    pub(crate) fn has_other_address(&self, public: Ipv4Addr, pools: &[Arc<Pool>]) -> bool {
+        self.holdings.iter().any(|holding| {
+            let addresses = pools.get(holding.pool.index()).map(|pool| &pool.addresses);
+            let other = |block: &PortBlock| {
+                let address = addresses.and_then(|all| all.get(usize::from(block.address)));
+                address.is_some_and(|address| address.addr != public)
+            };
+            holding.blocks.iter().any(other)
+        })
+    }
 }
 
 /// All subscribers of one worker.
@@ -471,6 +502,10 @@ impl Subscribers {
         };
         self.by_addr.insert(addr, number);
         number
+    }
+
+    pub(crate) fn get(&self, number: u32) -> &Subscriber {
+        &self.all[number as usize]
     }
 
     pub(crate) fn get_mut(&mut self, number: u32) -> &mut Subscriber {

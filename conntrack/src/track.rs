@@ -173,6 +173,10 @@ impl Connection<'_> {
     }
 
     fn syn(&mut self, segment: &Segment) -> (State, bool) {
+        if segment.flags.has(TcpFlags::FIN) {
+            // No stack opens and closes at once.
+            return (self.state, self.outbound());
+        }
         let opens = segment.flags.opens();
         let next = segment.seq.wrapping_add(1);
         // Whoever has sent a SYN in the pod's name is the pod: it knows no connection any more.

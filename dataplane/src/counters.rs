@@ -89,11 +89,15 @@ pub struct WorkerCounters {
     pub resets_sent: Counter,
     /// Such resets not sent because of their rate.
     pub resets_limited: Counter,
+    /// Resets about expired sessions not sent: no frame, or the way is not known now.
+    pub resets_missed: Counter,
+    /// Sessions that expired without resets because too many others did.
+    pub sessions_unannounced: Counter,
     /// Packets given to their home worker.
     pub handed_over: Counter,
     /// Packets taken from other workers.
     pub taken_over: Counter,
-    /// Packets that wait for a next hop now.
+    /// Packets that wait for a next hop, or for the first fragment of their datagram, now.
     pub held: Counter,
     /// Sessions now.
     pub sessions: Counter,
@@ -115,6 +119,12 @@ pub struct WorkerCounters {
     pub idle_loops: Counter,
     /// Times the worker slept.
     pub sleeps: Counter,
+    /// Fragments made of packets that were too big for the next link.
+    pub fragments_sent: Counter,
+    /// Datagrams whose fragments are followed now.
+    pub fragmented_datagrams: Counter,
+    /// Identifications given to DF-clear packets sooner than RFC 6864 allows.
+    pub ip_id_reused: Counter,
     /// Partial checksums computed whole.
     pub checksums_repaired: Counter,
     /// Frames in the worker's free list.

@@ -41,9 +41,23 @@ drop_reasons! {
     IpOption = "ip-option", "the sender must not use source route, record route or timestamp options";
     /// TCP, UDP and ICMP only.
     UnsupportedProtocol = "unsupported-protocol", "exempt the destination if this traffic needs no translation";
-    /// A fragment.
-    Fragment = "fragment", "lower the sender's packet size; fragments are not translated yet";
-    /// An ICMP message that no other name is for: unknown type or code, or an unasked reply.
+    /// A later fragment of a datagram whose first fragment was refused.
+    Fragment = "fragment", "look at why first fragments are dropped";
+    /// A first fragment without the whole transport header, or one that would overwrite it (RFC 3128).
+    FragmentTiny = "fragment-tiny", "look for an attacker: no router makes fragments that small";
+    /// A fragment that contradicts another one of its datagram.
+    FragmentOverlap = "fragment-overlap", "look for an attacker, or a sender that repeats identifications";
+    /// A datagram in more fragments than natgate follows.
+    FragmentTooMany = "fragment-too-many", "raise the MTU on the path, or look for an attacker";
+    /// A fragment that came early, and the first one of its datagram did not follow in time.
+    FragmentTimeout = "fragment-timeout", "look for loss on the path, or for a flood of fragments";
+    /// More datagrams in fragments, or more early fragments, than one source or all may have at once.
+    FragmentLimit = "fragment-limit", "look for a flood of fragments; lower the senders' packet size";
+    /// No identification for a DF-clear packet that was not used lately (RFC 6864), with strict use of them.
+    IpIdExhausted = "ip-id-exhausted", "let the sender set DF, or set ipId to best effort";
+    /// No free frame to fragment a packet into.
+    NoFrame = "no-frame", "make the MTU the same on the path, or let the sender set DF";
+    /// An ICMP message that no other name is for: an unknown type or code.
     IcmpType = "icmp-type", "nothing to do: natgate translates echo, timestamp and errors (types 3, 11, 12)";
     /// ICMP redirect.
     IcmpRedirect = "icmp-redirect", "look for a misconfigured router or a forger";
@@ -86,7 +100,7 @@ drop_reasons! {
     PoolExhausted = "pool-exhausted", "add addresses to the pool";
     /// The session table has reached its maximum.
     TableFull = "table-full", "raise --sessions";
-    /// A packet from outside to a pool address for which there is no session.
+    /// A packet from outside to a public address, or an answer from inside, for which there is no session.
     NoSession = "no-session", "nothing to do: scans and late packets look like this";
     /// A packet from outside to a mapping whose filter does not admit the sender.
     Filtered = "filtered", "nothing to do, or choose another `filtering` for the pool";

@@ -56,8 +56,8 @@ pub struct Fixed {
 /// All fixed mappings, ready for look-up.
 #[derive(Clone, Debug, Default)]
 pub struct Forwards {
-    forwards: Vec<PortForward>,
-    /// Indices of `forwards` by public address and protocol, and by target and protocol.
+    all: Vec<PortForward>,
+    /// Indices of `all` by public address and protocol, and by target and protocol.
     by_public: HashMap<(Ipv4Addr, Protocol), Vec<usize>, RandomState>,
     by_target: HashMap<(Ipv4Addr, Protocol), Vec<usize>, RandomState>,
     static_by_public: HashMap<Ipv4Addr, (Ipv4Addr, PoolId), RandomState>,
@@ -77,12 +77,12 @@ impl Forwards {
             all.static_by_public.insert(one.address, (one.target, one.pool));
             all.static_by_target.insert(one.target, (one.address, one.pool));
         }
-        Self { forwards, ..all }
+        Self { all: forwards, ..all }
     }
 
     /// The port forwards, as configured.
     pub fn forwards(&self) -> &[PortForward] {
-        &self.forwards
+        &self.all
     }
 
     /// Whether `address` is all one pod's.
@@ -92,12 +92,19 @@ impl Forwards {
 
     /// The fixed mapping of a public endpoint.
     pub fn by_public(&self, protocol: Protocol, public: Endpoint) -> Option<Fixed> {
+        if self.is_empty() {
+            return None;
+        }
         if let Some(&(target, pool)) = self.static_by_public.get(&public.addr) {
             return Some(Fixed { internal: Endpoint::new(target, public.port), public, pool });
         }
         let indices = self.by_public.get(&(public.addr, protocol))?;
-        let forwards = indices.iter().map(|&index| &self.forwards[index]);
+        let forwards = indices.iter().map(|&index| &self.all[index]);
         forwards.filter(|f| f.ports.contains(&public.port)).map(|f| f.at(public.port)).next()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.all.is_empty() && self.static_by_public.is_empty()
     }
 
     /// The fixed mapping of an internal endpoint.
@@ -106,13 +113,13 @@ impl Forwards {
             return Some(Fixed { internal, public: Endpoint::new(address, internal.port), pool });
         }
         let indices = self.by_target.get(&(internal.addr, protocol))?;
-        let forwards = indices.iter().map(|&index| &self.forwards[index]);
+        let mut forwards = indices.iter().map(|&index| &self.all[index]);
         let port = |f: &PortForward| {
             let offset = internal.port.checked_sub(f.target_port)?;
             let port = f.ports.start().checked_add(offset)?;
             f.ports.contains(&port).then_some(port)
         };
-        forwards.filter_map(|f| port(f).map(|port| f.at(port))).next()
+        forwards.find_map(|f| port(f).map(|port| f.at(port)))
     }
 }
 

@@ -14,13 +14,24 @@ use crate::waker::Waker;
 /// Packets that a ring holds.
 pub const RING_SIZE: usize = 1024;
 
-/// A packet on its way to its home worker: already parsed.
+/// What another worker is to do with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Errand {
+    /// Translate it: its subscriber lives there.
+    Translate,
+    /// Keep what is known of its datagram: it is a fragment.
+    Keep,
+}
+
+/// A packet on its way to another worker: already parsed.
 #[derive(Debug)]
 pub struct HandedOver<F> {
     /// The frame, and where it arrived.
     pub(crate) received: Received<F>,
     /// What is in it.
     pub(crate) parsed: Parsed,
+    /// Why it is given.
+    pub(crate) errand: Errand,
 }
 
 type Ring<F> = Arc<ArrayQueue<HandedOver<F>>>;

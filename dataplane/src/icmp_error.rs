@@ -7,7 +7,7 @@ use conntrack::{Endpoint, Protocol, Realm, Rewrite, Slot, Timestamp};
 
 use crate::drop_reason::DropReason;
 use crate::io::{PacketIo, Received};
-use crate::packet::{Packet, Quote};
+use crate::packet::{Packet, Quote, Transport};
 use crate::pipeline::{Fate, Parsed};
 use crate::roads::NextHop;
 use crate::rule::Action;
@@ -28,11 +28,13 @@ impl<I: PacketIo> Worker<I> {
         let rewrite = self.nat.rewrite(slot);
         let hop = self.next_hop(slot, rewrite.dst.addr);
         self.may_leave(hop, realm, packet)?;
-        let frame = self.io.bytes_mut(&mut received.frame);
-        if !hairpin {
-            packet.decrement_ttl(frame)?;
-        }
         let src = self.error_source(packet, realm, &rewrite);
+        if !packet.fragment.is_atomic() && !hairpin {
+            self.identify(received, parsed, slot, (src, hop), now)?;
+        }
+        if !hairpin {
+            packet.decrement_ttl(self.io.bytes_mut(&mut received.frame))?;
+        }
         // The quoted packet goes the other way: it came from where the error is sent to.
         let quote = Quote { src: rewrite.dst, dst: rewrite.src, protocol: self.nat.protocol(slot) };
         let frame = self.io.bytes_mut(&mut received.frame);
@@ -58,6 +60,12 @@ impl<I: PacketIo> Worker<I> {
                 fixed.map_or(rewrite.src.addr, |fixed| fixed.public.addr)
             }
         }
+    }
+
+    /// Whether this is an error from outside in a pod's name: any router's is believed, but no pod is there.
+    pub(crate) fn is_spoofed_error(&self, packet: &Packet) -> bool {
+        matches!(packet.transport, Transport::Error(_))
+            && self.snapshot.policy.rules.knows_source(packet.src.addr)
     }
 
     /// An error about a packet of no session: only about exempt traffic it passes, untranslated.

@@ -9,7 +9,8 @@ use crate::drop_reason::DropReason;
 use crate::interface::Mac;
 pub use crate::wire::icmp::Query;
 use crate::wire::{
-    EtherType, Ethernet, Icmp, Ipv4, Malformed, Quoted, Tcp, Udp, checksum, ethernet, tcp, udp,
+    EtherType, Ethernet, FragmentField, Icmp, Ipv4, Malformed, Quoted, Tcp, Udp, checksum,
+    ethernet, tcp, udp,
 };
 
 impl From<Malformed> for DropReason {
@@ -53,6 +54,12 @@ pub enum Transport {
     Icmp(Query),
     /// An ICMP error about this packet.
     Error(Quote),
+    /// Another protocol, of which only the addresses are translated.
+    Other(u8),
+    /// A later fragment: it has no transport header, and its ports are not known yet.
+    Later(Protocol),
+    /// A later fragment with the ports of its datagram's first one.
+    Resolved(Protocol),
     /// Not translated, for this reason: only exempt traffic may be it.
     Refused(DropReason),
 }
@@ -72,6 +79,10 @@ pub struct Packet {
     pub len: u16,
     /// Time to live on arrival.
     pub ttl: u8,
+    /// Flags and fragment offset.
+    pub fragment: FragmentField,
+    /// Identification on arrival.
+    pub id: u16,
 }
 
 impl Content {
@@ -108,18 +119,68 @@ impl Packet {
             l4: (ethernet::HEADER + ip.header_len()) as u16,
             len: ip.total_len(),
             ttl: ip.ttl(),
+            fragment: ip.fragment(),
+            id: ip.id(),
         };
-        if ip.is_fragment() {
-            packet.transport = Transport::Refused(DropReason::Fragment);
+        if packet.fragment.is_fragment() {
+            packet.parse_fragment(Protocol::from_number(ip.protocol()), payload)?;
             return Ok(packet);
         }
         match Protocol::from_number(ip.protocol()) {
             Protocol::Tcp => packet.parse_tcp(payload)?,
             Protocol::Udp => packet.parse_udp(payload)?,
             Protocol::Icmp => packet.parse_icmp(payload)?,
-            Protocol::Other(_) => {}
+            Protocol::Other(number) => packet.parse_other(number),
         }
         Ok(packet)
+    }
+
+    /// A part of a datagram. It must be one that a sender or router can have made (RFC 791), and neither
+    /// leave the transport header in pieces nor overwrite it (RFC 1858, RFC 3128; RFC 6146 3.4e).
+    fn parse_fragment(&mut self, protocol: Protocol, payload: &[u8]) -> Result<(), DropReason> {
+        let (offset, more) = (self.fragment.offset(), self.fragment.more());
+        let end = usize::from(self.l4) - ethernet::HEADER + usize::from(offset) + payload.len();
+        if payload.is_empty()
+            || more && !payload.len().is_multiple_of(8)
+            || end > usize::from(u16::MAX)
+        {
+            return Err(DropReason::Malformed);
+        }
+        match (protocol, offset) {
+            (Protocol::Other(number), 0) => self.parse_other(number),
+            (Protocol::Tcp, 8 | 16) => return Err(DropReason::FragmentTiny),
+            (Protocol::Tcp, 0) => {
+                Tcp::new_checked(payload).map_err(|_| DropReason::FragmentTiny)?;
+                self.parse_tcp(payload)?;
+            }
+            (Protocol::Udp, 0) => {
+                let udp = Udp::new_header(payload).map_err(|_| DropReason::FragmentTiny)?;
+                self.transport = Transport::Udp;
+                self.set_ports(udp.src_port(), udp.dst_port())?;
+            }
+            (Protocol::Icmp, 0) => {
+                let icmp = Icmp::new_checked(payload).map_err(|_| DropReason::FragmentTiny)?;
+                // An error's checksum, and what it quotes, are in the other fragments as well.
+                match icmp.query() {
+                    Some(_) => self.parse_icmp(payload)?,
+                    None => self.transport = Transport::Refused(DropReason::Fragment),
+                }
+            }
+            _ => self.transport = Transport::Later(protocol),
+        }
+        Ok(())
+    }
+
+    /// A protocol without ports, as far as natgate is concerned. Those that protect the addresses, by a
+    /// pseudo-header or more, can't be translated (requirements.md, "What no RFC settles").
+    fn parse_other(&mut self, number: u8) {
+        const DCCP: u8 = 33;
+        const AH: u8 = 51;
+        const UDP_LITE: u8 = 136;
+        self.transport = match number {
+            DCCP | AH | UDP_LITE => Transport::Refused(DropReason::UnsupportedProtocol),
+            _ => Transport::Other(number),
+        };
     }
 
     fn set_ports(&mut self, src: u16, dst: u16) -> Result<(), DropReason> {
@@ -164,7 +225,28 @@ impl Packet {
             Transport::Tcp(_) => Some(Protocol::Tcp),
             Transport::Udp => Some(Protocol::Udp),
             Transport::Icmp(_) | Transport::Error(_) => Some(Protocol::Icmp),
+            Transport::Other(number) => Some(Protocol::Other(number)),
+            Transport::Later(protocol) | Transport::Resolved(protocol) => Some(protocol),
             Transport::Refused(_) => None,
+        }
+    }
+
+    /// Whether this is a fragment other than the first of its datagram.
+    pub fn is_later_fragment(&self) -> bool {
+        self.fragment.offset() != 0
+    }
+
+    /// The ports of the datagram that this belongs to, or `None` for a later fragment that does not know.
+    pub(crate) fn ports(&self) -> Option<(u16, u16)> {
+        let known = !matches!(self.transport, Transport::Later(_));
+        known.then_some((self.src.port, self.dst.port))
+    }
+
+    /// Tells a later fragment its ports.
+    pub(crate) fn resolve(&mut self, (src, dst): (u16, u16)) {
+        if let Transport::Later(protocol) = self.transport {
+            self.transport = Transport::Resolved(protocol);
+            (self.src.port, self.dst.port) = (src, dst);
         }
     }
 
@@ -184,6 +266,18 @@ impl Packet {
         }
     }
 
+    /// Whether a session may begin with it: an answer to a query has one already, and so has what lacks a
+    /// transport header.
+    pub fn may_open(&self) -> bool {
+        !self.is_later_fragment()
+            && !matches!(self.transport, Transport::Icmp(query) if !query.asks())
+    }
+
+    /// Why it is dropped if it has no session and may open none.
+    pub fn opens_nothing(&self) -> DropReason {
+        if self.is_later_fragment() { DropReason::Fragment } else { DropReason::NoSession }
+    }
+
     /// The TCP segment, if it is one.
     pub fn segment(&self) -> Option<&Segment> {
         match &self.transport {
@@ -196,10 +290,6 @@ impl Packet {
     pub fn flow_key(&self, realm: Realm) -> Result<FlowKey, DropReason> {
         match self.transport {
             Transport::Refused(reason) => Err(reason),
-            // Pods ask and the outside answers; the other way round has no session.
-            Transport::Icmp(query) if realm == Realm::Internal && !query.asks() => {
-                Err(DropReason::IcmpType)
-            }
             // RFC 5508 REQ-4a: an error goes to the sender of the packet that it quotes, to nobody else.
             Transport::Error(quote) if quote.src.addr != self.dst.addr => {
                 Err(DropReason::IcmpMismatch)
@@ -211,6 +301,9 @@ impl Packet {
             Transport::Tcp(_) => Ok(self.key(Protocol::Tcp, realm)),
             Transport::Udp => Ok(self.key(Protocol::Udp, realm)),
             Transport::Icmp(_) => Ok(self.key(Protocol::Icmp, realm)),
+            Transport::Other(number) => Ok(self.key(Protocol::Other(number), realm)),
+            Transport::Later(_) => Err(DropReason::Fragment),
+            Transport::Resolved(protocol) => Ok(self.key(protocol, realm)),
         }
     }
 
@@ -258,6 +351,11 @@ impl Packet {
         &frame[usize::from(self.l4)..ethernet::HEADER + usize::from(self.len)]
     }
 
+    /// Length of the transport header and what follows.
+    pub(crate) fn payload_len(&self) -> u16 {
+        ethernet::HEADER as u16 + self.len - self.l4
+    }
+
     /// Lowers the time to live by one and changes nothing else.
     pub fn decrement_ttl(&self, frame: &mut [u8]) -> Result<(), DropReason> {
         Ipv4::new_checked(self.ip_mut(frame))?.decrement_ttl();
@@ -279,15 +377,25 @@ impl Packet {
         let (src, dst, delta) = (rewrite.src.port, rewrite.dst.port, rewrite.payload);
         match self.transport {
             Transport::Tcp(_) => Tcp::new_checked(payload)?.set_ports(src, dst, delta),
-            Transport::Udp => Udp::new_checked(payload)?.set_ports(src, dst, delta),
+            Transport::Udp => Udp::new_header(payload)?.set_ports(src, dst, delta),
             Transport::Icmp(query) => {
                 let identifier = if query.asks() { src } else { dst };
                 Icmp::new_checked(payload)?.set_identifier(identifier, delta);
             }
             // Has two rewrites, see `translate_error`.
             Transport::Error(_) => return Err(DropReason::IcmpQuote),
+            // What follows the IP header of a later fragment is payload.
+            Transport::Resolved(_) => {}
+            Transport::Later(_) => return Err(DropReason::Fragment),
+            Transport::Other(_) => {}
             Transport::Refused(reason) => return Err(reason),
         }
+        Ok(())
+    }
+
+    /// Replaces the identification.
+    pub(crate) fn set_id(&self, frame: &mut [u8], id: u16) -> Result<(), DropReason> {
+        Ipv4::new_checked(self.ip_mut(frame))?.set_id(id);
         Ok(())
     }
 
@@ -321,6 +429,9 @@ impl Packet {
         if (now.src, now.dst) != arrived {
             now.translate(frame, &Rewrite::new(protocol, (now.src, now.dst), arrived))?;
         }
+        if now.id != self.id {
+            now.set_id(frame, self.id)?;
+        }
         if now.ttl < self.ttl {
             Ipv4::new_checked(now.ip_mut(frame))?.restore_ttl();
         }
@@ -336,6 +447,10 @@ impl Packet {
             Transport::Udp => (17, udp::CHECKSUM),
             _ => return false,
         };
+        // The checksum covers bytes that are elsewhere.
+        if self.fragment.is_fragment() {
+            return false;
+        }
         let payload = self.payload_mut(frame);
         let pseudo =
             checksum::pseudo_header(self.src.addr, self.dst.addr, number, payload.len() as u16);

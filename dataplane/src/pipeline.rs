@@ -14,9 +14,10 @@
 use conntrack::{CachedHop, Endpoint, HashedKey, Realm, Slot, Timestamp};
 
 use crate::drop_reason::DropReason;
-use crate::hand_off::HandedOver;
+use crate::hand_off::{Errand, HandedOver};
 use crate::interface::InterfaceId;
 use crate::io::{PacketIo, Received};
+use crate::ip_id::FreshId;
 use crate::packet::{Content, Packet, Query, Transport};
 use crate::roads::{AdjacencyId, NextHop};
 use crate::rule::Action;
@@ -30,8 +31,8 @@ pub(crate) enum Fate {
     Forward(NextHop),
     /// It was turned into an answer and goes back.
     Answer,
-    /// It belongs to this worker.
-    HandOver(u16, Parsed),
+    /// It belongs to this worker, for this reason.
+    HandOver(u16, Parsed, Errand),
 }
 
 /// A packet, the side it came from, and the hashed key of its session, if it can have one.
@@ -42,6 +43,8 @@ pub(crate) struct Parsed {
     pub(crate) key: Option<HashedKey>,
     /// It came from a pod, was translated once, and turns back to the pods.
     pub(crate) hairpin: bool,
+    /// A fragment's: the identification that the others of its datagram have.
+    pub(crate) fresh_id: Option<FreshId>,
     /// Source and destination with which it came to the gateway, before anything was translated.
     pub(crate) arrived: (Endpoint, Endpoint),
 }
@@ -64,7 +67,7 @@ impl<I: PacketIo> Worker<I> {
                 let realm = self.realm_of(&packet, received.interface);
                 let key = packet.flow_key(realm).ok().map(|key| self.nat.secret().hash_key(&key));
                 let arrived = (packet.src, packet.dst);
-                Some(Parsed { packet, realm, key, hairpin: false, arrived })
+                Some(Parsed { packet, realm, key, hairpin: false, fresh_id: None, arrived })
             }
         });
         if let Ok(Some(Parsed { key: Some(key), .. })) = parsed {
@@ -75,14 +78,27 @@ impl<I: PacketIo> Worker<I> {
 
     /// Last stage: what becomes of it?
     pub(crate) fn arrive(&mut self, mut arrival: Arrival<I::Frame>, now: Timestamp) {
-        let fate = self.decide(&mut arrival, now);
-        self.finish(arrival.received, arrival.parsed.ok().flatten(), fate, now);
+        match arrival.parsed {
+            Ok(Some(parsed)) if parsed.packet.fragment.is_fragment() => {
+                self.fragment_arrives(arrival.received, parsed, now);
+            }
+            _ => {
+                let fate = self.decide(&mut arrival, now);
+                let parsed = arrival.parsed.as_ref().ok().and_then(Option::as_ref);
+                self.finish(arrival.received, parsed, fate, now);
+            }
+        }
     }
 
     /// A packet that another worker has given us.
     pub(crate) fn take_over(&mut self, mut given: HandedOver<I::Frame>, now: Timestamp) {
-        let fate = self.translate(&mut given.received, &given.parsed, now);
-        self.finish(given.received, Some(given.parsed), fate, now);
+        match given.errand {
+            Errand::Translate => {
+                let fate = self.translate(&mut given.received, &given.parsed, now);
+                self.finish(given.received, Some(&given.parsed), fate, now);
+            }
+            Errand::Keep => self.fragment_arrives(given.received, given.parsed, now),
+        }
     }
 
     fn decide(
@@ -93,14 +109,14 @@ impl<I: PacketIo> Worker<I> {
         let received = &mut arrival.received;
         let Some(parsed) = arrival.parsed? else { return self.answer_arp(received) };
         let packet = &parsed.packet;
-        if packet.transport == Transport::Icmp(Query::Echo) && self.is_public(packet.dst.addr) {
+        if packet.transport == Transport::Icmp(Query::Echo) && self.answers_for(packet.dst.addr) {
             return self.answer_echo(received, packet, parsed.realm, now);
         }
         self.at_home(received, parsed, now)
     }
 
     /// Translates the packet if it is this worker's.
-    fn at_home(
+    pub(crate) fn at_home(
         &mut self,
         received: &mut Received<I::Frame>,
         parsed: Parsed,
@@ -108,7 +124,7 @@ impl<I: PacketIo> Worker<I> {
     ) -> Result<Fate, DropReason> {
         match self.home_of(&parsed)? {
             home if home == self.id => self.translate(received, &parsed, now),
-            home => Ok(Fate::HandOver(home, parsed)),
+            home => Ok(Fate::HandOver(home, parsed, Errand::Translate)),
         }
     }
 
@@ -125,7 +141,10 @@ impl<I: PacketIo> Worker<I> {
         let slot = match key.and_then(|key| self.nat.find_hashed(key)) {
             Some(slot) => slot,
             None => match self.admit(received, parsed, now)? {
-                Admitted::Session(slot) => slot,
+                Admitted::Session(slot) => {
+                    self.forget_syn(slot);
+                    slot
+                }
                 Admitted::Exempt => return self.forward_exempt(received, packet, realm),
                 Admitted::Answered => return Ok(Fate::Answer),
             },
@@ -136,6 +155,9 @@ impl<I: PacketIo> Worker<I> {
         let rewrite = self.nat.rewrite(slot);
         let hop = self.next_hop(slot, rewrite.dst.addr);
         self.may_leave(hop, realm, packet)?;
+        if !packet.fragment.is_atomic() && !hairpin {
+            self.identify(received, parsed, slot, (rewrite.src.addr, hop), now)?;
+        }
         if !hairpin {
             self.repair_checksum(received, packet);
             packet.decrement_ttl(self.io.bytes_mut(&mut received.frame))?;
@@ -160,7 +182,8 @@ impl<I: PacketIo> Worker<I> {
     ) -> Result<Fate, DropReason> {
         let realm = Realm::External;
         let key = Some(self.nat.secret().hash_key(&packet.flow_key(realm)?));
-        let turned = Parsed { packet, realm, key, hairpin: true, arrived: from.arrived };
+        let arrived = from.arrived;
+        let turned = Parsed { packet, realm, key, hairpin: true, fresh_id: None, arrived };
         self.at_home(received, turned, now)
     }
 
@@ -176,19 +199,23 @@ impl<I: PacketIo> Worker<I> {
     }
 
     /// The worker that owns the packet's subscriber: a hash from inside, one array look-up from outside.
-    fn home_of(&self, parsed: &Parsed) -> Result<u16, DropReason> {
+    pub(crate) fn home_of(&self, parsed: &Parsed) -> Result<u16, DropReason> {
         let &Parsed { ref packet, realm, hairpin, .. } = parsed;
         if realm == Realm::Internal {
             let pod = packet.own_end(realm).addr;
             return Ok(self.nat.secret().home(pod, self.hand_off.workers()));
         }
-        if !hairpin && self.is_public(packet.src.addr) {
+        if !hairpin && (self.is_public(packet.src.addr) || self.is_spoofed_error(packet)) {
             return Err(DropReason::Spoofed);
         }
         match self.snapshot.policy.addresses.get(&packet.dst.addr) {
             Some(address) => {
                 let key = packet.flow_key(realm)?;
                 let (secret, workers) = (self.nat.secret(), self.hand_off.workers());
+                if let Some(fixed) = self.snapshot.policy.forwards.by_public(key.protocol, key.dst)
+                {
+                    return Ok(secret.home(fixed.internal.addr, workers));
+                }
                 address
                     .home_of(key.protocol, key.dst.port, key.src, secret, workers)
                     .ok_or_else(|| packet.no_session())
@@ -250,7 +277,9 @@ impl<I: PacketIo> Worker<I> {
         if !right_side {
             return Err(DropReason::WrongInterface);
         }
-        if packet.len > interface.mtu { Err(DropReason::TooBig) } else { Ok(()) }
+        // Without DF it leaves in pieces.
+        let too_big = packet.len > interface.mtu && packet.fragment.dont_fragment();
+        if too_big { Err(DropReason::TooBig) } else { Ok(()) }
     }
 
     /// Forwards a packet of an exempt flow: no state, TTL − 1 (RFC 6888 REQ-6).

@@ -83,6 +83,11 @@ impl<I: PacketIo> Worker<I> {
         now: Timestamp,
     ) {
         self.counters().drop_packet(reason);
+        if let (DropReason::NoSession | DropReason::Filtered, Some(parsed)) = (reason, parsed)
+            && self.hold_syn(&received, parsed, now)
+        {
+            return self.io.release(received.frame);
+        }
         match parsed.and_then(|parsed| Some((parsed, self.refusal(&received, parsed, reason)?))) {
             Some((parsed, refusal)) => self.send_refusal(received, parsed, refusal, now),
             None => self.io.release(received.frame),
@@ -104,7 +109,7 @@ impl<I: PacketIo> Worker<I> {
             DropReason::TooBig => {
                 let ip = self.io.bytes(&received.frame).get(ethernet::HEADER..)?;
                 let ip = Ipv4::new_checked(ip).ok()?;
-                let mtu = self.mtu_towards(parsed).filter(|_| ip.dont_fragment())?;
+                let mtu = self.mtu_towards(parsed).filter(|_| ip.fragment().dont_fragment())?;
                 Some(Refusal::Icmp(IcmpError::FragmentationNeeded, mtu))
             }
             DropReason::NoRule if from_inside => {
@@ -115,6 +120,10 @@ impl<I: PacketIo> Worker<I> {
             DropReason::UnsupportedProtocol if from_inside => icmp(IcmpError::ProtocolUnreachable),
             DropReason::QuotaBlocks
             | DropReason::QuotaSessions
+            | DropReason::QuotaHalfOpen
+            | DropReason::QuotaPorts
+            | DropReason::QuotaRate
+            | DropReason::ProtocolClash
             | DropReason::PoolExhausted
             | DropReason::TableFull => self.exhausted(parsed),
             DropReason::NoSession if self.is_public(parsed.packet.dst.addr) => {
@@ -237,7 +246,7 @@ impl<I: PacketIo> Worker<I> {
 
     /// RFC 1812 4.3.2.7: no errors about errors, later fragments, and impossible sources. What has a bad
     /// header, or is for all, never comes this far: it was not parsed.
-    fn may_be_answered(&self, frame: &[u8], parsed: &Parsed, packet: &Packet) -> bool {
+    pub(crate) fn may_be_answered(&self, frame: &[u8], parsed: &Parsed, packet: &Packet) -> bool {
         let Some(Ok(ip)) = frame.get(ethernet::HEADER..).map(Ipv4::new_checked) else {
             return false;
         };
@@ -250,7 +259,7 @@ impl<I: PacketIo> Worker<I> {
         } else {
             !is_pod && !self.is_public(packet.src.addr)
         };
-        not_an_error && ip.fragment_offset() == 0 && possible
+        not_an_error && ip.fragment().offset() == 0 && possible
     }
 }
 
@@ -272,7 +281,7 @@ fn by_setting(setting: Refused, parsed: &Parsed, error: IcmpError) -> Option<Ref
 }
 
 /// Writes the error over the offender.
-fn write_error<I: PacketIo>(
+pub(crate) fn write_error<I: PacketIo>(
     io: &mut I,
     frame: &mut I::Frame,
     packet: &Packet,
@@ -284,7 +293,8 @@ fn write_error<I: PacketIo>(
     let offender = packet.ip(io.bytes(frame));
     let len = offender.len().min(QUOTED);
     quote[..len].copy_from_slice(&offender[..len]);
-    let tos = Ipv4::new_checked(offender).ok()?.tos();
+    // The offender may be cut: only its header is sure.
+    let tos = *offender.get(ipv4::TOS)?;
     if !io.resize(frame, ethernet::HEADER + ipv4::HEADER + icmp::HEADER + len) {
         return None;
     }

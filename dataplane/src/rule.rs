@@ -105,6 +105,20 @@ impl RuleSet {
         })
     }
 
+    /// The rule that decides about a flow of any port; `None` if the ports matter, or no rule matches.
+    pub fn decide_any_port(
+        &self,
+        src: Ipv4Addr,
+        dst: Ipv4Addr,
+        protocol: Option<Protocol>,
+    ) -> Option<&Rule> {
+        let candidates = self.candidates.get(src)?.iter().filter(|c| c.to.contains(&dst));
+        let mut rules = candidates.filter_map(|c| self.rules.get(c.rule.0 as usize));
+        let rule = rules.find(|rule| rule.could_mean(dst, protocol))?;
+        let any_port = rule.services.is_empty() || protocol == Some(Protocol::Icmp);
+        any_port.then_some(rule)
+    }
+
     /// Whether some rule speaks of this source address.
     pub fn knows_source(&self, src: Ipv4Addr) -> bool {
         self.candidates.contains(src)
@@ -117,6 +131,13 @@ impl RuleSet {
 }
 
 impl Rule {
+    /// Whether it means a flow, with some port.
+    fn could_mean(&self, dst: Ipv4Addr, protocol: Option<Protocol>) -> bool {
+        let mut services = self.services.iter();
+        !self.except.iter().any(|net| net.contains(&dst))
+            && (self.services.is_empty() || services.any(|s| Some(s.protocol) == protocol))
+    }
+
     fn means(&self, dst: Ipv4Addr, protocol: Option<Protocol>, dst_port: u16) -> bool {
         let service_matches = |service: &Service| {
             Some(service.protocol) == protocol

@@ -2,10 +2,13 @@
 
 use std::net::Ipv4Addr;
 
-use conntrack::{Admission, Realm, Refusal, Slot, Timestamp};
+use conntrack::{
+    Admission, FixedMapping, FlowKey, MidStream, PoolId, Realm, Refusal, Slot, Timestamp,
+};
 
 use crate::answer;
 use crate::drop_reason::DropReason;
+use crate::forward::Fixed;
 use crate::interface::Interface;
 use crate::io::{PacketIo, Received};
 use crate::packet::{Packet, Transport};
@@ -13,6 +16,9 @@ use crate::pipeline::{Fate, Parsed};
 use crate::rule::Action;
 use crate::snapshot::Snapshot;
 use crate::worker::Worker;
+
+/// Stands for the rule of sessions that a fixed mapping let in from outside.
+pub(crate) const NO_RULE: u16 = u16::MAX;
 
 /// What the slow path decides about a packet without session.
 pub(crate) enum Admitted {
@@ -49,6 +55,11 @@ impl<I: PacketIo> Worker<I> {
         self.snapshot.policy.addresses.contains_key(&addr)
     }
 
+    /// Whether natgate answers pings to this address: a pool's, unless it is all one pod's.
+    pub(crate) fn answers_for(&self, addr: Ipv4Addr) -> bool {
+        self.is_public(addr) && !self.snapshot.policy.forwards.is_static(addr)
+    }
+
     /// Decides about a packet that has no session.
     pub(crate) fn admit(
         &mut self,
@@ -62,7 +73,7 @@ impl<I: PacketIo> Worker<I> {
             return self.admit_error(packet, realm);
         }
         if realm == Realm::External && self.is_public(packet.dst.addr) {
-            return Err(packet.flow_key(realm).err().unwrap_or(DropReason::NoSession));
+            return self.admit_inbound(parsed, now);
         }
         let (rule, action) = self.rule_for(packet, realm).ok_or(DropReason::NoRule)?;
         let opens = packet.segment().is_some_and(|s| s.flags.opens());
@@ -75,13 +86,66 @@ impl<I: PacketIo> Worker<I> {
             (Action::Pool(pool), Realm::Internal) => pool,
         };
         let key = packet.flow_key(realm)?;
+        if !packet.may_open() {
+            return Err(packet.opens_nothing());
+        }
         // A flow that has no way out takes no port.
         self.may_leave(self.way_to(packet.dst.addr), realm, packet)?;
-        match self.nat.open(&key, Admission { pool, rule }, packet.segment(), now) {
+        let opened = match self.fixed_for(&key, pool) {
+            Some(fixed) => {
+                let Fixed { internal, public, pool } = fixed;
+                let mapping = FixedMapping { internal, public, pool, rule };
+                self.nat.open_fixed(&key, mapping, packet.segment(), now)
+            }
+            None => self.nat.open(&key, Admission { pool, rule }, packet.segment(), now),
+        };
+        match opened {
             Ok(slot) => Ok(Admitted::Session(slot)),
-            Err(Refusal::NotSyn) => self.answer_reset(received, packet, now),
+            Err(Refusal::NotSyn) if self.tells_mid_stream(pool) => {
+                self.answer_reset(received, packet, now)
+            }
             Err(refusal) => Err(refusal.into()),
         }
+    }
+
+    /// The fixed mapping that a flow from inside leaves by: of a 1:1 address always, of a port forward if the
+    /// rule's pool has its address. So an internal endpoint has one public endpoint (RFC 4787 REQ-1).
+    fn fixed_for(&self, key: &FlowKey, pool: PoolId) -> Option<Fixed> {
+        let forwards = &self.snapshot.policy.forwards;
+        let fixed = forwards.by_internal(key.protocol, key.src)?;
+        (fixed.pool == pool || forwards.is_static(fixed.public.addr)).then_some(fixed)
+    }
+
+    /// Decides about a packet without session to a public address: from outside, or turning back.
+    fn admit_inbound(&mut self, parsed: &Parsed, now: Timestamp) -> Result<Admitted, DropReason> {
+        let &Parsed { ref packet, realm, hairpin, .. } = parsed;
+        let key = packet.flow_key(realm)?;
+        if !hairpin && self.snapshot.policy.rules.knows_source(packet.src.addr) {
+            return Err(DropReason::Spoofed);
+        }
+        if !packet.may_open() {
+            return Err(packet.opens_nothing());
+        }
+        let forwards = &self.snapshot.policy.forwards;
+        let opened = match forwards.by_public(key.protocol, key.dst) {
+            Some(Fixed { internal, public, pool }) => {
+                let mapping = FixedMapping { internal, public, pool, rule: NO_RULE };
+                self.nat.open_fixed(&key, mapping, packet.segment(), now)
+            }
+            None => self.nat.open_inbound(&key, packet.segment(), now),
+        };
+        match opened {
+            Ok(slot) => Ok(Admitted::Session(slot)),
+            // RFC 9293 would have a reset here; a stranger gets what the pool says to its kind.
+            Err(Refusal::NotSyn) => Err(DropReason::NoSession),
+            Err(refusal) => Err(refusal.into()),
+        }
+    }
+
+    /// Whether pods learn at once that a connection is not known; otherwise they find out by time.
+    fn tells_mid_stream(&self, pool: PoolId) -> bool {
+        let pool = self.snapshot.policy.pools.get(pool.index());
+        pool.is_some_and(|pool| pool.settings.mid_stream == MidStream::Reset)
     }
 
     /// A segment from inside whose connection nobody knows: end it, so that the pod does not wait.

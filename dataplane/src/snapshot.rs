@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ahash::RandomState;
-use conntrack::{Pool, PublicAddress};
+use conntrack::{Pool, PublicAddress, Timers};
 
 use crate::forward::Forwards;
 use crate::interface::{Interface, InterfaceId};
@@ -104,6 +104,13 @@ impl Policy {
             .map(|address| (address.addr, Arc::clone(address)))
             .collect();
         Self { generation, pools, rules, addresses, forwards, answers }
+    }
+
+    /// How long fragments of a datagram are followed: which pool it is for shows only when its first
+    /// fragment has come, so the most patient pool decides for all.
+    pub fn fragment_lifetime(&self) -> Duration {
+        let lifetimes = self.pools.iter().map(|pool| pool.settings.timers.fragment);
+        lifetimes.max().unwrap_or(Timers::default().fragment)
     }
 }
 

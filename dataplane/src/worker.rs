@@ -10,16 +10,19 @@ use crate::answer::{self, RateLimit};
 use crate::counters::{AllCounters, WorkerCounters};
 use crate::drop_reason::DropReason;
 use crate::error_limit::ErrorLimits;
+use crate::fragment::Fragments;
 use crate::hand_off::{HandOff, HandedOver};
 use crate::hold::{Hold, Neighbour};
 use crate::interface::{Interface, InterfaceId};
 use crate::io::{self, BURST, PacketIo, Received};
+use crate::ip_id::IpIds;
 use crate::listing::{Listing, Progress};
 use crate::pipeline::{Arrival, Fate, Parsed};
 use crate::request::{Notice, Request};
 use crate::roads::{Adjacency, NextHop};
 use crate::snapshot::{Published, Snapshot};
-use crate::wire::Ethernet;
+use crate::unsolicited::Unsolicited;
+use crate::wire::{Ethernet, ethernet};
 
 /// Timer-wheel items looked at in a busy burst, and in an idle one.
 const EXPIRE_BUDGET: (u32, u32) = (32, 1024);
@@ -81,7 +84,12 @@ pub struct Worker<I: PacketIo> {
     pub(crate) reset_limit: RateLimit,
     pub(crate) echo_limit: RateLimit,
     pub(crate) error_limits: ErrorLimits,
+    pub(crate) unsolicited: Unsolicited,
     pub(crate) started: Timestamp,
+    pub(crate) fragments: Fragments<I::Frame>,
+    pub(crate) ip_ids: IpIds,
+    /// A packet that is being cut into pieces.
+    pub(crate) datagram: Vec<u8>,
     shared: Shared,
     snapshot_version: u64,
     hold: Hold<Held<I::Frame>>,
@@ -112,6 +120,7 @@ impl<I: PacketIo> Worker<I> {
         let mut nat = Nat::new(id, shared.sessions_per_worker, shared.secret.clone(), now);
         nat = nat.with_workers(hand_off.workers());
         nat.adopt(&snapshot.policy.pools);
+        let lifetime = snapshot.policy.fragment_lifetime();
         let share = u64::from(hand_off.workers().max(1));
         Self {
             id,
@@ -121,6 +130,10 @@ impl<I: PacketIo> Worker<I> {
             reset_limit: RateLimit::new(answer::RESET_RATE.div_ceil(share)),
             echo_limit: RateLimit::new(answer::ECHO_RATE.div_ceil(share)),
             error_limits: ErrorLimits::new(0, 0),
+            unsolicited: Unsolicited::default(),
+            fragments: Fragments::new(lifetime),
+            ip_ids: IpIds::new(id, hand_off.workers()),
+            datagram: Vec::new(),
             hand_off,
             started: now,
             snapshot_version: 0,
@@ -164,7 +177,8 @@ impl<I: PacketIo> Worker<I> {
         let packets = self.take_burst(now) + self.take_hand_offs(now);
         self.hand_off.wake();
         let listing = self.serve_requests(now);
-        self.unfinished = self.expire(now, packets > 0) || listing;
+        let expiring = self.expire(now, packets > 0);
+        self.unfinished = self.say_farewell() || expiring || listing;
         if now >= self.next_housekeeping {
             self.keep_house(now);
         }
@@ -233,46 +247,53 @@ impl<I: PacketIo> Worker<I> {
     pub(crate) fn finish(
         &mut self,
         received: Received<I::Frame>,
-        parsed: Option<Parsed>,
+        parsed: Option<&Parsed>,
         fate: Result<Fate, DropReason>,
         now: Timestamp,
     ) {
         match fate {
-            Ok(Fate::Forward(hop)) => self.forward(Held { received, parsed }, hop, now),
+            Ok(Fate::Forward(hop)) => self.forward(received, parsed, hop, now),
             Ok(Fate::Answer) => {
                 if self.transmit(received.interface, received.frame) {
                     self.counters().answered.add(1);
                 }
             }
-            Ok(Fate::HandOver(worker, parsed)) => {
-                match self.hand_off.give(worker, HandedOver { received, parsed }) {
+            Ok(Fate::HandOver(worker, parsed, errand)) => {
+                match self.hand_off.give(worker, HandedOver { received, parsed, errand }) {
                     Ok(()) => self.counters().handed_over.add(1),
                     Err(back) => self.drop_frame(back.received.frame, DropReason::HandOffFull),
                 }
             }
-            Err(reason) => self.refuse(received, parsed.as_ref(), reason, now),
+            Err(reason) => self.refuse(received, parsed, reason, now),
         }
     }
 
-    fn drop_frame(&mut self, frame: I::Frame, reason: DropReason) {
+    pub(crate) fn drop_frame(&mut self, frame: I::Frame, reason: DropReason) {
         self.io.release(frame);
         self.counters().drop_packet(reason);
     }
 
-    fn forward(&mut self, packet: Held<I::Frame>, hop: NextHop, now: Timestamp) {
+    fn forward(
+        &mut self,
+        received: Received<I::Frame>,
+        parsed: Option<&Parsed>,
+        hop: NextHop,
+        now: Timestamp,
+    ) {
         let neighbour = match hop {
             NextHop::Adjacency(id) => match self.snapshot.roads.adjacency(id).copied() {
                 Some(adjacency) if adjacency.mac.is_some() => {
-                    return self.send(packet.received.frame, adjacency);
+                    return self.send(received.frame, adjacency);
                 }
                 Some(adjacency) => (adjacency.interface, adjacency.address),
-                None => return self.drop_frame(packet.received.frame, DropReason::NoRoute),
+                None => return self.drop_frame(received.frame, DropReason::NoRoute),
             },
             NextHop::Unknown(interface, address) => (interface, address),
             NextHop::Unreachable | NextHop::NotOurs | NextHop::Hairpin => {
-                return self.drop_frame(packet.received.frame, DropReason::NoRoute);
+                return self.drop_frame(received.frame, DropReason::NoRoute);
             }
         };
+        let packet = Held { received, parsed: parsed.copied() };
         let (ask, refused) = self.hold.push(neighbour, packet, now);
         if ask && self.shared.notices.try_send(Notice::Resolve(neighbour.0, neighbour.1)).is_err() {
             self.counters().events_lost.add(1);
@@ -280,19 +301,30 @@ impl<I: PacketIo> Worker<I> {
         if let Some(packet) = refused {
             self.drop_frame(packet.received.frame, DropReason::NeighbourQueueFull);
         }
-        self.counters().held.set(self.hold.len() as u64);
+        self.count_held();
+    }
+
+    /// Notes how many packets wait.
+    pub(crate) fn count_held(&self) {
+        let held = self.hold.len() + self.fragments.waiting();
+        self.counters().held.set(held as u64);
     }
 
     fn send(&mut self, mut frame: I::Frame, adjacency: Adjacency) {
-        let source = self.interface(adjacency.interface).map(|interface| interface.mac);
-        let (Some(source), Some(destination)) = (source, adjacency.mac) else {
+        let link = self.interface(adjacency.interface).map(|link| (link.mac, link.mtu));
+        let (Some((source, mtu)), Some(destination)) = (link, adjacency.mac) else {
             return self.drop_frame(frame, DropReason::WrongInterface);
         };
         match Ethernet::new_checked(self.io.bytes_mut(&mut frame)) {
             Ok(mut ethernet) => ethernet.set_addresses(destination, source),
             Err(malformed) => return self.drop_frame(frame, malformed.into()),
         }
-        if self.transmit(adjacency.interface, frame) {
+        if self.io.bytes(&frame).len() > ethernet::HEADER + usize::from(mtu) {
+            match self.send_oversized(frame, adjacency.interface, mtu) {
+                Ok(()) => self.counters().forwarded.add(1),
+                Err(reason) => self.counters().drop_packet(reason),
+            }
+        } else if self.transmit(adjacency.interface, frame) {
             self.counters().forwarded.add(1);
         }
     }
@@ -326,6 +358,7 @@ impl<I: PacketIo> Worker<I> {
         self.snapshot_version = version;
         self.snapshot = self.shared.snapshot.get();
         self.nat.adopt(&self.snapshot.policy.pools);
+        self.fragments.set_lifetime(self.snapshot.policy.fragment_lifetime());
         let answers = &self.snapshot.policy.answers;
         let workers = u32::from(self.hand_off.workers().max(1));
         let all = answers.errors_per_second.div_ceil(workers);
@@ -354,24 +387,29 @@ impl<I: PacketIo> Worker<I> {
         for Held { received, parsed } in self.hold.take_overdue(now) {
             self.refuse(received, parsed.as_ref(), DropReason::NeighbourUnresolved, now);
         }
-        self.counters().held.set(self.hold.len() as u64);
+        self.count_held();
     }
 
     /// What need not be done in every turn: ten times a second.
     fn keep_house(&mut self, now: Timestamp) {
         self.next_housekeeping = now + Duration::from_millis(100);
         self.drop_overdue(now);
+        self.answer_held(now);
         self.pass_events_on();
+        self.drop_overdue_fragments(now);
+        self.count_held();
         let (nat, io) = (self.nat.stats(), self.io.stats());
         let counters = self.counters();
         counters.sessions.set(nat.sessions);
         counters.sessions_created.set(nat.created);
         counters.sessions_ended.set(nat.ended);
+        counters.sessions_unannounced.set(nat.unannounced);
         counters.subscribers.set(nat.subscribers);
         counters.rests_cut_short.set(nat.rests_cut_short);
         for (counter, happened) in counters.events.iter().zip(nat.events) {
             counter.set(happened);
         }
+        counters.fragmented_datagrams.set(self.fragments.len() as u64);
         counters.frames_free.set(io.frames_free);
         counters.frames_in_kernel.set(io.frames_in_kernel);
         counters.transmit_ring_full.set(io.transmit_ring_full);
@@ -444,14 +482,20 @@ impl<I: PacketIo> Worker<I> {
         }
         self.counters().sleeps.add(1);
         // A listing whose reader is slow, and packets that wait, are looked at again soon.
-        let busy = !self.listings.is_empty() || self.hold.len() > 0;
-        self.io.wait(Duration::from_millis(if busy { 5 } else { 500 }));
+        let waiting = self.hold.len() + self.fragments.waiting();
+        let busy = !self.listings.is_empty() || waiting > 0;
+        // A SYN that is held is answered in time.
+        let idle = if self.unsolicited.is_empty() { 500 } else { 50 };
+        self.io.wait(Duration::from_millis(if busy { 5 } else { idle }));
     }
 
     /// Gives every frame back.
     fn release_all(&mut self) {
         for packet in self.hold.take_all() {
             self.drop_frame(packet.received.frame, DropReason::NeighbourUnresolved);
+        }
+        for frame in self.fragments.take_all() {
+            self.drop_frame(frame, DropReason::FragmentTimeout);
         }
         for other in 0..self.hand_off.workers() {
             while let Some(given) = self.hand_off.take(other) {

@@ -182,7 +182,8 @@ type Of = fn(&WorkerCounters) -> &Counter;
 const GAUGES: &[(&str, &str, Of)] = &[
     ("sessions", "Sessions now", |w| &w.sessions),
     ("subscribers", "Subscribers now", |w| &w.subscribers),
-    ("held_packets", "Packets that wait for a next hop", |w| &w.held),
+    ("held_packets", "Packets that wait for a next hop or a first fragment", |w| &w.held),
+    ("fragmented_datagrams", "Datagrams whose fragments are followed", |w| &w.fragmented_datagrams),
     ("frames_free", "Frames in the worker's free list", |w| &w.frames_free),
     ("frames_in_kernel", "Frames with the kernel", |w| &w.frames_in_kernel),
 ];
@@ -193,7 +194,13 @@ const COUNTERS: &[(&str, &str, Of)] = &[
     ("icmp_errors_limited", "ICMP errors not sent because of their rate", |w| {
         &w.icmp_errors_limited
     }),
-    ("resets_sent", "Resets sent about dropped segments", |w| &w.resets_sent),
+    ("resets_sent", "Resets sent about dropped segments and expired sessions", |w| &w.resets_sent),
+    ("resets_missed", "Resets about expired sessions not sent: no frame, or no way", |w| {
+        &w.resets_missed
+    }),
+    ("sessions_unannounced", "Sessions expired without resets: too many did", |w| {
+        &w.sessions_unannounced
+    }),
     ("resets_limited", "Resets about dropped segments not sent because of their rate", |w| {
         &w.resets_limited
     }),
@@ -201,6 +208,8 @@ const COUNTERS: &[(&str, &str, Of)] = &[
     ("taken_over_packets", "Packets taken from other workers", |w| &w.taken_over),
     ("slow_path_packets", "Packets that took the slow path", |w| &w.slow_path),
     ("checksums_repaired", "Partial checksums computed whole", |w| &w.checksums_repaired),
+    ("fragments_sent", "Fragments made of packets that were too big", |w| &w.fragments_sent),
+    ("ip_id_reused", "Identifications given out again within 120 s", |w| &w.ip_id_reused),
     ("sessions_created", "Sessions ever created", |w| &w.sessions_created),
     ("sessions_ended", "Sessions ever ended", |w| &w.sessions_ended),
     ("rests_cut_short", "Ports that rested for less than they should", |w| &w.rests_cut_short),

@@ -80,6 +80,18 @@ impl Fake {
     }
 }
 
+fn interface() -> Interface {
+    Interface {
+        name: "eth0".into(),
+        ifindex: 2,
+        mac: Mac([2, 0, 0, 0, 0, 1]),
+        address: None,
+        mtu: 1500,
+        roles: Roles { internal: true, external: true },
+        repair_checksums: false,
+    }
+}
+
 fn shared(rows: usize, produced: &Arc<AtomicUsize>) -> Shared {
     let counters: AllCounters = (0..2).map(|_| crossbeam::utils::CachePadded::default()).collect();
     counters[0].drops[DropReason::TcpNotSyn.index()].add(5);
@@ -103,17 +115,8 @@ fn shared(rows: usize, produced: &Arc<AtomicUsize>) -> Shared {
         services: vec![],
         action: Action::Pool(PoolId(0)),
     };
-    let interface = Interface {
-        name: "eth0".into(),
-        ifindex: 2,
-        mac: Mac([2, 0, 0, 0, 0, 1]),
-        address: None,
-        mtu: 1500,
-        roles: Roles { internal: true, external: true },
-        repair_checksums: false,
-    };
     let snapshot = Snapshot {
-        interfaces: vec![interface],
+        interfaces: vec![interface()],
         policy: Arc::new(Policy::new(
             3,
             vec![pool],
@@ -291,8 +294,9 @@ fn filters_and_refusals() {
             (
                 "/v1/sessions?state=opening",
                 400,
-                "bad value 'opening' (state): the states are: open, syn-sent, syn-received, \
-                 established, fin-internal, fin-external, closing, time-wait, reset",
+                "bad value 'opening' (state): the states are: open, syn-sent, syn-external, \
+                 syn-received, established, fin-internal, fin-external, closing, time-wait, \
+                 reset",
             ),
             ("/v1/sessions?limit=-1", 400, "bad value '-1' (limit): give a number"),
             ("/v1/nothing", 404, "unknown path '/v1/nothing'; GET / lists what there is"),

@@ -126,6 +126,7 @@ fn routes_are_followed() {
         let far = "10.0.0.77".parse().unwrap();
         assert_eq!(hop(&first, "10.0.0.77"), NextHop::Unknown(ID, far));
         assert_eq!(first.host_addresses[0].to_string(), "10.0.0.1/24");
+        assert_eq!(first.links[0].address, Some("10.0.0.1".parse().unwrap()));
         assert!(first.links[0].up && first.links[0].driver == "veth" && first.links[0].mtu == 1500);
 
         rig.ip("route add 192.0.2.0/24 via 10.0.0.3");

@@ -32,8 +32,8 @@ use super::world::{World, host_warnings};
 
 /// Requests that may wait for a worker.
 const REQUESTS: usize = 64;
-/// Frames for each worker that may wait for next hops and in bursts.
-const WAITING_FRAMES: u32 = 1024;
+/// Frames for each worker that may wait for next hops and for first fragments, and in bursts.
+const WAITING_FRAMES: u32 = 1536;
 
 /// What moves packets.
 pub(crate) struct Dataplane {

@@ -44,6 +44,18 @@ pub fn echo(stream: &mut TcpStream, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// Sends `bytes` to a TCP echo server while it reads them back, however many they are.
+pub fn echo_bulk(stream: &mut TcpStream, bytes: Vec<u8>) -> Result<()> {
+    let mut answer = vec![0; bytes.len()];
+    let mut writing = stream.try_clone()?;
+    let writer = std::thread::spawn(move || writing.write_all(&bytes).map(|()| bytes));
+    let read = stream.read_exact(&mut answer);
+    let bytes = writer.join().expect("the writer panicked")?;
+    read.context("read the echo")?;
+    ensure!(answer == bytes, "another echo than was sent");
+    Ok(())
+}
+
 /// A UDP socket towards one server, with bounded patience.
 pub fn udp(server: (Ipv4Addr, u16)) -> Result<UdpSocket> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
@@ -55,7 +67,7 @@ pub fn udp(server: (Ipv4Addr, u16)) -> Result<UdpSocket> {
 /// Sends one datagram and expects it back.
 pub fn echo_datagram(socket: &UdpSocket, bytes: &[u8]) -> Result<()> {
     socket.send(bytes)?;
-    let mut answer = [0; 2048];
+    let mut answer = vec![0; bytes.len() + 1];
     let length = socket
         .recv(&mut answer)
         .with_context(|| format!("no answer to a datagram of {} bytes", bytes.len()))?;

@@ -56,6 +56,11 @@ impl Gateway {
         )
     }
 
+    /// Memory that it occupies, in KiB.
+    pub fn resident_kib(&self) -> Result<u64> {
+        self.process.resident_kib()
+    }
+
     /// How it ended, if it has.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         self.process.ended()

@@ -5,8 +5,11 @@
 pub mod binary;
 pub mod capture;
 pub mod client;
+pub mod craft;
 pub mod gateway;
+pub mod inject;
 pub mod kernel_nat;
+pub mod lab;
 pub mod namespace;
 pub mod oracle;
 pub mod process;
@@ -16,6 +19,8 @@ pub mod wait;
 
 pub use capture::Capture;
 pub use gateway::Gateway;
+pub use inject::Wire;
+pub use lab::{Flow, Lab};
 pub use namespace::Namespace;
 pub use process::Process;
 pub use rig::{Options, Pool, Rig, Translator};

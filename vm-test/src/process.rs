@@ -59,6 +59,14 @@ impl Process {
         Ok(self.child.try_wait()?)
     }
 
+    /// Memory that it occupies, in KiB.
+    pub fn resident_kib(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.and_then(|line| line.split_whitespace().next());
+        number.context("no VmRSS")?.parse().context("a number")
+    }
+
     /// Sends a signal and waits at most `limit` for the end.
     pub fn end(&mut self, signal: Signal, limit: Duration) -> Result<ExitStatus> {
         self.signal(signal)?;

@@ -63,7 +63,7 @@ pub fn udp_echo(namespace: &Namespace, address: Ipv4Addr, port: u16) -> Result<P
     let peers = Peers::default();
     let seen = peers.clone();
     namespace.spawn(move || {
-        let mut bytes = [0; 2048];
+        let mut bytes = vec![0; 65_536];
         while let Ok((length, peer)) = socket.recv_from(&mut bytes) {
             seen.add(peer);
             // A lost answer is what the client looks for.

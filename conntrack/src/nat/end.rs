@@ -1,7 +1,5 @@
 //! How does a session end, and what returns then?
 
-use std::net::Ipv4Addr;
-
 use super::Nat;
 use crate::directory::Holder;
 use crate::mapping::Left;
@@ -55,23 +53,22 @@ impl Nat {
             self.rest_port(owner.pool, rest, now);
         }
         if let Via::Mapping(mapping) = owner.via {
-            self.leave(mapping, slot.number(), remote, owner.addressed, now);
+            match self.mappings.unlink(mapping, slot.number(), remote, owner.addressed) {
+                Left::Mapping => {}
+                Left::Strangers => self.stranded.push(mapping),
+                Left::Nothing => self.stranded.retain(|&stranded| stranded != mapping),
+            }
         }
     }
 
-    /// Takes an ended session out of its mapping, and ends with it what only strangers keep open.
-    fn leave(
-        &mut self,
-        mapping: u32,
-        session: u32,
-        remote: Ipv4Addr,
-        addressed: bool,
-        now: Timestamp,
-    ) {
-        if self.mappings.unlink(mapping, session, remote, addressed) == Left::Strangers {
-            for session in self.mappings.sessions(mapping) {
-                self.end(Slot::new(session, Direction::Outbound), now);
-            }
+    /// Ends `budget` sessions at most that only strangers keep open: there may be many of them.
+    fn end_stranded(&mut self, now: Timestamp, budget: &mut u32) {
+        while *budget > 0
+            && let Some(&mapping) = self.stranded.last()
+            && let Some(session) = self.mappings.a_session(mapping)
+        {
+            *budget -= 1;
+            self.end(Slot::new(session, Direction::Outbound), now);
         }
     }
 
@@ -101,6 +98,7 @@ impl Nat {
                 self.arm(slot, now);
             }
         }
+        self.end_stranded(now, &mut budget);
         self.wake_all_ports(now, &mut budget);
         self.scatter_rests.sweep(now, &mut budget);
         while let Some(number) = self.idle.pop(now.as_secs() as u32, &mut budget) {

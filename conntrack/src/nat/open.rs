@@ -42,7 +42,7 @@ fn first_state(key: &FlowKey, first: Option<&Segment>) -> Result<State, Refusal>
     match (key.protocol, first) {
         (Protocol::Tcp, Some(segment)) if segment.flags.opens() => Ok(match key.realm {
             Realm::Internal => State::SynSent,
-            Realm::External => State::SynReceived,
+            Realm::External => State::SynExternal,
         }),
         (Protocol::Tcp, _) => Err(Refusal::NotSyn),
         _ => Ok(State::Open),
@@ -299,8 +299,8 @@ impl Nat {
     }
 
     /// Opens a session of a protocol without ports, on the subscriber's address alone: nobody else may talk
-    /// to this remote in this protocol from there. No other address is tried, since the subscriber would be
-    /// seen under two (RFC 6888 section 3, REQ-2).
+    /// to this remote in this protocol from there. Who is paired with an address gets no other, since he
+    /// would be seen under two (RFC 6888 REQ-2).
     fn open_portless(
         &mut self,
         number: u32,
@@ -315,12 +315,15 @@ impl Nat {
         let Admission { pool: id, rule } = admission;
         let random = self.secret.scramble((key, now.as_millis()));
         let holding = self.subscribers.get_mut(number).holding_mut(id);
-        let index = holding.address_without_block(pool, random).ok_or(Refusal::PoolExhausted)?;
-        let address = &pool.addresses[usize::from(index)];
         let remote = key.dst.addr;
-        if !address.claims.claim(protocol, remote, self.worker) {
-            return Err(Refusal::ProtocolClash);
-        }
+        let claim = |&index: &u16| {
+            pool.addresses[usize::from(index)].claims.claim(protocol, remote, self.worker)
+        };
+        let found = holding.addresses_without_block(pool, random).find(claim);
+        let empty = pool.addresses.is_empty();
+        let clash = if empty { Refusal::PoolExhausted } else { Refusal::ProtocolClash };
+        let index = found.ok_or(clash)?;
+        let address = &pool.addresses[usize::from(index)];
         let public = Endpoint::new(address.addr, 0);
         let owner = owner(number, (id, rule), Via::Address, Realm::Internal, now);
         let added = self.add(key, public, State::Open, owner, now);

@@ -54,20 +54,21 @@ fn the_directory_finds_the_worker() {
 // Museum: C1, C13, C14
 #[test]
 fn a_directory_can_be_claimed_dry_by_many_threads_without_a_double() {
-    let pool = Arc::new(Pool::new(PoolId(0), "p", PoolSettings::default(), [Ipv4Addr::LOCALHOST]));
+    let unscattered = PoolSettings { scatter: None, ..PoolSettings::default() };
+    let pool = Arc::new(Pool::new(PoolId(0), "p", unscattered, [Ipv4Addr::LOCALHOST]));
     let threads: Vec<_> = (0..4u16)
         .map(|worker| {
             let pool = Arc::clone(&pool);
             std::thread::spawn(move || {
                 let holder = Holder { subscriber: pod(worker as u8), worker };
                 let claim = |i: u64| pool.addresses[0].directory.claim(holder, i * 97, secs(1));
-                (0..880).map_while(claim).collect::<Vec<_>>()
+                (0..1008).map_while(claim).collect::<Vec<_>>()
             })
         })
         .collect();
     let claimed: Vec<_> = threads.into_iter().flat_map(|t| t.join().unwrap()).collect();
-    assert_eq!(claimed.len(), 880);
-    assert_eq!(claimed.iter().collect::<HashSet<_>>().len(), 880);
+    assert_eq!(claimed.len(), 1008);
+    assert_eq!(claimed.iter().collect::<HashSet<_>>().len(), 1008);
     let directory = &pool.addresses[0].directory;
     let mut ports: Vec<u16> = claimed.iter().flat_map(|&block| directory.ports(block)).collect();
     ports.sort_unstable();

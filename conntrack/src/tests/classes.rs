@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::Scatter;
 use crate::mapping::{Class, Sharing};
 
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +32,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let flags = prop::sample::select(vec![0x02u8, 0x02, 0x10, 0x11, 0x12, 0x04, 0x14]);
-    let remote = (1u8..4, 1u16..4);
+    let remote = (1u8..4, prop::sample::select(vec![1u16, 2, 53]));
     let flow = (1u8..4, 1u16..6, 0usize..4);
     prop_oneof![
         6 => (flow, remote.clone(), flags.clone()).prop_map(|((pod, port, protocol), (server, server_port), flags)| {
@@ -64,8 +65,9 @@ fn flow_of(s: &SessionView) -> Flow {
 impl World {
     fn new(mapping: Behavior, filtering: Behavior, overlap: Overlap) -> Self {
         let settings = PoolSettings {
-            ports: 1024..=1071,
+            ports: 1024..=1087,
             block_size: 16,
+            scatter: Some(Scatter { ports: 1072..=1087, rest: Duration::from_secs(2) }),
             overlap,
             ..class(mapping, filtering)
         };

@@ -133,6 +133,35 @@ fn a_static_address_carries_queries_and_other_protocols_both_ways() {
     assert!(pool.addresses[0].claims.is_empty());
 }
 
+/// A change of configuration may leave a forwarded session on a tuple that the NAT would give out.
+#[test]
+fn a_tuple_that_a_fixed_session_has_is_not_given_out() {
+    for (mapping, filtering) in CLASSES.iter().flat_map(|&m| CLASSES.map(|f| (m, f))) {
+        let settings =
+            PoolSettings { ports: 1024..=1039, block_size: 16, ..class(mapping, filtering) };
+        let (mut nat, pool) = nat_with(settings, 1, 100);
+        let caller = remote(1, 443);
+        for port in 1024..=1039 {
+            let internal = Endpoint::new(pod(1), port);
+            let fixed = FixedMapping { internal, ..forward(port) };
+            nat.open_fixed(&call(Protocol::Udp, caller, port), fixed, None, secs(1)).unwrap();
+        }
+        let internal = Endpoint::new(pod(1), 0);
+        let one = FixedMapping { internal, public: public(0), ..forward(0) };
+        let tunnel = inbound(Protocol::Other(47), remote(1, 0), public(0));
+        nat.open_fixed(&tunnel, one, None, secs(1)).unwrap();
+        let before = nat.stats();
+        let flow = key(Protocol::Udp, (pod(2), 5000), caller);
+        let refused = send(&mut nat, &flow, secs(1));
+        // The search sees the tuple where it looks for ports that are in use already.
+        assert!(matches!(refused, Err(Refusal::TupleTaken | Refusal::PoolExhausted)));
+        let tunnel = key(Protocol::Other(47), (pod(2), 0), remote(1, 0));
+        assert_eq!(send(&mut nat, &tunnel, secs(1)), Err(Refusal::TupleTaken));
+        assert_eq!((nat.stats().sessions, nat.stats().mappings), (before.sessions, 0));
+        assert!(nat.mappings.is_empty() && pool.addresses[0].claims.is_empty());
+    }
+}
+
 /// A caller who is not answered does not keep a session, and comes in again when it has ended.
 #[test]
 fn an_unanswered_caller_is_held_for_a_timer_at_a_time() {

@@ -160,6 +160,7 @@ fn a_reset_or_an_error_in_answer_renews_nothing() {
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         let mut settings = peer_to_peer();
         settings.timers.tcp_opening = Duration::from_secs(300);
+        settings.timers.tcp_reset = Duration::from_secs(300);
         let (mut nat, _) = nat_with(settings, 1, 100);
         let flow = key(protocol, (pod(1), 5000), remote(1, 443));
         let public = send(&mut nat, &flow, secs(0)).unwrap();
@@ -181,6 +182,41 @@ fn a_reset_or_an_error_in_answer_renews_nothing() {
         nat.expire(secs(302), 100);
         assert_eq!((nat.stats().sessions, nat.stats().mappings), (0, 0), "{protocol}");
     }
+}
+
+/// Many strangers end with the mapping that let them in, a few at a time; meanwhile it lets in nobody, and
+/// the internal endpoint gets another one.
+// Proves: 4787-REQ-6a
+#[test]
+fn strangers_end_with_the_mapping_within_the_budget() {
+    let (mut nat, pool) = nat_with(peer_to_peer(), 1, 5_000);
+    let public = send(&mut nat, &flow(), secs(0)).unwrap();
+    let call = |port| inbound(Protocol::Udp, remote(X, port), public);
+    for port in 1..=1_000 {
+        receive(&mut nat, &call(port), secs(290)).unwrap();
+    }
+    assert!(nat.expire(secs(302), 100), "there is more to do");
+    assert!(nat.find(&flow()).is_none());
+    let left = nat.stats().sessions;
+    assert!((850..=1_000).contains(&left), "{left}");
+    assert_eq!(receive(&mut nat, &call(1_001), secs(302)), Err(Refusal::Filtered));
+    // An answer comes too late; what the pod sends to others is a new mapping.
+    let open = all_sessions(&nat, secs(302)).iter().map(|s| s.remote.port).min().unwrap();
+    let answer = key(Protocol::Udp, (pod(1), 5000), remote(X, open));
+    nat.commit(nat.find(&answer).unwrap(), secs(302), 100, None);
+    let fresh = send(&mut nat, &key(Protocol::Udp, (pod(1), 5000), remote(2, 443)), secs(302));
+    assert_ne!(fresh, Ok(public));
+    for _ in 0..20 {
+        nat.expire(secs(302), 100);
+    }
+    assert_eq!((nat.stats().sessions, nat.stats().mappings), (1, 1));
+    let own = inbound(Protocol::Udp, remote(X, 1), fresh.unwrap());
+    assert_eq!(receive(&mut nat, &own, secs(302)), Ok(flow().src));
+    for at in [700, 1_500] {
+        nat.expire(secs(at), 10_000);
+    }
+    assert!(nat.mappings.is_empty());
+    assert_eq!((nat.stats().sessions, pool.addresses[0].directory.held()), (0, 0));
 }
 
 /// Who is answered is a peer from then on.

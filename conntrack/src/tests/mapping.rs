@@ -232,6 +232,28 @@ fn with_overlap_by_address_a_closed_connection_makes_room() {
     assert_eq!((nat.find(&flow(7)), nat.stats().mappings), (None, 64));
 }
 
+/// The remote has called back by the mapping of a connection that is over: what it opened still has the
+/// endpoint towards its address, so nobody else gets it.
+#[test]
+fn a_closed_connection_makes_no_room_while_its_mapping_has_another_session() {
+    let settings = PoolSettings {
+        quota: quota(1, 65_536),
+        ..class(Behavior::AddressAndPortDependent, Behavior::AddressDependent)
+    };
+    let (mut nat, _) = nat_with(settings, 1, 5_000);
+    let flow = |port| key(Protocol::Tcp, (pod(1), port), remote(1, 80));
+    let publics: Vec<_> =
+        (0..64).map(|port| send(&mut nat, &flow(port), secs(1)).unwrap()).collect();
+    receive(&mut nat, &inbound(Protocol::Tcp, remote(1, 7), publics[7]), secs(1)).unwrap();
+    for port in [7, 9] {
+        let slot = nat.find(&flow(port)).unwrap();
+        nat.commit(slot, secs(u64::from(port)), 40, RST);
+    }
+    // The seventh is over for longer.
+    assert_eq!(send(&mut nat, &flow(64), secs(20)), Ok(publics[9]));
+    assert_eq!(send(&mut nat, &flow(65), secs(20)), Err(Refusal::QuotaBlocks));
+}
+
 /// TCP and UDP from one internal endpoint: two mappings with lives of their own.
 // Proves: 7857-S5a, 7857-S5c
 #[test]

@@ -8,8 +8,13 @@ mod lifetime;
 mod limits;
 mod mapping;
 mod portless;
+mod ports;
+mod quotas;
 mod random;
+mod rests;
+mod scatter;
 mod tcp;
+mod tcp_hosts;
 mod timers;
 
 use std::collections::{HashMap, HashSet};
@@ -18,9 +23,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{
-    Admission, Behavior, BlockNumber, BlockState, Direction, Directory, Endpoint, FixedMapping,
-    FlowKey, Holder, InboundRefresh, MAX_WORKERS, Nat, Overlap, Pool, PoolId, PoolSettings,
-    Protocol, Quota, Realm, Refusal, Secret, Segment, SessionView, State, TcpFlags, Timestamp,
+    Admission, Behavior, BlockNumber, BlockState, Direction, Directory, Endpoint, Event, EventKind,
+    FixedMapping, FlowKey, HoldDown, Holder, InboundRefresh, Limit, MAX_WORKERS, Nat, Overlap,
+    Pool, PoolId, PoolSettings, Pooling, Protocol, Quota, Realm, Refusal, Scatter, Secret, Segment,
+    SessionView, State, TcpFlags, Timestamp,
 };
 
 const POOL: Admission = Admission { pool: PoolId(0), rule: 7 };

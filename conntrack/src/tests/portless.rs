@@ -75,6 +75,23 @@ fn a_remote_is_one_subscribers() {
     }
 }
 
+/// Who has no address yet gets one from where he can talk to that remote; he keeps it then.
+#[test]
+fn a_newcomer_is_paired_with_an_address_that_is_free_towards_the_remote() {
+    let (mut nat, _) = nat_with(tiny_settings(), 4, 100);
+    let mut addresses = HashSet::new();
+    for n in 1..=4 {
+        addresses.insert(send(&mut nat, &tunnel(GRE, n, 1), secs(1)).unwrap().addr);
+    }
+    assert_eq!(addresses.len(), 4);
+    assert_eq!(send(&mut nat, &tunnel(GRE, 5, 1), secs(1)), Err(Refusal::ProtocolClash));
+    // The second pod's address is taken towards the second remote, and it gets no other.
+    let own = send(&mut nat, &tunnel(GRE, 2, 3), secs(1)).unwrap().addr;
+    let mut others = 6..;
+    while send(&mut nat, &tunnel(GRE, others.next().unwrap(), 2), secs(1)).unwrap().addr != own {}
+    assert_eq!(send(&mut nat, &tunnel(GRE, 2, 2), secs(1)), Err(Refusal::ProtocolClash));
+}
+
 #[test]
 fn a_refusal_claims_nothing() {
     let (mut nat, pool) = nat_with(tiny_settings(), 1, 1);

@@ -87,10 +87,10 @@ fn up(millis: u64) -> u64 {
     millis.div_ceil(1000) * 1000
 }
 
-/// The region for DNS (D5), which many pods share: not where one endpoint serves more than one remote.
+/// The region for DNS (D5), which many pods share: not where more than the addressed remote may send in.
 fn region(settings: &PoolSettings) -> Option<RangeInclusive<u16>> {
     let shared = settings.mapping == Behavior::AddressAndPortDependent
-        && settings.filtering_udp != Behavior::EndpointIndependent;
+        && settings.filtering_udp == Behavior::AddressAndPortDependent;
     settings.scatter.as_ref().filter(|_| shared).map(|scatter| scatter.ports.clone())
 }
 

@@ -244,8 +244,8 @@ fn forged_quotes_are_dropped_and_make_no_session() {
     };
     expect(OUTSIDE, &quoting(19, 1), DropReason::IcmpNoSession); // another remote
     expect(OUTSIDE, &quoting(23, 1), DropReason::IcmpNoSession); // another remote port
-    expect(OUTSIDE, &quoting(9, 17 ^ 6), DropReason::IcmpNoSession); // another protocol
-    expect(OUTSIDE, &quoting(9, 17 ^ 132), DropReason::IcmpNoSession);
+    expect(OUTSIDE, &quoting(9, 0x11 ^ 0x06), DropReason::IcmpNoSession); // another protocol
+    expect(OUTSIDE, &quoting(9, 0x11 ^ 0x84), DropReason::IcmpNoSession);
     // From inside, about a packet that was never delivered.
     let never = udp((SERVER, 53), (pod(1), 4001), b"answer");
     expect(
@@ -262,6 +262,8 @@ fn forged_quotes_are_dropped_and_make_no_session() {
     expect(INSIDE, &error, DropReason::IcmpMismatch);
     // From a source that can't be outside.
     let error = icmp((PUBLIC, public(&flow.out)), (3, 3), [0; 4], &flow.out[14..]);
+    expect(OUTSIDE, &error, DropReason::Spoofed);
+    let error = icmp((pod(2), public(&flow.out)), (3, 3), [0; 4], &flow.out[14..]);
     expect(OUTSIDE, &error, DropReason::Spoofed);
     assert_eq!(sessions(&mut rig), 3, "no error has made one");
 }
@@ -335,15 +337,30 @@ fn an_error_neither_renews_nor_ends_a_session() {
     assert_eq!(rig.dropped(DropReason::NoSession), 1);
 }
 
+/// A segment that acknowledges a SYN of [`tcp`].
+fn acknowledging(
+    src: (Addr, u16),
+    dst: (Addr, u16),
+    syn: bool,
+    seq: u32,
+    payload: &[u8],
+) -> Vec<u8> {
+    let mut packet = Vec::new();
+    let step = packets::ether(src.0, dst.0, 64).tcp(src.1, dst.1, seq, 65_000).ack(1001);
+    let step = if syn { step.syn() } else { step };
+    step.write(&mut packet, payload).unwrap();
+    packet
+}
+
 // Proves: 5382-REQ-10
 #[test]
 fn a_connection_outlives_every_error_about_it() {
     let mut rig = Rig::new(2);
-    let sent = tcp((pod(1), 4000), (SERVER, 80), "S", b"");
-    let out = rig.one(INSIDE, &sent).unwrap().1;
+    let (client, server) = ((pod(1), 4000), (SERVER, 80));
+    let out = rig.one(INSIDE, &tcp(client, server, "S", b"")).unwrap().1;
     let at = seen(&out).src;
-    rig.one(OUTSIDE, &tcp((SERVER, 80), at, "SA", b"")).unwrap();
-    let sent = tcp((pod(1), 4000), (SERVER, 80), "A", b"data");
+    rig.one(OUTSIDE, &acknowledging(server, at, true, 1000, b"")).unwrap();
+    let sent = acknowledging(client, server, false, 1001, b"data");
     let flow = Flow { out: rig.one(INSIDE, &sent).unwrap().1, sent };
     for kind in kinds() {
         for router in [SERVER, ROUTER] {
@@ -353,7 +370,7 @@ fn a_connection_outlives_every_error_about_it() {
     }
     rig.advance(Duration::from_secs(7_000));
     rig.run();
-    assert!(rig.one(OUTSIDE, &tcp((SERVER, 80), at, "A", b"late")).is_some());
+    assert!(rig.one(OUTSIDE, &acknowledging(server, at, false, 1001, b"late")).is_some());
 }
 
 // Museum: C19, C20
@@ -400,9 +417,7 @@ fn an_error_about_a_hairpinned_packet_comes_back_to_its_sender() {
                 assert!(opened.is_some(), "it reaches c1");
                 break ((c1, a), (c2, b));
             }
-            if rig.dropped(DropReason::QuotaBlocks) > 0 {
-                panic!("out of ports");
-            }
+            assert_eq!(rig.dropped(DropReason::QuotaBlocks), 0, "out of ports");
             guess = p2;
         };
         let p1 = public_of(&rig, a, guess);
@@ -433,4 +448,34 @@ fn errors_about_exempt_flows_pass_untranslated() {
     let elsewhere = icmp((EXEMPT_SERVER, pod(2)), (3, 3), [0; 4], &out[14..]);
     assert_eq!(rig.one(OUTSIDE, &elsewhere), None);
     assert_eq!(rig.dropped(DropReason::IcmpMismatch), 1);
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_damaged_error_panics_the_pipeline_or_is_lost(
+        damage in proptest::collection::vec((0usize..100, proptest::prelude::any::<u8>(), 0usize..60), 1..40),
+    ) {
+        let mut rig = Rig::new(2);
+        let all = flows(&mut rig, 1);
+        for (i, (at, value, cut)) in damage.into_iter().enumerate() {
+            let flow = &all[i % all.len()];
+            let mut message = vec![[3, 11, 12][i % 3], 0, 0, 0, 0, 0, 0, 0];
+            message.extend(&flow.out[14..]);
+            message.truncate(message.len() - cut);
+            let at = at % message.len();
+            message[at] = value;
+            // The quoted header is right again, so that damage gets past the first checks.
+            let header = 8 + usize::from(message[8] & 15).max(5) * 4;
+            if header <= message.len() {
+                seal(&mut message[8..header]);
+            }
+            let (kind, rest) = ((message[0], message[1]), &message[8..]);
+            let word = [message[4], message[5], message[6], message[7]];
+            let error = icmp((ROUTER, public(&flow.out)), kind, word, rest);
+            if let Some((_, out)) = rig.one(OUTSIDE, &error) {
+                let sum = crate::wire::checksum::sum(&out[34..]);
+                proptest::prop_assert_eq!(crate::wire::checksum::fold(sum), 0xffff);
+            }
+        }
+    }
 }

@@ -5,15 +5,21 @@
 //! ```
 
 mod damage;
+mod fragments;
+mod fragments_flood;
 mod icmp;
 mod icmp_errors;
+mod ip_id;
 mod own_addresses;
 mod own_errors;
 mod packets;
+mod pieces;
 mod refuse;
 mod rig;
 mod rights;
 mod roads;
+mod tcp;
+mod too_big;
 mod translate;
 mod work;
 

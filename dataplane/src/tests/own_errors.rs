@@ -125,14 +125,14 @@ fn every_cause_has_its_code() {
     expect(&mut rig, INSIDE, &denied, DropReason::NoRule, Some((GATE, (3, 13), 0)));
     let nowhere = udp((pod(1), 4000), (Addr::new(198, 51, 100, 1), 53), b"q");
     expect(&mut rig, INSIDE, &nowhere, DropReason::NoRoute, Some((GATE, (3, 0), 0)));
-    let mut sctp = query();
-    sctp[23] = 132;
-    seal(&mut sctp[14..]);
+    let mut dccp = query();
+    dccp[23] = 33;
+    seal(&mut dccp[14..]);
     let reason = DropReason::UnsupportedProtocol;
-    expect(&mut rig, INSIDE, &sctp, reason, Some((GATE, (3, 2), 0)));
-    sctp[26..34].copy_from_slice(&[192, 0, 2, 80, 203, 0, 113, 10]);
-    seal(&mut sctp[14..]);
-    expect(&mut rig, OUTSIDE, &sctp, reason, None);
+    expect(&mut rig, INSIDE, &dccp, reason, Some((GATE, (3, 2), 0)));
+    dccp[26..34].copy_from_slice(&[192, 0, 2, 80, 203, 0, 113, 10]);
+    seal(&mut dccp[14..]);
+    expect(&mut rig, OUTSIDE, &dccp, reason, None);
 }
 
 // Proves: 1812-S4.3.3.1, 1812-S4.3.2.3a
@@ -158,8 +158,15 @@ fn a_dead_next_hop_is_told_with_the_packet_as_the_pod_has_sent_it() {
     }
 }
 
-/// What a pod gets that has no session left: nothing, `Some(None)`: a reset, or an ICMP code.
-fn refused_with(on_exhaustion: OnExhaustion, is_tcp: bool) -> Option<Option<u8>> {
+/// What a pod gets that may have no further session.
+#[derive(Debug, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    Reset,
+    Unreachable(u8),
+}
+
+fn refused_with(on_exhaustion: OnExhaustion, is_tcp: bool) -> Told {
     let quota = Quota { sessions: 1, ..PoolSettings::default().quota };
     let settings = PoolSettings { on_exhaustion, quota, ..PoolSettings::default() };
     let mut rig = answering(2, settings, Answers::default());
@@ -171,27 +178,27 @@ fn refused_with(on_exhaustion: OnExhaustion, is_tcp: bool) -> Option<Option<u8>>
     };
     let answer = rig.one(INSIDE, &offender);
     assert_eq!(rig.dropped(DropReason::QuotaSessions), 1);
-    let (interface, answer) = answer?;
+    let Some((interface, answer)) = answer else { return Told::Nothing };
     if answer[23] == 6 {
         let view = seen(&answer);
         assert_eq!((view.src, view.dst), ((SERVER, 80), (pod(1), 5000)));
         assert_eq!((answer[47], rig.sum(|c| c.resets_sent.get())), (0x14, 1), "RST and ACK");
-        return Some(None);
+        return Told::Reset;
     }
     let code = answer[35];
     assert_eq!((interface, answer), (INSIDE, expected(&offender, GATE, (3, code), 0)));
-    Some(Some(code))
+    Told::Unreachable(code)
 }
 
 // Proves: 5508-REQ-8, 6888-REQ-11b
 #[test]
 fn exhaustion_is_answered_as_the_pool_says() {
     for is_tcp in [false, true] {
-        assert_eq!(refused_with(OnExhaustion::Icmp, is_tcp), Some(Some(1)));
-        assert_eq!(refused_with(OnExhaustion::IcmpAdmin, is_tcp), Some(Some(13)));
-        assert_eq!(refused_with(OnExhaustion::Silent, is_tcp), None);
-        let reset = if is_tcp { None } else { Some(1) };
-        assert_eq!(refused_with(OnExhaustion::Reset, is_tcp), Some(reset));
+        assert_eq!(refused_with(OnExhaustion::Icmp, is_tcp), Told::Unreachable(1));
+        assert_eq!(refused_with(OnExhaustion::IcmpAdmin, is_tcp), Told::Unreachable(13));
+        assert_eq!(refused_with(OnExhaustion::Silent, is_tcp), Told::Nothing);
+        let reset = if is_tcp { Told::Reset } else { Told::Unreachable(1) };
+        assert_eq!(refused_with(OnExhaustion::Reset, is_tcp), reset);
     }
 }
 

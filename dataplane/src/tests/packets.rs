@@ -20,13 +20,13 @@ pub(super) fn udp(src: (Ipv4Addr, u16), dst: (Ipv4Addr, u16), payload: &[u8]) ->
     packet
 }
 
+/// A segment of a connection whose sides both begin with 1000, and of which nothing was lost.
 pub(super) fn tcp(
     src: (Ipv4Addr, u16),
     dst: (Ipv4Addr, u16),
     flags: &str,
     payload: &[u8],
 ) -> Vec<u8> {
-    // Both sides begin with 1,000: a window is followed from there.
     let seq = if flags.contains('S') { 1000 } else { 1001 };
     let mut step = ether(src.0, dst.0, 64).tcp(src.1, dst.1, seq, 65_000);
     for flag in flags.chars() {

@@ -10,6 +10,9 @@ use super::{Malformed, checksum, read_u16, read_u32, write_u16, write_u32};
 /// Length of a header without options.
 pub const HEADER: usize = 20;
 
+/// Offset of the type of service.
+pub(crate) const TOS: usize = field::TOS;
+
 /// Time to live of packets that natgate sends itself.
 const OWN_TTL: u8 = 64;
 
@@ -24,6 +27,48 @@ mod field {
     pub(super) const CHECKSUM: usize = 10;
     pub(super) const SRC: usize = 12;
     pub(super) const DST: usize = 16;
+}
+
+/// The flags and the fragment offset of a header, as they stand there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FragmentField(u16);
+
+impl FragmentField {
+    const DONT_FRAGMENT: u16 = 0x4000;
+    const MORE: u16 = 0x2000;
+    const OFFSET: u16 = 0x1fff;
+
+    /// DF: no router may fragment this.
+    pub const fn dont_fragment(self) -> bool {
+        self.0 & Self::DONT_FRAGMENT != 0
+    }
+
+    /// MF: this is not the end of its datagram.
+    pub const fn more(self) -> bool {
+        self.0 & Self::MORE != 0
+    }
+
+    /// Where in its datagram's payload this begins, in bytes.
+    pub const fn offset(self) -> u16 {
+        (self.0 & Self::OFFSET) << 3
+    }
+
+    /// Whether this is a part of a datagram: more follow, or an offset is set.
+    pub const fn is_fragment(self) -> bool {
+        self.0 & (Self::MORE | Self::OFFSET) != 0
+    }
+
+    /// Whether this is no fragment and never will be (RFC 6864 section 4).
+    pub const fn is_atomic(self) -> bool {
+        self.0 & (Self::DONT_FRAGMENT | Self::MORE | Self::OFFSET) == Self::DONT_FRAGMENT
+    }
+
+    /// The field of a part of this packet that begins `offset` bytes (a multiple of 8) behind its start.
+    pub(crate) const fn part(self, offset: u16, more: bool) -> Self {
+        let units = (self.0 & Self::OFFSET) + (offset >> 3);
+        let more = if more { Self::MORE } else { self.0 & Self::MORE };
+        Self(self.0 & !(Self::OFFSET | Self::MORE) | more | units & Self::OFFSET)
+    }
 }
 
 /// An IPv4 packet; bytes behind its total length (Ethernet padding) are not part of it.
@@ -81,19 +126,9 @@ impl<B: AsRef<[u8]>> Ipv4<B> {
         read_u16(self.bytes(), field::ID)
     }
 
-    /// Whether this is a part of a datagram: more fragments follow, or an offset is set.
-    pub fn is_fragment(&self) -> bool {
-        read_u16(self.bytes(), field::FRAGMENT) & 0x3fff != 0
-    }
-
-    /// Offset of this fragment, in units of eight bytes.
-    pub fn fragment_offset(&self) -> u16 {
-        read_u16(self.bytes(), field::FRAGMENT) & 0x1fff
-    }
-
-    /// Whether nobody may fragment this packet.
-    pub fn dont_fragment(&self) -> bool {
-        read_u16(self.bytes(), field::FRAGMENT) & 0x4000 != 0
+    /// Flags and fragment offset.
+    pub fn fragment(&self) -> FragmentField {
+        FragmentField(read_u16(self.bytes(), field::FRAGMENT))
     }
 
     /// The octet of DSCP and ECN.
@@ -158,6 +193,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ipv4<B> {
         self.update_checksum(ChecksumDelta(!0x0100));
     }
 
+    /// Replaces the identification.
+    pub fn set_id(&mut self, id: u16) {
+        let change = u64::from(!self.id()) + u64::from(id);
+        write_u16(self.0.as_mut(), field::ID, id);
+        self.update_checksum(ChecksumDelta(checksum::fold(change)));
+    }
+
     /// Raises the time to live by one: takes back [`decrement_ttl`](Self::decrement_ttl).
     pub fn restore_ttl(&mut self) {
         let ttl = self.ttl();
@@ -214,6 +256,25 @@ pub fn emit(
     write_u32(b, field::DST, dst.into());
     let sum = checksum::fold(checksum::sum(b));
     write_u16(b, field::CHECKSUM, !sum);
+    Ok(())
+}
+
+/// Makes `packet`, the copied header of a datagram and some of its payload, a fragment of it.
+pub(crate) fn make_fragment(
+    packet: &mut [u8],
+    header_len: usize,
+    fragment: FragmentField,
+) -> Result<(), Malformed> {
+    let total = u16::try_from(packet.len()).map_err(|_| Malformed)?;
+    if header_len < HEADER || header_len > packet.len() {
+        return Err(Malformed);
+    }
+    packet[field::VERSION_IHL] = 0x40 | (header_len / 4) as u8;
+    write_u16(packet, field::TOTAL_LEN, total);
+    write_u16(packet, field::FRAGMENT, fragment.0);
+    write_u16(packet, field::CHECKSUM, 0);
+    let sum = checksum::fold(checksum::sum(&packet[..header_len]));
+    write_u16(packet, field::CHECKSUM, !sum);
     Ok(())
 }
 

@@ -15,7 +15,7 @@ pub mod udp;
 pub use arp::Arp;
 pub use ethernet::{EtherType, Ethernet};
 pub use icmp::Icmp;
-pub use ipv4::Ipv4;
+pub use ipv4::{FragmentField, Ipv4};
 pub use quote::Quoted;
 pub use tcp::Tcp;
 pub use udp::Udp;

@@ -60,7 +60,7 @@ impl<B: AsRef<[u8]>> Quoted<B> {
     /// another error, or a later fragment, which has no ports.
     pub fn endpoints(&self) -> Option<(Protocol, Endpoint, Endpoint)> {
         let ip = self.ip().ok()?;
-        if ip.fragment_offset() != 0 {
+        if ip.fragment().offset() != 0 {
             return None;
         }
         let protocol = Protocol::from_number(ip.protocol());

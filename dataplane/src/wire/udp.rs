@@ -32,6 +32,12 @@ impl<B: AsRef<[u8]>> Udp<B> {
         if len < HEADER || len > b.len() { Err(Malformed) } else { Ok(Self(bytes)) }
     }
 
+    /// A view of `bytes` that hold the header at least: the first fragment of a datagram is shorter than
+    /// its length field says.
+    pub fn new_header(bytes: B) -> Result<Self, Malformed> {
+        if bytes.as_ref().len() < HEADER { Err(Malformed) } else { Ok(Self(bytes)) }
+    }
+
     /// Source port.
     pub fn src_port(&self) -> u16 {
         read_u16(self.0.as_ref(), field::SRC)

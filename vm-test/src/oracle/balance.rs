@@ -27,7 +27,8 @@ pub fn settled(natgate: &Gateway) -> Result<()> {
 }
 
 /// Received + taken over = forwarded + answered + handed over + dropped + held, for each worker;
-/// what one hands over another takes over, once everything has come to rest.
+/// what one hands over another takes over, once everything has come to rest. What natgate sends about a
+/// packet that it dropped is no part of it.
 pub fn check(workers: &[Value]) -> Result<()> {
     let field = |row: &Value, name: &str| {
         row[name].as_u64().ok_or_else(|| anyhow::anyhow!("no field {name} in {row}"))

@@ -12,15 +12,27 @@ pub fn check(trace: &Trace, gateway: [u8; 6], scope: &Scope, faults: &mut Faults
     for packet in trace.packets() {
         let from_gateway = packet.source_mac == gateway;
         match &packet.kind {
-            Kind::Ipv4(ip) if from_gateway && is_ours(ip, scope) => {
-                if let Some(what) = fault(ip) {
-                    faults.add(NAME, || format!("{what}: {ip}"));
-                }
-            }
+            Kind::Ipv4(ip) if from_gateway && is_ours(ip, scope) => match fault(ip) {
+                Some(QUOTED) if quotes_a_sender(trace, gateway, ip) => {}
+                Some(what) => faults.add(NAME, || format!("{what}: {ip}")),
+                None => {}
+            },
             Kind::Malformed => faults.add(NAME, || "malformed".to_owned()),
             _ => {}
         }
     }
+}
+
+/// Whether an error quotes, to the byte, a packet that came to the gateway on the same link: its
+/// sender may have left the checksum to a card that does not exist.
+fn quotes_a_sender(trace: &Trace, gateway: [u8; 6], error: &Ipv4<'_>) -> bool {
+    let Some(quote) = error.body.get(8..) else { return false };
+    trace.packets().filter(|packet| packet.source_mac != gateway).any(|packet| {
+        matches!(packet.kind, Kind::Ipv4(ip) if {
+            let header = ip.header.slice();
+            quote.strip_prefix(header).is_some_and(|body| ip.body.starts_with(body))
+        })
+    })
 }
 
 /// Packets that left natgate: from a public address, or untranslated ones between pod and
@@ -31,6 +43,9 @@ fn is_ours(ip: &Ipv4<'_>, scope: &Scope) -> bool {
         || between(ip.source(), ip.destination())
         || between(ip.destination(), ip.source())
 }
+
+/// The fault of a quoted packet.
+pub const QUOTED: &str = "quoted checksum";
 
 /// The first wrong checksum of a packet, the quoted ones included.
 pub fn fault(ip: &Ipv4<'_>) -> Option<&'static str> {
@@ -51,7 +66,7 @@ pub fn fault(ip: &Ipv4<'_>) -> Option<&'static str> {
         TCP if !with_pseudo() => Some("TCP checksum"),
         UDP if ip.word(6) != Some(0) && !with_pseudo() => Some("UDP checksum"),
         ICMP if sum(ip.body) != 0xffff => Some("ICMP checksum"),
-        ICMP => ip.quoted().and_then(|quoted| fault(&quoted)).map(|_| "quoted checksum"),
+        ICMP => ip.quoted().and_then(|quoted| fault(&quoted)).map(|_| QUOTED),
         _ => None,
     }
 }

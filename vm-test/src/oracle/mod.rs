@@ -8,6 +8,7 @@ pub mod checksums;
 pub mod fidelity;
 pub mod leaks;
 pub mod packet;
+pub mod reassembly;
 pub mod sharing;
 #[cfg(test)]
 mod tests;
@@ -77,18 +78,26 @@ pub struct Summary {
 impl Oracles {
     /// Applies oracles (a) to (d); an error lists the first faults of each.
     pub fn check(&self) -> Result<Summary> {
-        let internal = Trace::read(&self.internal)?;
-        let external = Trace::read(&self.external)?;
+        let mut internal = Trace::read(&self.internal)?;
+        let mut external = Trace::read(&self.external)?;
+        let packets = internal.len() + external.len();
         let scope = &self.scope;
         let mut faults = Faults::default();
         checksums::check(&internal, scope.gateway_internal_mac, scope, &mut faults);
         checksums::check(&external, scope.gateway_external_mac, scope, &mut faults);
         leaks::check(&external, scope, &mut faults);
+        // Fragment by fragment so far; whole datagrams from here on.
+        if internal.reassemble() {
+            checksums::check(&internal, scope.gateway_internal_mac, scope, &mut faults);
+        }
+        if external.reassemble() {
+            checksums::check(&external, scope.gateway_external_mac, scope, &mut faults);
+        }
         let translated = fidelity::check(&internal, &external, scope, &mut faults);
         sharing::check(&translated, &mut faults);
         ensure!(faults.is_empty(), "{faults}");
         ensure!(!translated.is_empty(), "no translated packet in the captures");
-        Ok(Summary { packets: internal.len() + external.len(), matched: translated.len() })
+        Ok(Summary { packets, matched: translated.len() })
     }
 }
 

@@ -112,14 +112,22 @@ impl<'a> Ipv4<'a> {
         self.header.is_fragmenting_payload()
     }
 
-    /// Source and destination with ports; for ICMP echo the identifier stands for both ports.
+    /// Offset of this fragment in its datagram, in bytes.
+    pub fn offset(&self) -> usize {
+        usize::from(self.header.fragments_offset().value()) * 8
+    }
+
+    /// Source and destination with ports; for ICMP queries the identifier stands for both ports, for
+    /// protocols that have none 0. A later fragment has no endpoints, an ICMP error neither.
     pub fn endpoints(&self) -> Option<(SocketAddrV4, SocketAddrV4)> {
         let (source, destination) = match self.protocol() {
+            _ if self.offset() > 0 => return None,
             TCP | UDP => (self.word(0)?, self.word(2)?),
-            ICMP if matches!(self.body.first()?, &ECHO_REQUEST | &ECHO_REPLY) => {
+            ICMP if matches!(self.body.first()?, &ECHO_REQUEST | &ECHO_REPLY | 13 | 14) => {
                 (self.word(4)?, self.word(4)?)
             }
-            _ => return None,
+            ICMP => return None,
+            _ => (0, 0),
         };
         let source = SocketAddrV4::new(self.source(), source);
         Some((source, SocketAddrV4::new(self.destination(), destination)))
@@ -127,8 +135,12 @@ impl<'a> Ipv4<'a> {
 
     /// The packet that an ICMP error quotes.
     pub fn quoted(&self) -> Option<Ipv4<'a>> {
-        let error = self.protocol() == ICMP && matches!(self.body.first()?, 3 | 4 | 5 | 11 | 12);
-        if error { Ipv4::parse(self.body.get(8..)?) } else { None }
+        let error = matches!(self.body.first()?, 3 | 4 | 5 | 11 | 12);
+        if error && self.protocol() == ICMP && self.offset() == 0 {
+            Ipv4::parse(self.body.get(8..)?)
+        } else {
+            None
+        }
     }
 
     /// The TCP flags, if it is TCP.

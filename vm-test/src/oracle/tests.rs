@@ -185,14 +185,101 @@ fn every_changed_bit_fires() {
     // Type of service, identification, DF, TTL, remote address, remote port, payload; and the
     // checksum that became none.
     let original = original(POD, b"query");
-    for at in [15, 19, 20, 22, 33, 37, 44] {
+    for (at, bits) in [(15, 1), (19, 1), (20, 0x40), (22, 1), (33, 1), (37, 1), (44, 1)] {
         let mut changed = forwarded(b"query");
-        changed[at] ^= 1;
+        changed[at] ^= bits;
         assert_eq!(fidelity_faults(&[&original], &[&changed]), (1, 0), "byte {at}");
     }
     let mut changed = forwarded(b"query");
     changed[40..42].fill(0);
     assert_eq!(fidelity_faults(&[&original], &[&changed]), (1, 0), "no checksum");
+}
+
+/// `frame` cut into two fragments behind `at` bytes of its IP body, with identification `id`.
+fn cut(frame: &[u8], at: usize, id: u16) -> [Vec<u8>; 2] {
+    let whole = super::Ipv4::parse(&frame[14..]).unwrap();
+    let ip = crate::craft::Ip {
+        ttl: whole.header.ttl(),
+        id,
+        ..crate::craft::Ip::new(whole.source(), whole.destination(), whole.protocol())
+    };
+    let parts = ip.fragments(whole.body, &[at]);
+    [0, 1].map(|part| [&frame[..14], &parts[part]].concat())
+}
+
+fn reassembled(frames: &[&[u8]]) -> Trace {
+    let mut trace = trace(frames);
+    assert!(trace.reassemble());
+    trace
+}
+
+#[test]
+fn fragments_are_compared_as_datagrams() {
+    let [a, b] = cut(&original(POD, b"a longer query"), 8, 7);
+    // Another identification, another cut, another order: allowed outbound.
+    let [c, d] = cut(&forwarded(b"a longer query"), 16, 8);
+    let check = |inside: &[&[u8]], outside: &[&[u8]]| {
+        let mut faults = Faults::default();
+        let (inside, outside) = (reassembled(inside), reassembled(outside));
+        let found = fidelity::check(&inside, &outside, &scope(), &mut faults);
+        checksums::check(&outside, OUTSIDE, &scope(), &mut faults);
+        (faults.count(fidelity::NAME), faults.count(checksums::NAME), found.len())
+    };
+    assert_eq!(check(&[&a, &b], &[&d, &c]), (0, 0, 1));
+    let mut changed = d.clone();
+    changed[36] ^= 1;
+    assert_eq!(check(&[&b, &a], &[&c, &changed]), (1, 1, 0), "a byte of the second fragment");
+    assert_eq!(check(&[&a, &b, &b], &[&c, &c]), (0, 0, 0), "an incomplete datagram");
+}
+
+/// An ICMP error from `ends` about `quoted` (an Ethernet frame).
+fn error(macs: ([u8; 6], [u8; 6]), ends: ([u8; 4], [u8; 4]), ttl: u8, quoted: &[u8]) -> Vec<u8> {
+    let ip = crate::craft::Ip { ttl, ..crate::craft::Ip::new(ends.0.into(), ends.1.into(), 1) };
+    let packet = ip.packet(&crate::craft::icmp(3, 1, [0; 4], &quoted[14..]));
+    [&macs.1[..], &macs.0[..], &[8, 0], &packet].concat()
+}
+
+const HOP: [u8; 4] = [203, 0, 113, 1];
+
+#[test]
+fn a_translated_error_finds_its_original_and_a_changed_one_does_not() {
+    let (sent, seen) = (original(POD, b"query"), forwarded(b"query"));
+    let mut quote = sent.clone();
+    quote[22] = seen[22];
+    let came = error((ROUTER, OUTSIDE), (HOP, PUBLIC), 64, &seen);
+    let relayed = error((INSIDE, NODE), (HOP, POD), 63, &quote);
+    assert_eq!(fidelity_faults(&[&sent, &relayed], &[&seen, &came]), (0, 2));
+    // Outer source, code, bytes 4 to 8, quoted destination, quoted remote port, quoted payload.
+    for at in [29, 35, 38, 60, 65, 71] {
+        let mut changed = relayed.clone();
+        changed[at] ^= 1;
+        let (faults, _) = fidelity_faults(&[&sent, &changed], &[&seen, &came]);
+        assert_eq!(faults, 1, "byte {at}");
+    }
+    let untranslated = error((INSIDE, NODE), (HOP, POD), 63, &seen);
+    assert_eq!(fidelity_faults(&[&sent, &untranslated], &[&seen, &came]).0, 0, "not (d)'s to see");
+}
+
+#[test]
+fn an_own_error_must_quote_what_came() {
+    let sent = original(POD, b"query");
+    let own = error((INSIDE, NODE), ([10, 0, 0, 1], POD), 64, &sent);
+    assert_eq!(fidelity_faults(&[&sent, &own], &[]), (0, 0));
+    let never = error((INSIDE, NODE), ([10, 0, 0, 1], POD), 64, &original(POD, b"never"));
+    assert_eq!(fidelity_faults(&[&sent, &never], &[]), (1, 0));
+    let tired = error((INSIDE, NODE), ([10, 0, 0, 1], POD), 63, &sent);
+    assert_eq!(fidelity_faults(&[&sent, &tired], &[]), (1, 0));
+}
+
+#[test]
+fn a_hairpinned_packet_finds_its_original() {
+    const OTHER_PUBLIC: [u8; 4] = [203, 0, 113, 11];
+    let sent = udp((NODE, INSIDE), (POD, 5000), (OTHER_PUBLIC, 80), 64, b"turn");
+    let turned = udp((INSIDE, NODE), (PUBLIC, 6000), (OTHER_POD, 8080), 63, b"turn");
+    assert_eq!(fidelity_faults(&[&sent, &turned], &[]), (0, 1));
+    let mut changed = turned.clone();
+    changed[43] ^= 1;
+    assert_eq!(fidelity_faults(&[&sent, &changed], &[]), (1, 0));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! How is a capture file read?
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
@@ -8,7 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use pcap_file::pcap::PcapReader;
 
-use super::Packet;
+use super::reassembly::Reassembly;
+use super::{Kind, Packet};
 
 /// All frames of a capture.
 #[derive(Debug, Default)]
@@ -41,6 +43,29 @@ impl Trace {
     /// The packets in order of time.
     pub fn packets(&self) -> impl Iterator<Item = Packet<'_>> {
         self.frames.iter().map(|(time, range)| Packet::parse(*time, &self.bytes[range.clone()]))
+    }
+
+    /// Puts fragments together: a datagram takes the place of the fragment that completes it, and
+    /// fragments of incomplete ones go. Whether there were any.
+    pub fn reassemble(&mut self) -> bool {
+        // Each sender's own: what enters the gateway is not what leaves it.
+        let mut senders = HashMap::<[u8; 6], Reassembly>::new();
+        let frames = std::mem::take(&mut self.frames);
+        let all = frames.len();
+        for (time, range) in frames {
+            let packet = Packet::parse(time, &self.bytes[range.clone()]);
+            match &packet.kind {
+                Kind::Ipv4(ip) if ip.is_fragment() => {
+                    let whole = senders.entry(packet.source_mac).or_default().push(ip);
+                    if let Some(whole) = whole {
+                        let ethernet = self.bytes[range.start..range.start + 14].to_vec();
+                        self.push(time, &[ethernet, whole].concat());
+                    }
+                }
+                _ => self.frames.push((time, range)),
+            }
+        }
+        all != self.frames.len()
     }
 
     /// How many frames it has.

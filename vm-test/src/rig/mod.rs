@@ -24,7 +24,7 @@ use crate::namespace::sweep;
 use crate::oracle::{Oracles, Scope, Summary};
 use crate::{Capture, Gateway, Namespace, kernel_nat};
 
-pub use options::{FROM, GATEWAY, OTHER, Options, PODS, Pool, S1, S2, Translator};
+pub use options::{FROM, GATEWAY, Mtus, OTHER, Options, PODS, Pool, S1, S2, STATIC, Translator};
 
 /// The network, its programs and its captures. Everything goes when it is dropped.
 #[derive(Debug)]
@@ -83,6 +83,7 @@ impl Rig {
         };
         rig.wire_inside()?;
         rig.wire_outside()?;
+        rig.set_mtus()?;
         rig.offloads()?;
         Ok(rig)
     }
@@ -175,7 +176,7 @@ impl Rig {
     pub fn scope(&self) -> Result<Scope> {
         Ok(Scope {
             internal: vec![FROM.parse()?, "10.0.0.0/24".parse()?],
-            public: vec![Pool::OnLink.range(), Pool::Routed.range()],
+            public: vec![Pool::OnLink.range(), Pool::Routed.range(), (STATIC[0], STATIC[1])],
             exempt: self.options.exempt.iter().map(|it| it.parse()).collect::<Result<_, _>>()?,
             gateway_internal_mac: self.gw.mac("int")?,
             gateway_external_mac: self.gw.mac("ext")?,

@@ -12,6 +12,8 @@ pub const S2: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 70);
 pub const OTHER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
 /// The gateway's own addresses: internal, external.
 pub const GATEWAY: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(203, 0, 113, 2)];
+/// Public addresses beside the pools, for one-to-one translation.
+pub const STATIC: [Ipv4Addr; 2] = [Ipv4Addr::new(203, 0, 113, 14), Ipv4Addr::new(203, 0, 113, 15)];
 /// What natgate translates.
 pub const FROM: &str = "10.244.0.0/16";
 
@@ -61,6 +63,25 @@ impl Pool {
     }
 }
 
+/// The largest packet of each link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mtus {
+    /// Pods to node.
+    pub pods: u16,
+    /// Node to gateway.
+    pub inside: u16,
+    /// Gateway to router.
+    pub outside: u16,
+    /// Router to first server.
+    pub server: u16,
+}
+
+impl Default for Mtus {
+    fn default() -> Self {
+        Self { pods: 1500, inside: 1500, outside: 1500, server: 1500 }
+    }
+}
+
 /// What a rig is made of.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -70,6 +91,8 @@ pub struct Options {
     pub pool: Pool,
     /// Queues of both of the gateway's interfaces.
     pub queues: u16,
+    /// The links' MTUs.
+    pub mtus: Mtus,
     /// Workers of natgate.
     pub workers: u16,
     /// Whether senders leave checksums to their (virtual) cards.
@@ -92,6 +115,7 @@ impl Default for Options {
             translator: Translator::from_env(),
             pool: Pool::OnLink,
             queues: 1,
+            mtus: Mtus::default(),
             workers: 1,
             sender_checksum_offload: true,
             gateway_forwards: false,

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{FROM, OTHER, PODS, Rig, Translator};
+use super::{FROM, Mtus, OTHER, PODS, Rig, Translator};
 use crate::namespace::link;
 
 impl Rig {
@@ -56,6 +56,30 @@ impl Rig {
         }
         self.gw.sysctl("net.ipv4.ip_forward", u32::from(self.options.gateway_forwards))?;
         self.r.sysctl("net.ipv4.ip_forward", 1)
+    }
+
+    /// The MTUs that were asked for, at both ends of each link.
+    pub(super) fn set_mtus(&self) -> Result<()> {
+        let Mtus { pods, inside, outside, server } = self.options.mtus;
+        let [c1, c2] = &self.pods;
+        for (host, interface, mtu) in [
+            (c1, "eth0", pods),
+            (c2, "eth0", pods),
+            (&self.node, "pod0", pods),
+            (&self.node, "pod1", pods),
+            (&self.node, "pods", pods),
+            (&self.node, "gw0", inside),
+            (&self.gw, "int", inside),
+            (&self.gw, "ext", outside),
+            (&self.r, "down", outside),
+            (&self.r, "s1", server),
+            (&self.s1, "eth0", server),
+        ] {
+            if mtu != 1500 {
+                host.ip(&format!("link set dev {interface} mtu {mtu}"))?;
+            }
+        }
+        Ok(())
     }
 
     /// Senders' checksum offload; and for Linux's NAT, whose packets would stay unfinished from

@@ -1,0 +1,158 @@
+//! Which identification does a DF-clear packet leave with (RFC 6864 section 5.3.1)?
+//!
+//! A NAT is the source of what it rewrites: packets of many pods leave with one address, and nobody else
+//! can see to it that two of their datagrams don't carry one identification to the same remote.
+//!
+//! The identifications are split between the workers by their remainder, so that no two workers ever give
+//! out the same one. Each worker counts up, from a random start, in one of a few thousand counters that a keyed
+//! hash of addresses and protocol chooses. Flows that share a counter share its identifications: they
+//! repeat sooner, but never by chance.
+//!
+//! Above 65,536 datagrams in 120 s identifications repeat (RFC 6864 4.3a and 5.2a are not met, on purpose),
+//! counted, unless the pool is strict. Nothing else in natgate looks at the identification, but to tell
+//! fragments of different datagrams apart (RFC 6864 4.1a).
+
+use conntrack::{Secret, Timestamp};
+
+/// Counters of one worker: a power of two.
+const BUCKETS: usize = 2048;
+/// Parts of a counter's cycle for which it is known when they were used last.
+const SEGMENTS: u32 = 64;
+/// Tenths of a second in which no identification should repeat (RFC 6864 4.3a: the maximum lifetime
+/// of a datagram is 120 s), and one more because times are cut to tenths.
+const LIFETIME: u32 = 1200 + 1;
+
+/// An identification for one datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FreshId {
+    pub(crate) id: u16,
+    /// It may have been given out less than 120 s ago.
+    pub(crate) reused: bool,
+}
+
+/// One counter.
+#[derive(Clone, Debug)]
+struct Bucket {
+    /// Identifications given out, modulo how many there are.
+    next: u16,
+    /// When the counter last left each segment, in tenths of a second, plus one.
+    left: [u32; SEGMENTS as usize],
+}
+
+/// The identifications that one worker gives out.
+#[derive(Debug)]
+pub(crate) struct IpIds {
+    worker: u16,
+    workers: u16,
+    /// How many identifications this worker has for each counter.
+    span: u32,
+    buckets: Vec<Bucket>,
+}
+
+impl IpIds {
+    /// The identifications of `worker`, which is one of `workers`.
+    pub(crate) fn new(worker: u16, workers: u16) -> Self {
+        let workers = workers.max(1);
+        let span = (1 << 16) / u32::from(workers);
+        Self {
+            worker,
+            workers,
+            span,
+            buckets: vec![Bucket { next: 0, left: [0; SEGMENTS as usize] }; BUCKETS],
+        }
+    }
+
+    /// The next identification for datagrams of one kind: `flow` is what they must differ in. `None` if
+    /// every one may be in use and `strict` forbids to repeat any.
+    pub(crate) fn issue(
+        &mut self,
+        secret: &Secret,
+        flow: impl std::hash::Hash,
+        strict: bool,
+        now: Timestamp,
+    ) -> Option<FreshId> {
+        let index = secret.scramble(flow) as usize % BUCKETS;
+        let start = secret.scramble((self.worker, index)) as u32 % self.span;
+        let now = (now.as_millis() / 100) as u32 + 1;
+        let (span, bucket) = (self.span, &mut self.buckets[index]);
+        let counter = u32::from(bucket.next);
+        let segment = |counter: u32| (counter * SEGMENTS / span) as usize;
+        let left = bucket.left[segment(counter)];
+        let reused = left != 0 && now.saturating_sub(left) < LIFETIME;
+        if reused && strict {
+            return None;
+        }
+        let next = (counter + 1) % span;
+        if segment(next) != segment(counter) {
+            bucket.left[segment(counter)] = now;
+        }
+        bucket.next = next as u16;
+        let number = (start + counter) % span;
+        let id = (number * u32::from(self.workers) + u32::from(self.worker)) as u16;
+        Some(FreshId { id, reused })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    fn at(secs: u64) -> Timestamp {
+        Timestamp::from_millis(secs * 1000)
+    }
+
+    // Proves: 6864-S5.3.1
+    #[test]
+    fn workers_never_give_out_the_same() {
+        let secret = Secret::from_seed(1);
+        for workers in [1, 2, 3, 5, 64] {
+            let span = (1 << 16) / u32::from(workers);
+            let mut all = HashSet::new();
+            for worker in 0..workers {
+                let mut ids = IpIds::new(worker, workers);
+                for _ in 0..span {
+                    let fresh = ids.issue(&secret, "flow", false, at(10)).unwrap();
+                    assert!(!fresh.reused && all.insert(fresh.id), "{workers} workers");
+                }
+                assert!(ids.issue(&secret, "flow", false, at(10)).unwrap().reused);
+            }
+            assert_eq!(all.len() as u32, span * u32::from(workers));
+        }
+    }
+
+    // Proves: 6864-S4.3a, 6864-S5.2a
+    #[test]
+    fn what_is_not_called_reused_was_not_given_out_for_120_seconds() {
+        let secret = Secret::from_seed(2);
+        for strict in [false, true] {
+            for per_second in [100, 535, 547, 900, 20_000] {
+                let mut ids = IpIds::new(0, 1);
+                let mut last: Vec<Option<u64>> = vec![None; 1 << 16];
+                let (mut refused, mut reused) = (0, 0);
+                for millis in (0..600 * per_second).map(|n| n * 1000 / per_second) {
+                    let now = Timestamp::from_millis(millis);
+                    let Some(fresh) = ids.issue(&secret, 7, strict, now) else {
+                        refused += 1;
+                        continue;
+                    };
+                    let before = last[usize::from(fresh.id)].replace(millis);
+                    let lately = before.is_some_and(|before| millis - before < 120_000);
+                    assert!(fresh.reused || !lately, "{} at {millis} ms", fresh.id);
+                    reused += u32::from(fresh.reused);
+                }
+                assert_eq!(refused > 0, strict && per_second > 546, "{per_second} a second");
+                assert_eq!(reused > 0, !strict && per_second > 546, "{per_second} a second");
+            }
+        }
+    }
+
+    #[test]
+    fn flows_start_at_different_places() {
+        let secret = Secret::from_seed(3);
+        let mut ids = IpIds::new(0, 1);
+        let firsts: HashSet<u16> =
+            (0..100).map(|flow| ids.issue(&secret, flow, false, at(1)).unwrap().id).collect();
+        assert!(firsts.len() > 90);
+    }
+}
