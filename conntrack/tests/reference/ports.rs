@@ -430,8 +430,8 @@ impl Ports {
         let at_home = |b: &&Block| {
             Some(b.address) == anchor && b.low == block.low && self.available(b, pod, now, true)
         };
-        if spilled && self.blocks.iter().any(|b| at_home(&b)) {
-            return Err("spilled to another address while the own one had a block".into());
+        if let Some(home) = self.blocks.iter().find(at_home).filter(|_| spilled) {
+            return Err(format!("spilled to another address while there was {home:?}"));
         }
         Ok(None)
     }

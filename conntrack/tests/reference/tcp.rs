@@ -104,6 +104,10 @@ impl Tcp {
 
     fn syn(&mut self, from: Direction, segment: &Segment) -> bool {
         let inside = from == Direction::Outbound;
+        // No stack opens and closes at once.
+        if segment.flags.has(TcpFlags::FIN) {
+            return inside;
+        }
         let pure = segment.flags.opens();
         let first = Some(segment.seq.wrapping_add(1));
         let own_first = self.sides[from as usize].first;
