@@ -1,5 +1,6 @@
 //! What would this configuration do? (`natgate check`)
 
+use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use conntrack::{Behavior, PoolSettings, Pooling};
@@ -293,7 +294,7 @@ fn behavior(settings: &PoolSettings) -> String {
         format!("mapping {}, filtering {filtering}, pooling {pooling}", name(settings.mapping));
     if let Some(scatter) = &settings.scatter {
         let (first, last) = (scatter.ports.start(), scatter.ports.end());
-        text.push_str(&format!(", DNS scattered over {first}-{last}"));
+        let _ = write!(text, ", DNS scattered over {first}-{last}");
     }
     text
 }

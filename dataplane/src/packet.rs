@@ -385,9 +385,8 @@ impl Packet {
             // Has two rewrites, see `translate_error`.
             Transport::Error(_) => return Err(DropReason::IcmpQuote),
             // What follows the IP header of a later fragment is payload.
-            Transport::Resolved(_) => {}
+            Transport::Resolved(_) | Transport::Other(_) => {}
             Transport::Later(_) => return Err(DropReason::Fragment),
-            Transport::Other(_) => {}
             Transport::Refused(reason) => return Err(reason),
         }
         Ok(())

@@ -92,7 +92,7 @@ fn few_ports_left_are_drawn_as_evenly_as_many() {
         ..PoolSettings::default()
     };
     let drawn = draws(settings, 5_200, |i| i as u16);
-    assert!(drawn.iter().all(|port| left(port)));
+    assert!(drawn.iter().all(left));
     assert_even(&counts_of(&drawn, (1024..=1535).filter(left)));
 }
 

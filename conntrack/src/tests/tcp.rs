@@ -444,12 +444,13 @@ fn req_7857_2_1b_high_density_opens_in_60_s() {
     hd().tell("@ 61").tell("gone");
 }
 
+type Set = fn(&mut crate::Timers, Duration);
+
 // Proves: 5382-REQ-5a, 7857-S2.1a
 #[test]
 fn req_7857_2_1a_every_timer_is_set_alone() {
     let closing = "< SA 0:1\n> A 1:1\n> FA 1:1\n< FA 1:1\n= closing";
     let stories = ["= syn-sent", OPEN, closing, CLOSED, "< SA 0:1\n> A 1:1\n< R 1:0\n= reset"];
-    type Set = fn(&mut crate::Timers, Duration);
     let set: [Set; 5] = [
         |t, d| t.tcp_opening = d,
         |t, d| t.tcp_established = d,

@@ -318,6 +318,10 @@ proptest! {
 #[test]
 fn the_worlds_reach_every_state() {
     use proptest::strategy::ValueTree;
+
+    use State::{
+        Closing, Established, FinExternal, FinInternal, Reset, SynReceived, SynSent, TimeWait,
+    };
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let mut seen = HashSet::new();
     for _ in 0..300 {
@@ -328,9 +332,6 @@ fn the_worlds_reach_every_state() {
             seen.extend(world.check());
         }
     }
-    use State::{
-        Closing, Established, FinExternal, FinInternal, Reset, SynReceived, SynSent, TimeWait,
-    };
     for state in
         [SynSent, SynReceived, Established, FinInternal, FinExternal, Closing, TimeWait, Reset]
     {
