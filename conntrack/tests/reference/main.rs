@@ -1,9 +1,12 @@
 //! natgate's core against a NAT that is slow and obviously right (`nat.rs`, `ports.rs`, `tcp.rs`): random
 //! packets and times in tiny pools, every difference is a failure, shrunk to a short story.
 //!
-//! `NATGATE_STEPS=5000000` runs that many steps instead of the usual few, `NATGATE_SEED=7` other ones.
+//! `NATGATE_STEPS=5000000 cargo test --profile proof -p natgate-conntrack --test reference` runs that many
+//! steps instead of the usual few, `NATGATE_SEED=7` other ones.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
+mod compare;
+mod core;
 mod nat;
 mod ports;
 mod run;
@@ -11,55 +14,9 @@ mod scenario;
 mod speech;
 mod tcp;
 
-use std::cell::Cell;
-
-use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
-
-use crate::run::Run;
-use crate::scenario::{Scenario, scenario};
-
-const STEPS_PER_CASE: usize = 200;
 const USUAL_STEPS: usize = 60_000;
 
-fn number_from_env(name: &str, usual: usize) -> usize {
-    std::env::var(name).map_or(usual, |text| text.parse().expect("a number"))
-}
-
-/// The story of a scenario that fails, told from the start.
-fn story(scenario: &Scenario) -> String {
-    let mut run = Run::new(scenario, true);
-    let end = run.run(scenario);
-    let Scenario { settings, addresses, max_sessions, .. } = scenario;
-    let frame = format!("{settings:#?}, {addresses} addresses, {max_sessions} sessions at most");
-    format!("{frame}\n{}{}", run.story(), end.err().unwrap_or_default())
-}
-
 #[test]
-fn natgate_does_what_the_reference_does() {
-    let steps = number_from_env("NATGATE_STEPS", USUAL_STEPS);
-    let seed = number_from_env("NATGATE_SEED", 1);
-    // Scenarios are half as long as they may be, on average.
-    let cases = (steps * 2 / STEPS_PER_CASE).max(1) as u32;
-    let config = Config {
-        cases,
-        failure_persistence: None,
-        max_shrink_iters: 20_000,
-        ..Config::default()
-    };
-    let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&(seed as u64).to_le_bytes());
-    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
-    let mut runner = TestRunner::new_with_rng(config, rng);
-    let packets = Cell::new(0);
-    let outcome = runner.run(&scenario(STEPS_PER_CASE), |scenario| {
-        let mut run = Run::new(&scenario, false);
-        let end = run.run(&scenario);
-        packets.set(packets.get() + run.packets);
-        end.map_err(TestCaseError::fail)
-    });
-    match outcome {
-        Ok(()) => println!("{cases} cases, {} packets", packets.get()),
-        Err(TestError::Fail(_, scenario)) => panic!("{}", story(&scenario)),
-        Err(TestError::Abort(why)) => panic!("{why}"),
-    }
+fn the_core_does_what_the_reference_does() {
+    compare::compare::<core::Core>(USUAL_STEPS);
 }

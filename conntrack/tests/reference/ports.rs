@@ -239,7 +239,7 @@ impl Ports {
         // Nothing has to be known of a pod that was idle for longer than its address is remembered.
         let (linger, state) = (self.linger(), self.pods.get(&pod).copied().unwrap_or_default());
         let known = |since| {
-            now < state.idle_since.saturating_add(linger) && since >= state.known_since
+            now < state.idle_since.saturating_add(linger) && since > state.known_since
         };
         block.holder.is_none()
             && block.rests.is_none_or(|(who, since)| {

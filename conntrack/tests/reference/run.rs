@@ -1,19 +1,17 @@
-//! natgate's core and the reference side by side.
+//! natgate and the reference side by side.
 
 use std::fmt::Write;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 
 use conntrack::{
-    Admission, BlockNumber, BlockState, Direction, Endpoint, FlowKey, Nat, Pool, PoolId, Protocol,
-    Realm, Secret, Segment, SessionView, Timestamp,
+    BlockNumber, BlockState, Direction, Endpoint, FlowKey, Pool, Protocol, Realm, Segment,
+    Timestamp,
 };
 
 use crate::nat::{Reference, Seen, Session};
 use crate::scenario::{Act, Say, Scenario, Wait};
 use crate::speech;
 
-const POOL: Admission = Admission { pool: PoolId(0), rule: 7 };
 const PROTOCOLS: [Protocol; 6] = [
     Protocol::Tcp,
     Protocol::Udp,
@@ -27,9 +25,46 @@ const STRIDE: u64 = 20_000;
 /// Public endpoints that strangers remember.
 const REMEMBERED: usize = 64;
 
-pub struct Run {
-    nat: Nat,
-    pool: Arc<Pool>,
+/// What natgate says about one of its sessions.
+#[derive(Clone, Debug)]
+pub struct View {
+    pub protocol: Protocol,
+    pub internal: Endpoint,
+    pub public: Endpoint,
+    pub remote: Endpoint,
+    pub state: &'static str,
+    /// Where it can be seen: the state exactly, and the side that opened it.
+    pub exact: Option<(conntrack::State, Realm)>,
+    pub expires_in_ms: u64,
+}
+
+/// natgate, or a part of it, that the reference is compared with.
+pub trait Subject {
+    fn new(scenario: &Scenario, now: Timestamp) -> Self;
+    /// The reference that knows what this subject lets through.
+    fn reference(&self, scenario: &Scenario) -> Reference;
+    fn pool(&self) -> &Pool;
+    fn pass(&mut self, now: Timestamp);
+    fn packet(&mut self, key: &FlowKey, segment: Option<&Segment>, now: Timestamp) -> Outcome;
+    fn views(&mut self, now: Timestamp) -> Vec<View>;
+    /// Whether packets come from this side with this source; nobody forges the pool's own addresses.
+    fn carries(&self, key: &FlowKey) -> bool;
+}
+
+/// What became of a packet, and what went on as if from outside if it turned back to the pods.
+pub struct Outcome {
+    pub seen: Seen,
+    pub turned: Option<(FlowKey, Seen)>,
+    /// What is wrong by itself, whatever the reference says.
+    pub wrong: Option<String>,
+}
+
+pub fn addresses(scenario: &Scenario) -> Vec<Ipv4Addr> {
+    (0..scenario.addresses).map(|n| Ipv4Addr::new(203, 0, 113, 10 + n)).collect()
+}
+
+pub struct Run<S> {
+    subject: S,
     reference: Reference,
     now: u64,
     /// When a session ended last.
@@ -59,22 +94,13 @@ fn remote(n: u8, protocol: Protocol) -> Endpoint {
     Endpoint::new(Ipv4Addr::new(192, 0, 2, 1 + n % 3), port)
 }
 
-impl Run {
+impl<S: Subject> Run<S> {
     pub fn new(scenario: &Scenario, story: bool) -> Self {
-        let settings = scenario.settings.clone();
-        let addresses: Vec<_> =
-            (0..scenario.addresses).map(|n| Ipv4Addr::new(203, 0, 113, 10 + n)).collect();
-        let pool = Pool::new(PoolId(0), "p", settings.clone(), addresses.iter().copied());
-        let pool = Arc::new(pool);
         let now = 1_000_000;
-        let secret = Secret::from_seed(scenario.seed);
-        let mut nat =
-            Nat::new(0, scenario.max_sessions, secret, Timestamp::from_millis(now));
-        nat.adopt(&[Arc::clone(&pool)]);
+        let subject = S::new(scenario, Timestamp::from_millis(now));
         Self {
-            nat,
-            pool,
-            reference: Reference::new(settings, addresses, scenario.max_sessions),
+            reference: subject.reference(scenario),
+            subject,
             now,
             freed: now,
             given: Vec::new(),
@@ -94,7 +120,7 @@ impl Run {
         self.pass(self.now + 8_000_000)?;
         self.compare()?;
         self.pass(self.now + 1_000_000)?;
-        let held: u32 = self.pool.addresses.iter().map(|a| a.directory.held() + a.low.held()).sum();
+        let held: u32 = self.subject.pool().addresses.iter().map(|a| a.directory.held() + a.low.held()).sum();
         if held == 0 { Ok(()) } else { Err(format!("{held} blocks never returned")) }
     }
 
@@ -135,12 +161,16 @@ impl Run {
     fn stride(&mut self, until: u64) -> Result<(), String> {
         self.now = until;
         let before = self.reference.sessions.len();
-        self.nat.expire(Timestamp::from_millis(until), u32::MAX);
+        let time = Timestamp::from_millis(until);
+        self.subject.pass(time);
         self.reference.ports.wake(until);
-        let lives = |s: &Session| {
-            let (protocol, src, dst) = (s.protocol, s.internal, s.remote);
-            self.nat.find(&FlowKey { src, dst, protocol, realm: Realm::Internal }).is_some()
+        let due = |s: &Session| self.reference.due(s) <= until;
+        let views = if self.reference.sessions.iter().any(due) {
+            self.subject.views(time)
+        } else {
+            Vec::new()
         };
+        let lives = |s: &Session| views.iter().any(|view| view.is_of(s));
         self.reference.expire(until, lives);
         if self.reference.sessions.len() < before {
             self.freed = until;
@@ -231,12 +261,6 @@ impl Run {
             let surplus = self.given.len().saturating_sub(REMEMBERED);
             self.given.drain(..surplus);
         }
-        // Hairpin (RFC 4787 REQ-9): it comes back as from outside, under the sender's public endpoint.
-        if self.pool.addresses.iter().any(|address| address.addr == dst.addr) {
-            let public = if protocol == Protocol::Icmp { Endpoint::new(public.addr, 0) } else { public };
-            let key = FlowKey { src: public, dst, protocol, realm: Realm::External };
-            self.packet(&key, segment)?;
-        }
         Ok(())
     }
 
@@ -257,19 +281,21 @@ impl Run {
 
     /// One packet through both; where it went, if anywhere.
     fn packet(&mut self, key: &FlowKey, segment: Segment) -> Result<Option<Endpoint>, String> {
-        let now = Timestamp::from_millis(self.now);
+        if !self.subject.carries(key) {
+            return Ok(None);
+        }
         let segment = (key.protocol == Protocol::Tcp).then_some(&segment);
-        let slot = match (self.nat.find(key), key.realm) {
-            (Some(slot), _) => Ok(slot),
-            (None, Realm::Internal) => self.nat.open(key, POOL, segment, now),
-            (None, Realm::External) => self.nat.open_inbound(key, segment, now),
-        };
-        let seen: Seen = slot.map(|slot| {
-            self.nat.commit(slot, now, 100, segment);
-            let rewrite = self.nat.rewrite(slot);
-            if key.realm == Realm::Internal { rewrite.src } else { rewrite.dst }
-        });
+        let outcome = self.subject.packet(key, segment, Timestamp::from_millis(self.now));
         self.packets += 1;
+        self.judge(key, segment, outcome.seen)?;
+        if let Some((key, seen)) = outcome.turned {
+            self.judge(&key, segment, seen)?;
+        }
+        self.observe()?;
+        outcome.wrong.map_or(Ok(outcome.seen.ok()), Err)
+    }
+
+    fn judge(&mut self, key: &FlowKey, segment: Option<&Segment>, seen: Seen) -> Result<(), String> {
         self.tell(|| {
             let says = segment.map(speech::describe).unwrap_or_default();
             let from = if key.realm == Realm::Internal { "inside " } else { "outside" };
@@ -282,9 +308,7 @@ impl Run {
             Realm::Internal => self.reference.from_inside(key, segment, self.now, seen),
             Realm::External => self.reference.from_outside(key, segment, self.now, seen),
         };
-        verdict.map_err(|why| format!("{key}: natgate: {seen:?}; reference: {why}"))?;
-        self.observe()?;
-        Ok(seen.ok())
+        verdict.map_err(|why| format!("{key}: natgate: {seen:?}; reference: {why}"))
     }
 
     /// Who holds which block now?
@@ -292,7 +316,7 @@ impl Run {
         for index in 0..self.reference.ports.blocks.len() {
             let block = &self.reference.ports.blocks[index];
             let number = BlockNumber(block.first / block.size);
-            let Some(address) = self.pool.addresses.iter().find(|a| a.addr == block.address) else {
+            let Some(address) = self.subject.pool().addresses.iter().find(|a| a.addr == block.address) else {
                 continue;
             };
             let directory = if block.first < 1024 { &address.low } else { &address.directory };
@@ -307,34 +331,35 @@ impl Run {
     }
 
     /// Do both know the same sessions, in the same states, for as long?
-    fn compare(&self) -> Result<(), String> {
-        let now = Timestamp::from_millis(self.now);
-        let (mut cursor, mut count) = (0, 0);
-        while let Some(views) = self.nat.sessions(&mut cursor, 64, now) {
-            for view in views {
-                count += 1;
-                self.compare_one(&view)?;
-            }
+    fn compare(&mut self) -> Result<(), String> {
+        let views = self.subject.views(Timestamp::from_millis(self.now));
+        for view in &views {
+            self.compare_one(view)?;
         }
-        if count == self.reference.sessions.len() {
+        if views.len() == self.reference.sessions.len() {
             return Ok(());
         }
-        Err(format!("natgate has {count} sessions, the reference {:#?}", self.reference.sessions))
+        let sessions = &self.reference.sessions;
+        Err(format!("natgate has {} sessions, the reference {sessions:#?}", views.len()))
     }
 
-    fn compare_one(&self, view: &SessionView) -> Result<(), String> {
-        let same = |s: &&Session| {
-            (s.protocol, s.internal, s.remote) == (view.protocol, view.internal, view.remote)
-        };
-        let Some(session) = self.reference.sessions.iter().find(same) else {
+    fn compare_one(&self, view: &View) -> Result<(), String> {
+        let Some(session) = self.reference.sessions.iter().find(|s| view.is_of(s)) else {
             return Err(format!("the reference does not know {view:?}"));
         };
         let left = self.reference.due(session).saturating_sub(self.now);
-        let ours = (session.public, session.state(), session.opened_by, left);
-        let theirs = (view.public, view.state, view.opened_by, u64::from(view.expires_in_ms));
-        if ours == theirs {
+        let ours = (session.public, session.state().name(), left);
+        let theirs = (view.public, view.state, view.expires_in_ms);
+        let exact = view.exact.is_none_or(|exact| exact == (session.state(), session.opened_by));
+        if ours == theirs && exact {
             return Ok(());
         }
         Err(format!("natgate has {view:#?}, the reference {session:#?}, due in {left} ms"))
+    }
+}
+
+impl View {
+    fn is_of(&self, s: &Session) -> bool {
+        (s.protocol, s.internal, s.remote) == (self.protocol, self.internal, self.remote)
     }
 }
