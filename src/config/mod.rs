@@ -97,13 +97,13 @@ impl Config {
     pub(crate) fn policy(&self, generation: u32) -> Policy {
         let pool = |(index, config): (usize, &PoolConfig)| {
             let addresses = config.ranges.iter().flat_map(|range| range.addresses());
-            let forwarded = |addr: Ipv4Addr| {
-                let here = self.forwards.iter().filter(|forward| forward.address == addr);
-                (addr, here.map(|forward| forward.ports.clone()).collect())
+            let id = PoolId(index as u16);
+            let reserved = |addr| {
+                let forwards = self.forwards.iter().filter(|forward| forward.address == addr);
+                (addr, forwards.map(|forward| forward.ports.clone()).collect())
             };
-            let (id, settings) = (PoolId(index as u16), config.settings.clone());
-            let addresses = addresses.map(forwarded);
-            Arc::new(Pool::with_reserved(id, config.name.as_str(), settings, addresses))
+            let (name, settings) = (config.name.as_str(), config.settings.clone());
+            Arc::new(Pool::with_reserved(id, name, settings, addresses.map(reserved)))
         };
         let mut pools: Vec<Arc<Pool>> = self.pools.iter().enumerate().map(pool).collect();
         if !self.statics.is_empty() {

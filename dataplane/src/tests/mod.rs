@@ -13,6 +13,7 @@ mod hairpin;
 mod icmp;
 mod icmp_errors;
 mod ip_id;
+mod limits;
 mod own_addresses;
 mod own_errors;
 mod packets;
