@@ -59,6 +59,9 @@ pub struct Reference {
     max_sessions: usize,
     pub sessions: Vec<Session>,
     pub ports: Ports,
+    /// What it judges are frames: strangers' segments that open nothing are counted as those without a
+    /// mapping, and what answers a query can't open anything.
+    pub on_the_wire: bool,
 }
 
 fn text<T>(what: impl Into<String>) -> Result<T, String> {
@@ -68,7 +71,7 @@ fn text<T>(what: impl Into<String>) -> Result<T, String> {
 impl Reference {
     pub fn new(settings: PoolSettings, addresses: Vec<Ipv4Addr>, max_sessions: usize) -> Self {
         let ports = Ports::new(settings.clone(), addresses);
-        Self { settings, max_sessions, sessions: Vec::new(), ports }
+        Self { settings, max_sessions, sessions: Vec::new(), ports, on_the_wire: false }
     }
 
     /// When a session ends if nothing comes. Requirements: timers.
@@ -235,7 +238,8 @@ impl Reference {
             (_, Sharing::ByAddress) => s.made_for == key.src.addr,
             (_, Sharing::Nobody) => true,
         });
-        let Some(mapping) = group.clone().next().cloned() else {
+        let answers = self.on_the_wire && key.protocol == Protocol::Icmp;
+        let Some(mapping) = group.clone().next().filter(|_| !answers).cloned() else {
             return must_refuse(seen, &[Refusal::NoMapping], false);
         };
         // RFC 4787 REQ-8, RFC 5382 REQ-3: whom does the filter admit?
@@ -252,7 +256,8 @@ impl Reference {
         let mut reasons = Vec::new();
         reasons.extend((!admitted).then_some(Refusal::Filtered));
         let opens = segment.is_none_or(|s| s.flags.opens());
-        reasons.extend((!opens).then_some(Refusal::NotSyn));
+        let not_syn = if self.on_the_wire { Refusal::NoMapping } else { Refusal::NotSyn };
+        reasons.extend((!opens).then_some(not_syn));
         let pod = mapping.internal.addr;
         if reasons.is_empty() {
             reasons = self.over_quota(pod, segment, Realm::External);

@@ -64,8 +64,18 @@ struct Rest {
     protocol: Protocol,
     public: Endpoint,
     until: u64,
+    /// The worker whose it is.
+    home: u16,
     /// Too many rested beside it, so that its rest was cut short: maybe, surely.
     cut_short: [bool; 2],
+}
+
+struct Home(Box<dyn Fn(Ipv4Addr) -> u16>);
+
+impl std::fmt::Debug for Home {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("home")
+    }
 }
 
 #[derive(Debug)]
@@ -79,6 +89,9 @@ pub struct Ports {
     /// Tuples of the region for DNS, and when they became free.
     tuples: Vec<(Endpoint, Endpoint, u64)>,
     pods: HashMap<Ipv4Addr, Pod>,
+    /// How many workers share the limit of ports at rest, and whose a pod is.
+    workers: usize,
+    home: Home,
     refused: Vec<(FlowKey, u64)>,
 }
 
@@ -121,8 +134,15 @@ impl Ports {
             asked: Vec::new(),
             tuples: Vec::new(),
             pods: HashMap::new(),
+            workers: 1,
+            home: Home(Box::new(|_| 0)),
             refused: Vec::new(),
         }
+    }
+
+    /// Says that workers share the pool, and which one a pod belongs to.
+    pub fn shared_by(&mut self, workers: u16, home: Box<dyn Fn(Ipv4Addr) -> u16>) {
+        (self.workers, self.home) = (usize::from(workers), Home(home));
     }
 
     /// Whether the rate of new sessions (6888-REQ-5b) allows one more now. `counts`: natgate asks.
@@ -207,13 +227,17 @@ impl Ports {
         if up(until) <= now {
             return;
         }
-        self.rests.push(Rest { protocol, public, until, cut_short: [false; 2] });
+        let home = (self.home.0)(session.internal.addr);
+        self.rests.push(Rest { protocol, public, until, home, cut_short: [false; 2] });
         // 6888-REQ-8.1: a quarter of the pool at most; the oldest goes early. Those that were freed at once
         // are equally old.
         let all = self.settings.ports.len() * self.addresses.len();
         let max = self.settings.hold_down.max_ports.map_or(all / 4, |max| max as usize);
-        let untils: Vec<u64> = self.rests.iter().map(|rest| rest.until).collect();
-        for rest in &mut self.rests {
+        // Decision 0007: each worker has its share.
+        let max = max.div_ceil(self.workers);
+        let here = |rest: &&Rest| rest.home == home;
+        let untils: Vec<u64> = self.rests.iter().filter(here).map(|rest| rest.until).collect();
+        for rest in self.rests.iter_mut().filter(|rest| rest.home == home) {
             let younger = untils.iter().filter(|until| **until > rest.until).count();
             let others = untils.iter().filter(|until| **until >= rest.until).count() - 1;
             rest.cut_short[0] |= others >= max;

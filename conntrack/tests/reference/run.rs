@@ -287,12 +287,16 @@ impl<S: Subject> Run<S> {
         let segment = (key.protocol == Protocol::Tcp).then_some(&segment);
         let outcome = self.subject.packet(key, segment, Timestamp::from_millis(self.now));
         self.packets += 1;
+        if let Some(wrong) = outcome.wrong {
+            let says = segment.map(speech::describe).unwrap_or_default();
+            return Err(format!("{key} {says}: {wrong}"));
+        }
         self.judge(key, segment, outcome.seen)?;
         if let Some((key, seen)) = outcome.turned {
             self.judge(&key, segment, seen)?;
         }
         self.observe()?;
-        outcome.wrong.map_or(Ok(outcome.seen.ok()), Err)
+        Ok(outcome.seen.ok())
     }
 
     fn judge(&mut self, key: &FlowKey, segment: Option<&Segment>, seen: Seen) -> Result<(), String> {
