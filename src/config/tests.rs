@@ -336,8 +336,13 @@ fn fixed_mappings_take_their_ports_out_of_the_pool() {
  spec: {address: 198.51.100.9, target: 10.1.2.4}}
 ";
     let policy = load(&text).unwrap().policy(1);
-    assert_eq!(policy.pools[0].settings.except, vec![8000..=8003]);
     let public = Endpoint::new("192.0.2.1".parse().unwrap(), 8002);
+    for address in &policy.pools[0].addresses {
+        let here = address.addr == public.addr;
+        let reserved = [7999, 8000, 8003, 8004].map(|port| address.is_reserved(port));
+        assert_eq!(reserved, [false, here, here, false], "{}", address.addr);
+    }
+    assert!(policy.pools[0].addresses.iter().any(|address| address.addr == public.addr));
     let fixed = policy.forwards.by_public(Protocol::Tcp, public).unwrap();
     assert_eq!(fixed.internal, Endpoint::new("10.1.2.3".parse().unwrap(), 82));
     assert_eq!(fixed.pool, PoolId(0));

@@ -10,6 +10,7 @@ mod fragments_flood;
 mod icmp;
 mod icmp_errors;
 mod ip_id;
+mod limits;
 mod own_addresses;
 mod own_errors;
 mod packets;
