@@ -127,11 +127,14 @@ impl Gateway {
         sent
     }
 
-    /// Lets a frame arrive, at each worker in turn.
+    /// Lets a frame arrive, at each worker in turn. Frames stay with the worker that sent them, so that one
+    /// may have none left.
     pub fn inject(&mut self, interface: InterfaceId, frame: &[u8]) {
         self.arrivals += 1;
-        let worker = self.arrivals % self.workers.len();
-        assert!(self.workers[worker].io_mut().inject(interface, frame), "a frame is free");
+        let count = self.workers.len();
+        let mut turns = (0..count).map(|i| (self.arrivals + i) % count);
+        let arrived = turns.any(|n| self.workers[n].io_mut().inject(interface, frame));
+        assert!(arrived, "a frame is free");
     }
 
     /// Why packets were dropped since this was last asked.
