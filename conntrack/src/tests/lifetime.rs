@@ -279,7 +279,8 @@ fn a_remote_is_a_peer_as_long_as_it_has_a_session() {
 #[test]
 fn bug_a_reset_with_a_syn_flag_counted_as_the_pod_speaking() {
     let (mut nat, _) = nat_with(peer_to_peer(), 1, 100);
-    let public = send(&mut nat, &key(Protocol::Tcp, (pod(1), 5000), remote(1, 443)), secs(0)).unwrap();
+    let public =
+        send(&mut nat, &key(Protocol::Tcp, (pod(1), 5000), remote(1, 443)), secs(0)).unwrap();
     let stranger = remote(X, 443);
     assert!(receive(&mut nat, &inbound(Protocol::Tcp, stranger, public), secs(0)).is_ok());
     let answer = key(Protocol::Tcp, (pod(1), 5000), stranger);

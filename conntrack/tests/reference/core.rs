@@ -34,14 +34,16 @@ impl Subject for Core {
     fn new(scenario: &Scenario, now: Timestamp) -> Self {
         let pool = Pool::new(PoolId(0), "p", scenario.settings.clone(), addresses(scenario));
         let pool = Arc::new(pool);
-        let mut nat =
-            Nat::new(0, scenario.max_sessions, Secret::from_seed(scenario.seed), now);
+        let mut nat = Nat::new(0, scenario.max_sessions, Secret::from_seed(scenario.seed), now);
         nat.adopt(&[Arc::clone(&pool)]);
         Self { nat, pool }
     }
 
     fn reference(&self, scenario: &Scenario) -> Reference {
-        Reference::new(scenario.settings.clone(), addresses(scenario), scenario.max_sessions)
+        let (settings, addresses) = (scenario.settings.clone(), addresses(scenario));
+        let mut reference = Reference::new(settings, addresses, scenario.max_sessions);
+        reference.ports.shared_by(1, Box::new(|_| 0));
+        reference
     }
 
     fn pool(&self) -> &Pool {

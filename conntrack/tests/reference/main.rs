@@ -7,6 +7,7 @@
 
 mod compare;
 mod core;
+mod judge;
 mod nat;
 mod ports;
 mod run;

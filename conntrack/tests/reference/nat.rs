@@ -27,7 +27,7 @@ pub struct Session {
     pub opened_by: Realm,
     opened: u64,
     /// The last packets that renewed it, from inside and from outside.
-    pub seen: [u64; 2],
+    seen: [u64; 2],
     /// The internal endpoint has spoken to this remote itself.
     addressed: bool,
     /// The remote for which the mapping was made that the session belongs to.
@@ -38,6 +38,11 @@ pub struct Session {
 impl Session {
     pub fn state(&self) -> State {
         self.tcp.map_or(State::Open, |tcp| tcp.state)
+    }
+
+    /// When it was last renewed.
+    pub fn last_seen(&self) -> u64 {
+        self.seen[0].max(self.seen[1])
     }
 
     fn is_opening(&self) -> bool {
@@ -118,7 +123,7 @@ impl Reference {
                 let mut group = self.sessions.iter().filter(|other| self.together(s, other));
                 !s.addressed && !group.any(|other| other.addressed)
             };
-            let end = self.sessions.iter().position(|s| over(s));
+            let end = self.sessions.iter().position(over);
             let end = end.or_else(|| self.sessions.iter().position(stranded));
             let Some(index) = end else { return };
             self.end(index, now);
@@ -162,7 +167,7 @@ impl Reference {
     }
 
     /// A packet from inside, with what natgate did.
-    pub fn from_inside(
+    pub fn outbound(
         &mut self,
         key: &FlowKey,
         segment: Option<&Segment>,
@@ -218,7 +223,7 @@ impl Reference {
     }
 
     /// A packet from outside, with what natgate did.
-    pub fn from_outside(
+    pub fn inbound(
         &mut self,
         key: &FlowKey,
         segment: Option<&Segment>,
@@ -284,7 +289,8 @@ impl Reference {
         let own = || self.sessions.iter().filter(|s| s.internal.addr == pod);
         let half_open = own().filter(|s| s.is_opening() && s.opened_by == opener).count();
         let mut reasons = Vec::new();
-        reasons.extend((own().count() >= quota.sessions as usize).then_some(Refusal::QuotaSessions));
+        reasons
+            .extend((own().count() >= quota.sessions as usize).then_some(Refusal::QuotaSessions));
         let too_many = segment.is_some() && half_open >= quota.half_open as usize;
         reasons.extend(too_many.then_some(Refusal::QuotaHalfOpen));
         reasons

@@ -120,7 +120,8 @@ impl<S: Subject> Run<S> {
         self.pass(self.now + 8_000_000)?;
         self.compare()?;
         self.pass(self.now + 1_000_000)?;
-        let held: u32 = self.subject.pool().addresses.iter().map(|a| a.directory.held() + a.low.held()).sum();
+        let held: u32 =
+            self.subject.pool().addresses.iter().map(|a| a.directory.held() + a.low.held()).sum();
         if held == 0 { Ok(()) } else { Err(format!("{held} blocks never returned")) }
     }
 
@@ -191,7 +192,7 @@ impl<S: Subject> Run<S> {
                 let protocol = PROTOCOLS[usize::from(protocol) % PROTOCOLS.len()];
                 for n in 0..count {
                     let src = Endpoint::new(pod(who), internal_port(port.wrapping_add(n)));
-                    self.from_inside(protocol, src, remote(to, protocol), say)?;
+                    self.outbound(protocol, src, remote(to, protocol), say)?;
                 }
                 Ok(())
             }
@@ -211,7 +212,7 @@ impl<S: Subject> Run<S> {
             ),
             Act::Stray { public, remote: who, say } => {
                 let Some((protocol, public)) = self.given(public) else { return Ok(()) };
-                self.from_outside(protocol, remote(who, protocol), public, say)
+                self.inbound(protocol, remote(who, protocol), public, say)
             }
             Act::Hairpin { pod: who, port, public, say } => {
                 let Some((protocol, public)) = self.given(public) else { return Ok(()) };
@@ -220,7 +221,7 @@ impl<S: Subject> Run<S> {
                     Protocol::Icmp | Protocol::Other(_) => Endpoint::new(public.addr, 0),
                     Protocol::Tcp | Protocol::Udp => public,
                 };
-                self.from_inside(protocol, src, dst, say)
+                self.outbound(protocol, src, dst, say)
             }
         }
     }
@@ -234,14 +235,14 @@ impl<S: Subject> Run<S> {
         let Session { protocol, internal, public, remote, .. } = session;
         for &(from, say) in says {
             match from {
-                Direction::Outbound => self.from_inside(protocol, internal, remote, say)?,
-                Direction::Inbound => self.from_outside(protocol, remote, public, say)?,
+                Direction::Outbound => self.outbound(protocol, internal, remote, say)?,
+                Direction::Inbound => self.inbound(protocol, remote, public, say)?,
             }
         }
         Ok(())
     }
 
-    fn from_inside(
+    fn outbound(
         &mut self,
         protocol: Protocol,
         src: Endpoint,
@@ -250,9 +251,8 @@ impl<S: Subject> Run<S> {
     ) -> Result<(), String> {
         let src = if protocol.index().is_some() { src } else { Endpoint::new(src.addr, 0) };
         let key = FlowKey { src, dst, protocol, realm: Realm::Internal };
-        let known = |s: &&Session| {
-            (s.protocol, s.internal, s.remote) == (key.protocol, key.src, key.dst)
-        };
+        let known =
+            |s: &&Session| (s.protocol, s.internal, s.remote) == (key.protocol, key.src, key.dst);
         let tcp = self.reference.sessions.iter().find(known).and_then(|s| s.tcp);
         let segment = speech::segment(say, Direction::Outbound, tcp.as_ref());
         let Some(public) = self.packet(&key, segment)? else { return Ok(()) };
@@ -264,7 +264,7 @@ impl<S: Subject> Run<S> {
         Ok(())
     }
 
-    fn from_outside(
+    fn inbound(
         &mut self,
         protocol: Protocol,
         src: Endpoint,
@@ -299,7 +299,12 @@ impl<S: Subject> Run<S> {
         Ok(outcome.seen.ok())
     }
 
-    fn judge(&mut self, key: &FlowKey, segment: Option<&Segment>, seen: Seen) -> Result<(), String> {
+    fn judge(
+        &mut self,
+        key: &FlowKey,
+        segment: Option<&Segment>,
+        seen: Seen,
+    ) -> Result<(), String> {
         self.tell(|| {
             let says = segment.map(speech::describe).unwrap_or_default();
             let from = if key.realm == Realm::Internal { "inside " } else { "outside" };
@@ -309,8 +314,8 @@ impl<S: Subject> Run<S> {
             }
         });
         let verdict = match key.realm {
-            Realm::Internal => self.reference.from_inside(key, segment, self.now, seen),
-            Realm::External => self.reference.from_outside(key, segment, self.now, seen),
+            Realm::Internal => self.reference.outbound(key, segment, self.now, seen),
+            Realm::External => self.reference.inbound(key, segment, self.now, seen),
         };
         verdict.map_err(|why| format!("{key}: natgate: {seen:?}; reference: {why}"))
     }
@@ -320,7 +325,9 @@ impl<S: Subject> Run<S> {
         for index in 0..self.reference.ports.blocks.len() {
             let block = &self.reference.ports.blocks[index];
             let number = BlockNumber(block.first / block.size);
-            let Some(address) = self.subject.pool().addresses.iter().find(|a| a.addr == block.address) else {
+            let Some(address) =
+                self.subject.pool().addresses.iter().find(|a| a.addr == block.address)
+            else {
                 continue;
             };
             let directory = if block.first < 1024 { &address.low } else { &address.directory };

@@ -57,9 +57,16 @@ pub enum Wait {
     None,
     Millis(u64),
     /// Until a session is due, or its second full, and this many milliseconds more or less.
-    Due { session: u8, full: bool, off: i8 },
+    Due {
+        session: u8,
+        full: bool,
+        off: i8,
+    },
     /// Until so long after a port was last freed.
-    Rested { seconds: u64, off: i8 },
+    Rested {
+        seconds: u64,
+        off: i8,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -160,7 +167,6 @@ pub fn settings() -> impl Strategy<Value = PoolSettings> {
                 settings.filtering_udp = udp;
             }
             let [arbitrary, spill, by_address, no_refresh, odd] = flags;
-            // Each of them rarely: the profiles are what matters.
             if arbitrary && odd {
                 settings.pooling = Pooling::Arbitrary;
             }
@@ -193,19 +199,17 @@ pub fn settings() -> impl Strategy<Value = PoolSettings> {
                     after_restart: Duration::ZERO,
                 };
             }
-            if let Some((sessions, half_open, per_mapping, rate, burst)) = limits {
-                settings.quota = Quota {
-                    sessions,
-                    half_open,
-                    sessions_per_mapping: Some(per_mapping),
-                    new_per_second: odd.then_some(rate),
-                    burst,
-                    ..settings.quota
-                };
-            }
+            limit(&mut settings.quota, limits, odd);
             settings
         },
     )
+}
+
+fn limit(quota: &mut Quota, limits: Option<(u32, u32, u32, u32, u32)>, by_rate: bool) {
+    let Some((sessions, half_open, per_mapping, rate, burst)) = limits else { return };
+    (quota.sessions, quota.half_open, quota.burst) = (sessions, half_open, burst);
+    quota.sessions_per_mapping = Some(per_mapping);
+    quota.new_per_second = by_rate.then_some(rate);
 }
 
 /// Scenarios of `steps` steps at most.

@@ -13,11 +13,8 @@ const ETHERNET: usize = 14;
 
 /// The frame of a packet with this key.
 pub fn frame(key: &FlowKey, segment: Option<&Segment>) -> Vec<u8> {
-    let ip = PacketBuilder::ethernet2(HOST, GATE).ipv4(
-        key.src.addr.octets(),
-        key.dst.addr.octets(),
-        64,
-    );
+    let ip =
+        PacketBuilder::ethernet2(HOST, GATE).ipv4(key.src.addr.octets(), key.dst.addr.octets(), 64);
     let mut bytes = Vec::new();
     let payload = b"what the payload says";
     match (key.protocol, segment) {
@@ -41,8 +38,7 @@ pub fn frame(key: &FlowKey, segment: Option<&Segment>) -> Vec<u8> {
 }
 
 fn header(key: &FlowKey, segment: &Segment) -> TcpHeader {
-    let mut header =
-        TcpHeader::new(key.src.port, key.dst.port, segment.seq, segment.window);
+    let mut header = TcpHeader::new(key.src.port, key.dst.port, segment.seq, segment.window);
     header.acknowledgment_number = segment.ack;
     header.syn = segment.flags.has(TcpFlags::SYN);
     header.fin = segment.flags.has(TcpFlags::FIN);

@@ -52,9 +52,8 @@ fn roads() -> Roads {
         mac: Some(Mac([2, 0, 0, 0, 0, last])),
     };
     let route = |net: &str, id| (net.parse().unwrap(), Route::Via(AdjacencyId(id)));
-    let neighbour = |interface, address: [u8; 4], id| {
-        ((interface, Ipv4Addr::from(address)), AdjacencyId(id))
-    };
+    let neighbour =
+        |interface, address: [u8; 4], id| ((interface, Ipv4Addr::from(address)), AdjacencyId(id));
     Roads {
         generation: 1,
         routes: [route("10.244.0.0/16", 0), route("0.0.0.0/0", 1)].into_iter().collect(),
@@ -180,7 +179,12 @@ impl Gateway {
     }
 
     /// The public endpoint of a session from inside.
-    pub fn public_of(&mut self, internal: Endpoint, remote: Endpoint, now: Timestamp) -> Option<Endpoint> {
+    pub fn public_of(
+        &mut self,
+        internal: Endpoint,
+        remote: Endpoint,
+        now: Timestamp,
+    ) -> Option<Endpoint> {
         let rows = self.sessions(now);
         rows.iter().find(|r| (r.internal, r.remote) == (internal, remote)).map(|r| r.public)
     }

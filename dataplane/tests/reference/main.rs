@@ -7,6 +7,8 @@
 
 #[path = "../../../conntrack/tests/reference/compare.rs"]
 mod compare;
+#[path = "../../../conntrack/tests/reference/judge.rs"]
+mod judge;
 #[path = "../../../conntrack/tests/reference/nat.rs"]
 mod nat;
 #[path = "../../../conntrack/tests/reference/ports.rs"]

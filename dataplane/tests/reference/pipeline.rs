@@ -114,7 +114,8 @@ impl<const WORKERS: u16> Pipeline<WORKERS> {
         let told = frames::read(relayed)?;
         let source = if inside { ROUTER } else { key.dst.addr };
         let (got, want) = (quoted_ends(&told.payload), quoted_ends(&frame[14..]));
-        let ends = |quote: Option<(Endpoint, Endpoint, usize)>| quote.map(|(src, dst, _)| (src, dst));
+        let ends =
+            |quote: Option<(Endpoint, Endpoint, usize)>| quote.map(|(src, dst, _)| (src, dst));
         let right = told.error == Some(kind)
             && (told.src.addr, told.dst.addr) == (source, key.src.addr)
             && ends(got) == ends(want);
@@ -181,8 +182,7 @@ impl<const WORKERS: u16> Subject for Pipeline<WORKERS> {
     fn reference(&self, scenario: &Scenario) -> Reference {
         let secret = self.secret.clone();
         let home = Box::new(move |pod| secret.home(pod, WORKERS));
-        let mut reference =
-            Reference::new(scenario.settings.clone(), addresses(scenario), 1_000);
+        let mut reference = Reference::new(scenario.settings.clone(), addresses(scenario), 1_000);
         reference.on_the_wire = true;
         reference.ports.shared_by(WORKERS, home);
         reference
