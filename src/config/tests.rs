@@ -350,3 +350,13 @@ fn fixed_mappings_take_their_ports_out_of_the_pool() {
     assert!(policy.addresses.contains_key(&one) && policy.forwards.is_static(one));
     assert_eq!(policy.pools[1].addresses[0].directory.blocks(), 0);
 }
+
+#[test]
+fn answers_to_scans_lose_a_requirement() {
+    for (answer, lost) in [("silent", 0), ("icmp", 1), ("reset", 1)] {
+        let text = with_pool("").replacen("spec:", &format!("spec:\n  onUnmapped: {answer}"), 1);
+        let warnings = load(&text).unwrap().warnings;
+        assert_eq!(warnings.len(), lost, "{answer}: {warnings:?}");
+        assert!(warnings.iter().all(|warning| warning.why.contains("5382-REQ-4.1")));
+    }
+}
