@@ -354,7 +354,8 @@ fn fixed_mappings_take_their_ports_out_of_the_pool() {
 #[test]
 fn answers_to_scans_lose_a_requirement() {
     for (answer, lost) in [("silent", 0), ("icmp", 1), ("reset", 1)] {
-        let text = with_pool("").replacen("spec:", &format!("spec:\n  onUnmapped: {answer}"), 1);
+        let setting = format!("external: [b]}}, onUnmapped: {answer}");
+        let text = with_pool("").replacen("external: [b]}", &setting, 1);
         let warnings = load(&text).unwrap().warnings;
         assert_eq!(warnings.len(), lost, "{answer}: {warnings:?}");
         assert!(warnings.iter().all(|warning| warning.why.contains("5382-REQ-4.1")));
