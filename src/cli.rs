@@ -8,6 +8,8 @@ use conntrack::Protocol;
 
 /// The stats socket, unless another one is named.
 pub(crate) const DEFAULT_SOCKET: &str = "/run/natgate.sock";
+/// Where a gateway keeps what must survive it, unless another directory is named.
+pub(crate) const DEFAULT_STATE_DIR: &str = "/var/lib/natgate";
 
 /// Userspace egress NAT gateway on `AF_XDP`.
 #[derive(Debug, Parser)]
@@ -121,6 +123,9 @@ pub(crate) struct GatewayArgs {
     /// Stats socket [default: /run/natgate.sock]
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<String>,
+    /// Directory of the block journal, one for each gateway [default: /var/lib/natgate]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) state_dir: Option<String>,
     /// Serve /metrics, /healthz and /readyz over TCP here [default: nowhere]
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) metrics: Option<String>,
