@@ -392,3 +392,21 @@ fn the_objects_document_names_every_field() {
     }
     assert!(count > 85, "{count} fields");
 }
+
+#[test]
+fn a_pool_that_nothing_uses_is_warned_about() {
+    let second = "---
+{apiVersion: natgate.dev/v1alpha1, kind: AddressPool, metadata: {name: q}, spec: {addresses: [203.0.113.9]}}
+";
+    let forward = "---
+{apiVersion: natgate.dev/v1alpha1, kind: PortForward, metadata: {name: f},
+ spec: {address: 203.0.113.9, protocol: tcp, ports: 80, target: {address: 10.1.2.3}}}
+";
+    let warnings = |text: &str| {
+        let config = load(text).unwrap();
+        config.warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let both = with_pool("") + second;
+    assert!(matches!(&warnings(&both)[..], [one] if one.contains("no rule uses pool \"q\"")));
+    assert_eq!(warnings(&(both + forward)), Vec::<String>::new());
+}
