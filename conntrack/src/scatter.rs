@@ -10,6 +10,7 @@ use std::ops::RangeInclusive;
 use crate::endpoint::FlowKey;
 use crate::endpoint::{Endpoint, Realm};
 use crate::lease::Search;
+use crate::mapping::Sharing;
 use crate::subscriber::Holding;
 
 /// Draws for each worker there is: the chance to miss one's own ports in all of them is 10^-14.
@@ -31,7 +32,10 @@ pub(crate) enum Scattered {
 impl Search<'_> {
     /// A port of the region for a flow that is to be scattered.
     pub(crate) fn scattered(&self, holding: &mut Holding) -> Scattered {
-        if !self.pool.settings.scatters(self.key.protocol, self.key.dst.port) {
+        // An address keeps its region when a reload lets anybody send in.
+        if !self.pool.settings.scatters(self.key.protocol, self.key.dst.port)
+            || self.sharing == Sharing::Nobody
+        {
             return Scattered::Nowhere;
         }
         let index = holding.addresses_without_block(self.pool, self.random).next();

@@ -187,11 +187,17 @@ impl Holding {
         if !self.may_claim(pool, class) {
             return Err(NoBlock::Quota);
         }
-        let place = self
-            .reclaim(pool, class, holder, now)
-            .or_else(|| self.claim_fresh(pool, class, holder, random, now))
-            .ok_or(NoBlock::Exhausted)?;
-        Ok(self.take(pool, place, now))
+        let home = self
+            .reclaim(pool, (class, self.anchor), holder, now)
+            .or_else(|| self.claim_fresh(pool, (class, false), holder, random, now));
+        // RFC 7857 section 4: another address only if the subscriber's own one has no block left.
+        let place = if home.is_none() && self.anchor.is_some() && pool.settings.spill {
+            self.reclaim(pool, (class, None), holder, now)
+                .or_else(|| self.claim_fresh(pool, (class, true), holder, random, now))
+        } else {
+            home
+        };
+        Ok(self.take(pool, place.ok_or(NoBlock::Exhausted)?, now))
     }
 
     /// Takes the very block where `port` is, on the subscriber's address, if it can be had.
@@ -244,19 +250,19 @@ impl Holding {
         (0..reach).map(move |i| ((start + i) % count) as u16)
     }
 
-    /// A block that the subscriber has given back lately.
+    /// A block that the subscriber has given back lately, on that address or any.
     fn reclaim(
         &mut self,
         pool: &Pool,
-        class: PortClass,
+        (class, on): (PortClass, Option<u16>),
         holder: Holder,
         now: Timestamp,
     ) -> Option<Place> {
-        while let Some(at) = self.recent.iter().rposition(|place| place.2 == class) {
+        let fits = |place: &Place| place.2 == class && on.is_none_or(|on| on == place.0);
+        while let Some(at) = self.recent.iter().rposition(fits) {
             let place = self.recent.remove(at)?;
             let directory = pool.addresses.get(usize::from(place.0))?.blocks(class);
-            let in_reach = pool.settings.spill || self.anchor.is_none_or(|a| a == place.0);
-            if in_reach && directory.claim_block(place.1, holder, now) {
+            if directory.claim_block(place.1, holder, now) {
                 return Some(place);
             }
         }
@@ -266,12 +272,12 @@ impl Holding {
     fn claim_fresh(
         &self,
         pool: &Pool,
-        class: PortClass,
+        (class, spills): (PortClass, bool),
         holder: Holder,
         random: u64,
         now: Timestamp,
     ) -> Option<Place> {
-        self.addresses(pool, random, true).find_map(|address| {
+        self.addresses(pool, random, spills).find_map(|address| {
             let directory = pool.addresses[usize::from(address)].blocks(class);
             let number = directory.claim(holder, random, now)?;
             Some((address, number, class))

@@ -98,10 +98,12 @@ impl Config {
         let pool = |(index, config): (usize, &PoolConfig)| {
             let addresses = config.ranges.iter().flat_map(|range| range.addresses());
             let id = PoolId(index as u16);
-            let mut settings = config.settings.clone();
-            let forwarded = self.forwards.iter().filter(|forward| forward.pool == id);
-            settings.except.extend(forwarded.map(|forward| forward.ports.clone()));
-            Arc::new(Pool::new(id, config.name.as_str(), settings, addresses))
+            let reserved = |addr| {
+                let forwards = self.forwards.iter().filter(|forward| forward.address == addr);
+                (addr, forwards.map(|forward| forward.ports.clone()).collect())
+            };
+            let (name, settings) = (config.name.as_str(), config.settings.clone());
+            Arc::new(Pool::with_reserved(id, name, settings, addresses.map(reserved)))
         };
         let mut pools: Vec<Arc<Pool>> = self.pools.iter().enumerate().map(pool).collect();
         if !self.statics.is_empty() {
@@ -132,6 +134,7 @@ fn assemble(
         whole::refuse_missing(&pools, &rules, whole, &mut problems);
     }
     whole::check(&pools, &rules, host, &mut problems);
+    whole::warn_unused(&pools, &rules, &forward::addresses(&forwards), &mut problems);
     if !objects.incomplete {
         forward::check(&forwards, &statics, (&pools, &rules), host, &mut problems);
     }

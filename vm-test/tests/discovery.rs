@@ -203,7 +203,7 @@ fn paired(rig: &Rig) -> Result<()> {
     Ok(())
 }
 
-// Proves: 4787-REQ-8a, 4787-REQ-3, 4787-REQ-2, 6888-REQ-2.1
+// Proves: 4787-REQ-2, 6888-REQ-2.1
 #[test]
 fn high_density_depends_on_address_and_port() {
     verified(Options::natgate(), |rig| {
@@ -212,7 +212,7 @@ fn high_density_depends_on_address_and_port() {
     });
 }
 
-// Proves: 4787-REQ-3, 5382-REQ-7, 4787-REQ-2, 4787-REQ-8a
+// Proves: 4787-REQ-3, 4787-REQ-2
 #[test]
 fn strangers_and_namesakes() {
     verified(Options::default(), |rig| filtering(rig, [true, false, false, false]));

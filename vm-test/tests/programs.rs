@@ -424,7 +424,6 @@ fn scans_from_outside_are_met_with_silence() {
     verified(Options::natgate(), |rig| scanned(rig));
 }
 
-// Proves: 6888-REQ-5
 #[test]
 fn a_scan_by_a_pod_harms_nobody() {
     verified(Options::default(), |rig| scanning(rig));

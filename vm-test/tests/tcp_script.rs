@@ -302,7 +302,7 @@ fn script(play: fn(&Rig, &Lab) -> Result<()>) {
     verified(Options::default(), |rig| play(rig, &Lab::open(rig)?));
 }
 
-// Proves: 5382-REQ-2, 5382-REQ-2a, 5382-S5a, 7857-S2, 5382-REQ-5.2
+// Proves: 5382-REQ-2, 5382-REQ-2a, 5382-S5a, 7857-S2
 #[test]
 fn every_legal_segment_passes() {
     script(every_segment);
@@ -363,7 +363,7 @@ fn a_transfer_survives_a_sweep_of_resets() {
     verified(Options::natgate(), |rig| transfer_survives(rig));
 }
 
-// Proves: 5382-REQ-4a, 5382-REQ-4.1
+// Proves: 5382-REQ-4a
 #[test]
 fn unsolicited_segments_are_met_with_silence() {
     // Linux resets them: the pool's addresses are its own there.

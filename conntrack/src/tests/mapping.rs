@@ -330,3 +330,43 @@ fn a_change_of_class_leaves_no_endpoint_with_two_owners() {
         assert!(nat.mappings.is_empty());
     }
 }
+
+/// The region for DNS is of all subscribers: where anybody may send in, it would give one public endpoint to
+/// two of them.
+// Proves: 4787-REQ-3
+#[test]
+fn bug_dns_of_two_pods_shared_a_port_that_anybody_could_send_to() {
+    let settings = PoolSettings {
+        ports: 1024..=1151,
+        scatter: Some(crate::Scatter { ports: 1136..=1151, rest: Duration::from_secs(2) }),
+        ..class(Behavior::AddressAndPortDependent, Behavior::EndpointIndependent)
+    };
+    let (mut nat, _) = nat_with(settings, 1, 1_000);
+    let mut owners = HashMap::new();
+    for n in 0..64 {
+        let flow = key(Protocol::Udp, (pod(1 + n % 2), 5000), remote(1 + n / 2, 53));
+        let public = send(&mut nat, &flow, secs(1)).unwrap();
+        assert_eq!(*owners.entry(public).or_insert(flow.src), flow.src);
+    }
+}
+
+/// A pod that had spilled asked for its block there again, although its own address had blocks by then.
+// Proves: 4787-REQ-2, 6888-S3a, 7857-S4b
+#[test]
+fn bug_a_block_given_back_on_another_address_came_before_the_own_address() {
+    let settings =
+        PoolSettings { ports: 1024..=1087, quota: quota(4, 65_536), ..PoolSettings::default() };
+    let (mut nat, pool) = nat_with(settings, 2, 1_000);
+    // Protocols without ports need no block, but pair a pod with an address.
+    let gre = |n| key(Protocol::Other(47), (pod(n), 0), remote(n, 0));
+    let udp = |n| key(Protocol::Udp, (pod(n), 5000), remote(1, 443));
+    let home = send(&mut nat, &gre(1), secs(1)).unwrap().addr;
+    let rival = (2..50).find(|&n| send(&mut nat, &gre(n), secs(1)).unwrap().addr == home).unwrap();
+    assert_eq!(send(&mut nat, &udp(rival), secs(1)).unwrap().addr, home);
+    assert_ne!(send(&mut nat, &udp(1), secs(1)).unwrap().addr, home, "spilled");
+    for now in [302, 363, 499] {
+        nat.expire(secs(now), u32::MAX);
+    }
+    assert!(pool.addresses.iter().all(|address| address.directory.held() == 0));
+    assert_eq!(send(&mut nat, &udp(1), secs(500)).unwrap().addr, home);
+}

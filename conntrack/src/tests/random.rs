@@ -24,6 +24,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn flow_of(pod_number: u8, port: u16, server: u8, protocol: usize) -> FlowKey {
+    // Ports on both sides of 1024.
+    let port = port + port % 3 * 1_010;
     key(Protocol::ALL[protocol], (pod(pod_number), port), remote(server, 80))
 }
 
@@ -49,9 +51,22 @@ fn check(nat: &Nat, pool: &Pool, now: Timestamp) {
         assert_eq!(nat.rewrite(nat.find(&out).unwrap()).src, s.public);
         assert_eq!(nat.rewrite(nat.find(&back).unwrap()).dst, s.internal);
         let address = pool.addresses.iter().find(|a| a.addr == s.public.addr).unwrap();
-        let block = BlockNumber(s.public.port / pool.settings.block_size);
+        let port = s.public.port;
+        let (directory, size) = if port < 1024 {
+            (&address.low, 16)
+        } else {
+            (&address.directory, pool.settings.block_size)
+        };
         let holder = Holder { subscriber: s.internal.addr, worker: 0 };
-        assert_eq!(address.directory.state(block), BlockState::Held(holder));
+        assert_eq!(directory.state(BlockNumber(port / size)), BlockState::Held(holder));
+        if s.protocol != Protocol::Icmp {
+            let same = |kept: bool, of: fn(u16) -> u16| !kept || of(port) == of(s.internal.port);
+            assert!(same(pool.settings.parity, |port| port % 2), "{s:?}");
+            assert!(
+                same(pool.settings.low_ports.is_some(), |port| u16::from(port < 1024)),
+                "{s:?}"
+            );
+        }
     }
     let (mut cursor, mut held) = (0, 0);
     while let Some(subscribers) = nat.subscribers(&mut cursor, 10) {
@@ -61,7 +76,69 @@ fn check(nat: &Nat, pool: &Pool, now: Timestamp) {
             held += subscriber.holdings.iter().flat_map(|(_, b)| b).map(|(_, n)| n).sum::<u32>();
         }
     }
-    assert_eq!(held, pool.addresses.iter().map(|a| a.directory.held()).sum::<u32>());
+    assert_eq!(held, held_of(pool));
+    check_counts(nat, &sessions);
+}
+
+fn held_of(pool: &Pool) -> u32 {
+    pool.addresses.iter().map(|a| a.directory.held() + a.low.held()).sum()
+}
+
+/// What limits are compared with is what there is.
+fn check_counts(nat: &Nat, sessions: &[SessionView]) {
+    for number in 0..nat.subscribers.end() {
+        let Some(subscriber) = nat.subscribers.live(number) else { continue };
+        let mine = || sessions.iter().filter(|s| s.internal.addr == subscriber.addr);
+        for holding in &subscriber.holdings {
+            let half_open = mine().filter(|s| s.state.is_opening()).count();
+            assert_eq!(holding.half_open, [half_open as u32, 0]);
+            for protocol in Protocol::ALL {
+                let of = mine().filter(|s| s.protocol == protocol).map(|s| s.public);
+                let ports = of.collect::<HashSet<_>>().len();
+                assert_eq!(holding.ports[protocol.index().unwrap()], ports as u32);
+            }
+        }
+    }
+}
+
+/// Tiny pools of all kinds.
+fn kinds() -> Vec<PoolSettings> {
+    let tiny = |settings: PoolSettings| PoolSettings {
+        ports: 1024..=1087,
+        block_size: 16,
+        quota: Quota { sessions_per_mapping: None, ..quota(3, 60) },
+        ..settings
+    };
+    let high = tiny(PoolSettings::default());
+    let low = Some(1008..=1023);
+    let rest = HoldDown { max_ports: Some(9), ..PoolSettings::rfc4787().hold_down };
+    let strict = PoolSettings {
+        low_ports: low.clone(),
+        hold_down: rest.clone(),
+        ..tiny(PoolSettings::rfc4787())
+    };
+    let capped = Quota {
+        tcp: Some(9),
+        udp: Some(5),
+        half_open: 8,
+        new_per_second: Some(3),
+        burst: 9,
+        ..high.quota.clone()
+    };
+    vec![
+        high.clone(),
+        strict,
+        PoolSettings { quota: capped.clone(), preserve: true, hold_down: rest, ..high.clone() },
+        PoolSettings {
+            quota: capped,
+            low_ports: low,
+            parity: true,
+            pooling: Pooling::Arbitrary,
+            except: vec![1030..=1060],
+            ..high.clone()
+        },
+        PoolSettings { overlap: Overlap::Address, ..high },
+    ]
 }
 
 proptest! {
@@ -69,13 +146,10 @@ proptest! {
     // Proves: 4787-REQ-3
     // Museum: C10
     #[test]
-    fn random_traffic_in_a_tiny_pool_keeps_every_invariant(steps in prop::collection::vec(step(), 1..300)) {
-        let settings = PoolSettings {
-            ports: 1024..=1087,
-            block_size: 16,
-            quota: quota(3, 60),
-            ..PoolSettings::default()
-        };
+    fn random_traffic_in_a_tiny_pool_keeps_every_invariant(
+        settings in prop::sample::select(kinds()),
+        steps in prop::collection::vec(step(), 1..300),
+    ) {
         let (mut nat, pool) = nat_with(settings, 2, 120);
         let mut now = secs(1);
         for step in steps {
@@ -115,8 +189,9 @@ proptest! {
         nat.expire(now, u32::MAX);
         nat.expire(now + Duration::from_secs(700), u32::MAX);
         nat.expire(now + Duration::from_secs(1_400), u32::MAX);
+        nat.expire(now + Duration::from_secs(2_100), u32::MAX);
         prop_assert_eq!(nat.stats().sessions, 0);
         prop_assert_eq!(nat.stats().subscribers, 0);
-        prop_assert_eq!(pool.addresses.iter().map(|a| a.directory.held()).sum::<u32>(), 0);
+        prop_assert_eq!(held_of(&pool), 0);
     }
 }

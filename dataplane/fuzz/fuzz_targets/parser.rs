@@ -39,7 +39,7 @@ fn views(bytes: &[u8]) {
         let _ = (view.operation(), view.sender(), view.target());
     }
     if let Ok(view) = Ipv4::new_checked(bytes) {
-        let _ = (view.id(), view.is_fragment(), view.checksum_is_right(), view.options().count());
+        let _ = (view.id(), view.fragment(), view.checksum_is_right(), view.options().count());
         assert!(view.to_string().len() > 10);
     }
     if let Ok(view) = Tcp::new_checked(bytes) {

@@ -1,0 +1,51 @@
+//! Limits and DNS, through the pipeline of several workers.
+
+use conntrack::{EventKind, Limit, Quota};
+
+use super::*;
+
+#[test]
+fn dns_replies_find_the_worker_that_asked() {
+    for workers in [1, 2, 5] {
+        let mut rig = Rig::new(workers);
+        let mut scattered = 0;
+        for n in 1..=60 {
+            let out = rig.one(INSIDE, &udp((pod(n), 4000), (SERVER, 53), b"who?")).unwrap().1;
+            let public = seen(&out).src;
+            scattered += u32::from(public.1 >= 57_344);
+            let (interface, back) =
+                rig.one(OUTSIDE, &udp((SERVER, 53), public, b"me")).expect("no reply");
+            assert_eq!((interface, seen(&back).dst), (INSIDE, (pod(n), 4000)));
+            // Another server's port on the same tuple is nobody's.
+            let stranger = (Ipv4Addr::new(192, 0, 2, 77), 53);
+            assert_eq!(rig.one(OUTSIDE, &udp(stranger, public, b"me")), None);
+        }
+        assert_eq!(scattered, 60, "{workers} workers");
+    }
+}
+
+// Proves: 6888-REQ-11c
+#[test]
+fn a_limit_that_is_reached_is_told_and_counted() {
+    let quota = Quota { half_open: 2, ..PoolSettings::default().quota };
+    let settings = PoolSettings { quota, ..PoolSettings::default() };
+    let mut rig = Rig::with(2, settings, Some(Mac(ROUTER_MAC)));
+    for port in 1..=5 {
+        rig.inject(INSIDE, &tcp((pod(1), port), (SERVER, 80), "S", b""));
+        rig.run();
+    }
+    assert_eq!(rig.dropped(DropReason::QuotaHalfOpen), 3);
+    rig.advance(Duration::from_millis(200));
+    rig.run();
+    let told: Vec<_> = rig
+        .notices
+        .try_iter()
+        .filter_map(|notice| match notice {
+            Notice::Event(event) => Some((event.kind, event.subscriber, event.used, event.limit)),
+            Notice::Resolve(..) => None,
+        })
+        .collect();
+    assert_eq!(told, [(EventKind::QuotaExhausted(Limit::HalfOpen), Some(pod(1)), 2, 2)]);
+    let kind = EventKind::QuotaExhausted(Limit::HalfOpen).index();
+    assert_eq!(rig.sum(|c| c.events[kind].get()), 3);
+}
