@@ -20,7 +20,12 @@ mod tests {
 
     #[test]
     fn all_kinds_are_forwarded_but_those_that_nobody_wants() {
-        let dropped = [(Kind::Scan, "no-session"), (Kind::Foreign, "not-for-us")];
+        // The other pod has not addressed the sender, and the default filter wants that.
+        let dropped = [
+            (Kind::Hairpin, "no-session"),
+            (Kind::Scan, "no-session"),
+            (Kind::Foreign, "not-for-us"),
+        ];
         for &kind in Kind::value_variants() {
             let run = cost::run(kind, 100, 4).unwrap();
             let want = dropped.iter().find(|(it, _)| *it == kind).map_or("forwarded", |it| it.1);
