@@ -34,8 +34,7 @@ impl Subject for Core {
     fn new(scenario: &Scenario, now: Timestamp) -> Self {
         let pool = Pool::new(PoolId(0), "p", scenario.settings.clone(), addresses(scenario));
         let pool = Arc::new(pool);
-        let mut nat =
-            Nat::new(0, scenario.max_sessions, Secret::from_seed(scenario.seed), now);
+        let mut nat = Nat::new(0, scenario.max_sessions, Secret::from_seed(scenario.seed), now);
         nat.adopt(&[Arc::clone(&pool)]);
         Self { nat, pool }
     }

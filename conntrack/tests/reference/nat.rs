@@ -279,7 +279,8 @@ impl Reference {
         let own = || self.sessions.iter().filter(|s| s.internal.addr == pod);
         let half_open = own().filter(|s| s.is_opening() && s.opened_by == opener).count();
         let mut reasons = Vec::new();
-        reasons.extend((own().count() >= quota.sessions as usize).then_some(Refusal::QuotaSessions));
+        reasons
+            .extend((own().count() >= quota.sessions as usize).then_some(Refusal::QuotaSessions));
         let too_many = segment.is_some() && half_open >= quota.half_open as usize;
         reasons.extend(too_many.then_some(Refusal::QuotaHalfOpen));
         reasons

@@ -7,9 +7,7 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
-use conntrack::{
-    Behavior, Endpoint, FlowKey, PoolSettings, Pooling, Protocol, Realm, Refusal,
-};
+use conntrack::{Behavior, Endpoint, FlowKey, PoolSettings, Pooling, Protocol, Realm, Refusal};
 
 use crate::nat::{Rate, Seen, Session, Sharing, must_refuse};
 
@@ -238,9 +236,8 @@ impl Ports {
         let rest = self.settings.hold_down.block.as_millis() as u64;
         // Nothing has to be known of a pod that was idle for longer than its address is remembered.
         let (linger, state) = (self.linger(), self.pods.get(&pod).copied().unwrap_or_default());
-        let known = |since| {
-            now < state.idle_since.saturating_add(linger) && since > state.known_since
-        };
+        let known =
+            |since| now < state.idle_since.saturating_add(linger) && since > state.known_since;
         block.holder.is_none()
             && block.rests.is_none_or(|(who, since)| {
                 let second = if owed { up(since + rest) + 1000 } else { since + rest };
@@ -254,8 +251,7 @@ impl Ports {
 
     fn rests(&self, protocol: Protocol, public: Endpoint, owed: bool, now: u64) -> bool {
         let over = |rest: &Rest| !owed && rest.until <= now;
-        let here =
-            |rest: &&Rest| rest.protocol == protocol && rest.public == public && !over(rest);
+        let here = |rest: &&Rest| rest.protocol == protocol && rest.public == public && !over(rest);
         self.rests.iter().filter(here).any(|rest| !rest.cut_short[usize::from(owed)])
     }
 
@@ -311,8 +307,7 @@ impl Ports {
         now: u64,
     ) -> bool {
         let public = Endpoint::new(block.address, port);
-        let used =
-            |s: &Session| s.protocol == wish.key.protocol && s.public == public;
+        let used = |s: &Session| s.protocol == wish.key.protocol && s.public == public;
         let fresh = !sessions.iter().any(used);
         self.right_kind(wish.key, block, port)
             && !self.conflicts(wish, public, sessions)
@@ -379,7 +374,9 @@ impl Ports {
                 || sessions.iter().filter(same).filter(|o| o.made_for == s.made_for).count() == 1;
             let block = self.blocks.iter().find(|b| b.has(s.public));
             let kind = block.is_some_and(|b| self.right_kind(wish.key, b, s.public.port));
-            tcp && own && alone && kind
+            tcp && own
+                && alone
+                && kind
                 && wish.sharing != Sharing::Nobody
                 && s.tcp.is_some_and(|tcp| tcp.over())
         };
@@ -513,7 +510,9 @@ impl Ports {
         let name = format!("block {}:{}", block.address, block.first);
         if block.holder != holder {
             let used = |s: &Session| {
-                block.has(s.public) && s.protocol.index().is_some() && Some(s.internal.addr) != holder
+                block.has(s.public)
+                    && s.protocol.index().is_some()
+                    && Some(s.internal.addr) != holder
             };
             if sessions.iter().any(used) {
                 return Err(format!("{name} was taken from under a session"));

@@ -120,7 +120,8 @@ impl<S: Subject> Run<S> {
         self.pass(self.now + 8_000_000)?;
         self.compare()?;
         self.pass(self.now + 1_000_000)?;
-        let held: u32 = self.subject.pool().addresses.iter().map(|a| a.directory.held() + a.low.held()).sum();
+        let held: u32 =
+            self.subject.pool().addresses.iter().map(|a| a.directory.held() + a.low.held()).sum();
         if held == 0 { Ok(()) } else { Err(format!("{held} blocks never returned")) }
     }
 
@@ -250,9 +251,8 @@ impl<S: Subject> Run<S> {
     ) -> Result<(), String> {
         let src = if protocol.index().is_some() { src } else { Endpoint::new(src.addr, 0) };
         let key = FlowKey { src, dst, protocol, realm: Realm::Internal };
-        let known = |s: &&Session| {
-            (s.protocol, s.internal, s.remote) == (key.protocol, key.src, key.dst)
-        };
+        let known =
+            |s: &&Session| (s.protocol, s.internal, s.remote) == (key.protocol, key.src, key.dst);
         let tcp = self.reference.sessions.iter().find(known).and_then(|s| s.tcp);
         let segment = speech::segment(say, Direction::Outbound, tcp.as_ref());
         let Some(public) = self.packet(&key, segment)? else { return Ok(()) };
@@ -295,7 +295,12 @@ impl<S: Subject> Run<S> {
         outcome.wrong.map_or(Ok(outcome.seen.ok()), Err)
     }
 
-    fn judge(&mut self, key: &FlowKey, segment: Option<&Segment>, seen: Seen) -> Result<(), String> {
+    fn judge(
+        &mut self,
+        key: &FlowKey,
+        segment: Option<&Segment>,
+        seen: Seen,
+    ) -> Result<(), String> {
         self.tell(|| {
             let says = segment.map(speech::describe).unwrap_or_default();
             let from = if key.realm == Realm::Internal { "inside " } else { "outside" };
@@ -316,7 +321,9 @@ impl<S: Subject> Run<S> {
         for index in 0..self.reference.ports.blocks.len() {
             let block = &self.reference.ports.blocks[index];
             let number = BlockNumber(block.first / block.size);
-            let Some(address) = self.subject.pool().addresses.iter().find(|a| a.addr == block.address) else {
+            let Some(address) =
+                self.subject.pool().addresses.iter().find(|a| a.addr == block.address)
+            else {
                 continue;
             };
             let directory = if block.first < 1024 { &address.low } else { &address.directory };

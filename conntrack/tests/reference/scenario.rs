@@ -57,9 +57,16 @@ pub enum Wait {
     None,
     Millis(u64),
     /// Until a session is due, or its second full, and this many milliseconds more or less.
-    Due { session: u8, full: bool, off: i8 },
+    Due {
+        session: u8,
+        full: bool,
+        off: i8,
+    },
     /// Until so long after a port was last freed.
-    Rested { seconds: u64, off: i8 },
+    Rested {
+        seconds: u64,
+        off: i8,
+    },
 }
 
 #[derive(Clone, Debug)]

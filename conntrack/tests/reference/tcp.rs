@@ -94,8 +94,7 @@ impl Tcp {
         // One from outside that only falls into the window may be a guess: the pod's tuple is not given
         // away for it.
         let sure = refuses || from == Direction::Outbound || segment.seq == peer.next;
-        let (was, reset) =
-            (self.state, if sure { State::Reset } else { State::ResetExternal });
+        let (was, reset) = (self.state, if sure { State::Reset } else { State::ResetExternal });
         if !self.over() {
             self.state = reset;
         }
@@ -261,8 +260,7 @@ impl Tcp {
     /// RFC 7857 section 2: the state that what both sides said amounts to, resets aside.
     fn derived(&self) -> State {
         let [inner, outer] = &self.sides;
-        let acknowledged =
-            |fin: u32, by: &Side| by.next.wrapping_sub(fin) < 1 << 31;
+        let acknowledged = |fin: u32, by: &Side| by.next.wrapping_sub(fin) < 1 << 31;
         match (inner.first, outer.first, inner.fin, outer.fin) {
             (None, ..) => State::SynExternal,
             (_, None, ..) => State::SynSent,
