@@ -282,14 +282,18 @@ impl<I: PacketIo> Worker<I> {
         if too_big { Err(DropReason::TooBig) } else { Ok(()) }
     }
 
-    /// Forwards a packet of an exempt flow: no state, TTL − 1 (RFC 6888 REQ-6).
+    /// Forwards a packet of an exempt flow: no state, TTL − 1 (RFC 6888 REQ-6). A public address has no
+    /// host that it could reach untranslated.
     fn forward_exempt(
         &mut self,
         received: &mut Received<I::Frame>,
         packet: &Packet,
         realm: Realm,
     ) -> Result<Fate, DropReason> {
-        let hop = self.snapshot.roads.next_hop(packet.dst.addr);
+        let hop = self.way_to(packet.dst.addr);
+        if hop == NextHop::Hairpin {
+            return Err(DropReason::NoRoute);
+        }
         self.may_leave(hop, realm, packet)?;
         self.repair_checksum(received, packet);
         packet.decrement_ttl(self.io.bytes_mut(&mut received.frame))?;

@@ -244,6 +244,14 @@ impl<I: PacketIo> Worker<I> {
         }
     }
 
+    /// Whether outsiders may send there: to a public address, and to a pod that is exempt from translation. Who
+    /// tries other addresses of pods learns nothing.
+    fn may_be_addressed(&self, parsed: &Parsed) -> bool {
+        let exempt =
+            || matches!(self.rule_for(&parsed.packet, parsed.realm), Some((_, Action::Exempt)));
+        self.is_public(parsed.packet.dst.addr) || exempt()
+    }
+
     /// RFC 1812 4.3.2.7: no errors about errors, later fragments, and impossible sources. What has a bad
     /// header, or is for all, never comes this far: it was not parsed.
     pub(crate) fn may_be_answered(&self, frame: &[u8], parsed: &Parsed, packet: &Packet) -> bool {
@@ -257,7 +265,7 @@ impl<I: PacketIo> Worker<I> {
         let possible = if parsed.is_from_inside() {
             is_pod
         } else {
-            !is_pod && !self.is_public(packet.src.addr)
+            !is_pod && !self.is_public(packet.src.addr) && self.may_be_addressed(parsed)
         };
         not_an_error && ip.fragment().offset() == 0 && possible
     }

@@ -91,13 +91,16 @@ impl<I: PacketIo> Worker<I> {
         }
         // A flow that has no way out takes no port.
         self.may_leave(self.way_to(packet.dst.addr), realm, packet)?;
-        let opened = match self.fixed_for(&key, pool) {
-            Some(fixed) => {
-                let Fixed { internal, public, pool } = fixed;
-                let mapping = FixedMapping { internal, public, pool, rule };
-                self.nat.open_fixed(&key, mapping, packet.segment(), now)
+        let opened = if let Some(fixed) = self.fixed_for(&key, pool) {
+            let Fixed { internal, public, pool } = fixed;
+            let mapping = FixedMapping { internal, public, pool, rule };
+            self.nat.open_fixed(&key, mapping, packet.segment(), now)
+        } else {
+            let forwards = &self.snapshot.policy.forwards;
+            if let Some(address) = forwards.address_of(key.src.addr, pool) {
+                self.nat.pair(key.src.addr, pool, address, now);
             }
-            None => self.nat.open(&key, Admission { pool, rule }, packet.segment(), now),
+            self.nat.open(&key, Admission { pool, rule }, packet.segment(), now)
         };
         match opened {
             Ok(slot) => Ok(Admitted::Session(slot)),

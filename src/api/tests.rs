@@ -348,6 +348,40 @@ fn a_worker_that_is_gone_ends_the_list_with_an_error() {
     });
 }
 
+/// The cells of the row for `name` in the part of `docs/operations.md` under `heading`.
+fn documented(heading: &str, name: &str) -> Vec<&'static str> {
+    let document = include_str!("../../docs/operations.md");
+    let (_, part) = document.split_once(&format!("\n{heading}\n")).unwrap();
+    let part = part.split_once("\n## ").map_or(part, |(part, _)| part);
+    let rows = part.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
+    let mut rows = rows.map(|row| row.split(" | ").collect::<Vec<_>>());
+    let row = rows.find(|row| row[0] == format!("`{name}`"));
+    row.unwrap_or_else(|| panic!("{heading}: {name} is not documented"))
+}
+
+#[test]
+fn the_operations_document_names_all_that_is_shown() {
+    let fake = Fake::new(1);
+    for drop in fake.shared.drops() {
+        let row = documented("## Drop reasons", &drop.reason);
+        assert_eq!(row.last().copied(), Some(drop.remedy.as_str()), "{}", drop.reason);
+    }
+    for kind in conntrack::EventKind::NAMES {
+        assert_eq!(documented("### Events", kind).len(), 2, "{kind}");
+    }
+    fake.run(async || {
+        let (_, text) = fake.get("/metrics").await;
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE natgate_"));
+        let mut count = 0;
+        for (name, kind) in types.map(|line| line.split_once(' ').unwrap()) {
+            let suffix = if kind == "counter" { "_total" } else { "" };
+            assert_eq!(documented("## Metrics", &format!("{name}{suffix}")).len(), 3, "{name}");
+            count += 1;
+        }
+        assert!(count > 40, "{count} metrics");
+    });
+}
+
 #[test]
 fn metrics_are_well_formed() {
     let fake = Fake::new(1);

@@ -74,6 +74,8 @@ pub(crate) struct Gateway {
     pub(crate) busy_poll: bool,
     /// The stats socket.
     pub(crate) socket: PathBuf,
+    /// Where the block journal is.
+    pub(crate) state_dir: PathBuf,
     /// Where to serve metrics over TCP.
     pub(crate) metrics: Option<SocketAddr>,
     /// What to log, in the syntax of `tracing`.
@@ -117,6 +119,7 @@ impl Default for Gateway {
             mode: Mode::default(),
             busy_poll: false,
             socket: PathBuf::from(crate::cli::DEFAULT_SOCKET),
+            state_dir: PathBuf::from(crate::cli::DEFAULT_STATE_DIR),
             metrics: None,
             log: "info".to_owned(),
             log_format: LogFormat::default(),
@@ -137,6 +140,7 @@ const SPEC: Schema = Schema {
         "mode",
         "busyPoll",
         "socket",
+        "stateDir",
         "metrics",
         "log",
         "logFormat",
@@ -291,6 +295,9 @@ fn read_service(group: &Group<'_>, gateway: &mut Gateway, problems: &mut Problem
     if let Some(path) = group.get("socket").and_then(|f| socket(f, problems)) {
         gateway.socket = path;
     }
+    if let Some(path) = group.get("stateDir").and_then(|f| state_dir(f, problems)) {
+        gateway.state_dir = path;
+    }
     if let Some(field) = group.get("metrics") {
         gateway.metrics = metrics(field, problems);
     }
@@ -320,6 +327,17 @@ fn socket(field: &Field<'_>, problems: &mut Problems) -> Option<PathBuf> {
         why,
         "write a path such as /run/natgate.sock",
     );
+    None
+}
+
+fn state_dir(field: &Field<'_>, problems: &mut Problems) -> Option<PathBuf> {
+    let text = field.text(problems)?;
+    if text.starts_with('/') {
+        return Some(PathBuf::from(text));
+    }
+    let why = format!("{text:?} is not an absolute path");
+    let remedy = "write a path such as /var/lib/natgate";
+    problems.error(&field.place(), "bad state directory", why, remedy);
     None
 }
 

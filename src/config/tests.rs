@@ -304,8 +304,8 @@ fn a_profile_is_where_single_settings_start_from() {
     assert_eq!(
         lost,
         [
-            "4787-REQ-2 and 6888-S3a, which the profile keeps, are lost by it",
-            "4787-REQ-3a, which the profile keeps, are lost by it"
+            "it loses 4787-REQ-2 and 6888-S3a, which the profile keeps",
+            "it loses 4787-REQ-3a, which the profile keeps"
         ]
     );
 }

@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use conntrack::Secret;
+use conntrack::{Secret, Timestamp};
 use core_affinity::CoreId;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use crossbeam::utils::CachePadded;
@@ -100,6 +100,11 @@ impl Dataplane {
             all_there: true,
             _locks: locks,
         })
+    }
+
+    /// The time, as the workers have it.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.shared.clock.now()
     }
 
     /// Starts a thread for each worker, pinned to a core.
