@@ -90,6 +90,7 @@ impl PublicAddress {
     }
 
     /// The worker, of `workers`, that owns a packet of `protocol` from `remote` to `port`, if anybody does.
+    /// Without ports, the remote tells.
     pub fn home_of(
         &self,
         protocol: Protocol,
@@ -98,6 +99,9 @@ impl PublicAddress {
         secret: &Secret,
         workers: u16,
     ) -> Option<u16> {
+        if let Protocol::Other(number) = protocol {
+            return self.claims.worker_of(number, remote.addr);
+        }
         if protocol == Protocol::Udp
             && let Some(worker) = self.scatter_worker(port, remote, secret, workers)
         {

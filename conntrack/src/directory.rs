@@ -186,6 +186,18 @@ impl Directory {
         })
     }
 
+    /// The blocks that may not be anybody's now: held, or at rest. If the state is lost now, these have to
+    /// rest (RFC 6888 REQ-8.2). Walks the directory.
+    pub fn busy_blocks(&self, now: Timestamp) -> impl Iterator<Item = BlockNumber> + '_ {
+        let numbers = (self.first..).map(BlockNumber);
+        let busy = move |word: &AtomicU64| match decode(word.load(Ordering::Acquire)) {
+            BlockState::Held(_) => true,
+            BlockState::Resting(_, until) => !is_over(until, now),
+            BlockState::Free | BlockState::Closed => false,
+        };
+        numbers.zip(&self.words).filter_map(move |(number, word)| busy(word).then_some(number))
+    }
+
     /// Keeps `blocks` from everybody for `rest`, also from those who held them: their state was lost
     /// (RFC 6888 REQ-8). Blocks that are not free, or unknown, stay as they are. How many rest now.
     pub fn rest_all(
@@ -209,7 +221,7 @@ impl Directory {
     }
 
     /// The number of the block where `port` would be.
-    pub(crate) fn block_of(&self, port: u16) -> BlockNumber {
+    pub fn block_of(&self, port: u16) -> BlockNumber {
         BlockNumber((u32::from(port) >> self.shift) as u16)
     }
 

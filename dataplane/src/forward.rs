@@ -107,6 +107,14 @@ impl Forwards {
         self.all.is_empty() && self.static_by_public.is_empty()
     }
 
+    /// An address of `pool` on which `internal` has ports.
+    pub fn address_of(&self, internal: Ipv4Addr, pool: PoolId) -> Option<Ipv4Addr> {
+        let of = |protocol| self.by_target.get(&(internal, protocol));
+        let mut indices = [Protocol::Tcp, Protocol::Udp].into_iter().filter_map(of).flatten();
+        let forward = indices.find_map(|&index| self.all.get(index).filter(|f| f.pool == pool));
+        forward.map(|forward| forward.address)
+    }
+
     /// The fixed mapping of an internal endpoint.
     pub fn by_internal(&self, protocol: Protocol, internal: Endpoint) -> Option<Fixed> {
         if let Some(&(address, pool)) = self.static_by_target.get(&internal.addr) {

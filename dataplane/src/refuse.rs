@@ -75,6 +75,7 @@ pub(crate) enum Refusal {
 impl<I: PacketIo> Worker<I> {
     /// Drops a packet for `reason` and tells its sender, if that is to be told. `parsed`: what it was on
     /// arrival; `None`: nothing that may be answered.
+    #[cold]
     pub(crate) fn refuse(
         &mut self,
         received: Received<I::Frame>,
@@ -153,7 +154,7 @@ impl<I: PacketIo> Worker<I> {
         let mut key = parsed.key;
         // Twice at most: a packet that turns back has two sessions.
         for _ in 0..2 {
-            let Some(slot) = key.and_then(|key| self.nat.find_hashed(key)) else { break };
+            let Some(slot) = key.and_then(|key| self.nat.find_hashed(&key)) else { break };
             packet = packet.rewritten(&self.nat.rewrite(slot));
             if !self.is_public(packet.dst.addr) {
                 break;
@@ -202,7 +203,7 @@ impl<I: PacketIo> Worker<I> {
         let snapshot = std::sync::Arc::clone(&self.snapshot);
         let interface = snapshot.interfaces.get(received.interface.index())?;
         let frame = self.io.bytes_mut(&mut received.frame);
-        let packet = parsed.packet.restore(frame, parsed.arrived).ok()?;
+        let packet = parsed.packet.restore(frame, parsed.arrived()).ok()?;
         let sender = packet.src.addr;
         if !self.may_be_answered(self.io.bytes(&received.frame), parsed, &packet) {
             return None;
@@ -244,6 +245,14 @@ impl<I: PacketIo> Worker<I> {
         }
     }
 
+    /// Whether outsiders may send there: to a public address, and to a pod that is exempt from translation. Who
+    /// tries other addresses of pods learns nothing.
+    fn may_be_addressed(&self, parsed: &Parsed) -> bool {
+        let exempt =
+            || matches!(self.rule_for(&parsed.packet, parsed.realm), Some((_, Action::Exempt)));
+        self.is_public(parsed.packet.dst.addr) || exempt()
+    }
+
     /// RFC 1812 4.3.2.7: no errors about errors, later fragments, and impossible sources. What has a bad
     /// header, or is for all, never comes this far: it was not parsed.
     pub(crate) fn may_be_answered(&self, frame: &[u8], parsed: &Parsed, packet: &Packet) -> bool {
@@ -257,7 +266,7 @@ impl<I: PacketIo> Worker<I> {
         let possible = if parsed.is_from_inside() {
             is_pod
         } else {
-            !is_pod && !self.is_public(packet.src.addr)
+            !is_pod && !self.is_public(packet.src.addr) && self.may_be_addressed(parsed)
         };
         not_an_error && ip.fragment().offset() == 0 && possible
     }
@@ -266,7 +275,7 @@ impl<I: PacketIo> Worker<I> {
 impl Parsed {
     /// Whether the packet came from a pod; one that turns back did.
     fn is_from_inside(&self) -> bool {
-        self.realm == Realm::Internal || self.hairpin
+        self.realm == Realm::Internal || self.hairpin.is_some()
     }
 }
 

@@ -33,9 +33,10 @@ pub(super) fn gateway_settings(args: &GatewayArgs) -> Vec<Setting> {
             add(flag, path, Value::from_plain(value));
         }
     }
-    let text: [(&'static str, &'static [&'static str], &Option<String>); 6] = [
+    let text: [(&'static str, &'static [&'static str], &Option<String>); 7] = [
         ("--mode", &["mode"], &args.mode),
         ("--socket", &["socket"], &args.socket),
+        ("--state-dir", &["stateDir"], &args.state_dir),
         ("--metrics", &["metrics"], &args.metrics),
         ("--log", &["log"], &args.log),
         ("--log-format", &["logFormat"], &args.log_format),

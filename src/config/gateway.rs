@@ -74,6 +74,8 @@ pub(crate) struct Gateway {
     pub(crate) busy_poll: bool,
     /// The stats socket.
     pub(crate) socket: PathBuf,
+    /// Where the block journal is.
+    pub(crate) state_dir: PathBuf,
     /// Where to serve metrics over TCP.
     pub(crate) metrics: Option<SocketAddr>,
     /// What to log, in the syntax of `tracing`.
@@ -117,6 +119,7 @@ impl Default for Gateway {
             mode: Mode::default(),
             busy_poll: false,
             socket: PathBuf::from(crate::cli::DEFAULT_SOCKET),
+            state_dir: PathBuf::from(crate::cli::DEFAULT_STATE_DIR),
             metrics: None,
             log: "info".to_owned(),
             log_format: LogFormat::default(),
@@ -137,6 +140,7 @@ const SPEC: Schema = Schema {
         "mode",
         "busyPoll",
         "socket",
+        "stateDir",
         "metrics",
         "log",
         "logFormat",
@@ -259,6 +263,12 @@ fn read_answers(group: &Group<'_>, gateway: &mut Gateway, problems: &mut Problem
             *target = refused;
         }
     }
+    if let Some(field) = group.get("onUnmapped").filter(|_| answers.unmapped != Refused::Silent) {
+        let why = "a SYN that nobody waits for is answered at once: requirement 5382-REQ-4.1 is lost, and \
+                   scans show the gateway";
+        let remedy = "write silent, or unsolicitedSyn: delayed in the pools";
+        problems.warn(&field.place(), "requirement lost", why, remedy);
+    }
     if let Some(seconds) = group.get("grace").and_then(|f| f.number(0..=86_400, problems)) {
         answers.grace = Duration::from_secs(seconds);
     }
@@ -291,6 +301,9 @@ fn read_service(group: &Group<'_>, gateway: &mut Gateway, problems: &mut Problem
     if let Some(path) = group.get("socket").and_then(|f| socket(f, problems)) {
         gateway.socket = path;
     }
+    if let Some(path) = group.get("stateDir").and_then(|f| state_dir(f, problems)) {
+        gateway.state_dir = path;
+    }
     if let Some(field) = group.get("metrics") {
         gateway.metrics = metrics(field, problems);
     }
@@ -320,6 +333,17 @@ fn socket(field: &Field<'_>, problems: &mut Problems) -> Option<PathBuf> {
         why,
         "write a path such as /run/natgate.sock",
     );
+    None
+}
+
+fn state_dir(field: &Field<'_>, problems: &mut Problems) -> Option<PathBuf> {
+    let text = field.text(problems)?;
+    if text.starts_with('/') {
+        return Some(PathBuf::from(text));
+    }
+    let why = format!("{text:?} is not an absolute path");
+    let remedy = "write a path such as /var/lib/natgate";
+    problems.error(&field.place(), "bad state directory", why, remedy);
     None
 }
 

@@ -1,6 +1,7 @@
 //! How does a gateway live? Start in order, follow the world, stop in order.
 
 mod dataplane;
+mod journal;
 mod pods;
 mod table;
 mod world;
@@ -25,7 +26,7 @@ use crate::config::{self, Config, LogFormat, OnExit};
 use crate::mirror::{Mirror, Resolver};
 
 use self::dataplane::Dataplane;
-use self::world::World;
+use self::world::{Overlaps, World};
 
 /// Notices of workers that may wait for the control thread.
 const NOTICES: usize = 1024;
@@ -70,6 +71,8 @@ async fn live(config: Config, source: String) -> anyhow::Result<()> {
     let mut dataplane = Dataplane::prepare(&config, &world, &state, notices)?;
     let server = Server::bind(&gateway.socket, gateway.metrics).await?;
     let metrics = server.metrics_address();
+    let mut overlaps = Overlaps::default();
+    overlaps.follow(&world, &state);
     dataplane.start_workers()?;
     let shared = Arc::new(dataplane.shown(&config, source));
     let mut serving = std::pin::pin!(server.serve(Arc::clone(&shared)));
@@ -91,6 +94,7 @@ async fn live(config: Config, source: String) -> anyhow::Result<()> {
             changed = mirror.changed() => {
                 let state = changed.context("the kernel mirror has ended; see the log above")?;
                 shared.mirror_resyncs.store(state.resyncs, Ordering::Relaxed);
+                overlaps.follow(&world, &state);
                 if let Err(error) = dataplane.follow(&world, &state) {
                     warn!("the steering program keeps its old tables: {error}");
                 }

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use dataplane::interface::{Interface, InterfaceId, Roles};
-use dataplane::roads::Route;
+use dataplane::lpm::Lpm;
+use dataplane::roads::{Roads, Route};
 use dataplane::rule::Action;
 use dataplane::snapshot::{Policy, Snapshot};
 use dataplane::xsk::SteeringTables;
 use ipnet::Ipv4Net;
 
 use anyhow::bail;
+use tracing::warn;
 
 use crate::config::{Config, Gateway};
 use crate::mirror::{Link, MirrorError, MirrorState, interfaces_by_name};
@@ -28,6 +30,25 @@ pub(crate) struct World {
     pub(crate) roles: Vec<Roles>,
     policy: Arc<Policy>,
     tables: SteeringTables,
+}
+
+/// What was said about external links inside `from`.
+#[derive(Debug, Default)]
+pub(crate) struct Overlaps(Vec<Ipv4Net>);
+
+impl Overlaps {
+    /// Says what is new (RFC 4787 REQ-7).
+    pub(crate) fn follow(&mut self, world: &World, state: &MirrorState) {
+        let overlaps = world.overlaps(state);
+        for prefix in overlaps.iter().filter(|prefix| !self.0.contains(prefix)) {
+            warn!(
+                %prefix,
+                "an external link has a prefix of pods (inside `from`); its route is not used where there \
+                 is one to the pods; give the link another address"
+            );
+        }
+        self.0 = overlaps;
+    }
 }
 
 /// What the operator should know of this host.
@@ -82,6 +103,11 @@ impl World {
         ids.zip(self.links.iter().map(|link| link.ifindex)).collect()
     }
 
+    /// What the administrator wants.
+    pub(crate) fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
     /// What workers are to know, with the kernel's tables as they are in `state`.
     pub(crate) fn snapshot(&self, state: &MirrorState) -> Snapshot {
         let interface = |(link, roles): (&Link, &Roles)| Interface {
@@ -96,8 +122,46 @@ impl World {
         Snapshot {
             interfaces: state.links.iter().zip(&self.roles).map(interface).collect(),
             policy: Arc::clone(&self.policy),
-            roads: Arc::clone(&state.roads),
+            roads: self.roads(state),
         }
+    }
+
+    /// Prefixes of external links that lie inside `from` (RFC 4787 REQ-7).
+    fn overlaps(&self, state: &MirrorState) -> Vec<Ipv4Net> {
+        let outside = |route: Route| match route {
+            Route::OnLink(id) => {
+                self.roles.get(id.index()).is_some_and(|roles| roles.external && !roles.internal)
+            }
+            _ => false,
+        };
+        let inside =
+            |prefix: &Ipv4Net| self.tables.internal.iter().any(|from| from.contains(prefix));
+        let routes =
+            state.routes.iter().filter(|(prefix, route)| outside(*route) && inside(prefix));
+        routes.map(|(prefix, _)| *prefix).collect()
+    }
+
+    /// The kernel's roads, but for those that an external link has learnt of a prefix of pods, where there is
+    /// a way to the pods as well: they stay reachable (RFC 4787 REQ-7).
+    fn roads(&self, state: &MirrorState) -> Arc<Roads> {
+        let overlaps = self.overlaps(state);
+        if overlaps.is_empty() {
+            return Arc::clone(&state.roads);
+        }
+        let others = state.routes.iter().filter(|(prefix, _)| !overlaps.contains(prefix));
+        let others: Lpm<Route> = others.copied().collect();
+        let leads_inside = |prefix: &Ipv4Net| {
+            let interface = match others.get(prefix.network()) {
+                Some(Route::Via(id)) => state.roads.adjacency(*id).map(|road| road.interface),
+                Some(Route::OnLink(id)) => Some(*id),
+                _ => None,
+            };
+            interface.and_then(|id| self.roles.get(id.index())).is_some_and(|roles| roles.internal)
+        };
+        let kept =
+            |(prefix, _): &&(Ipv4Net, Route)| !overlaps.contains(prefix) || !leads_inside(prefix);
+        let routes = state.routes.iter().filter(kept).copied().collect();
+        Arc::new(Roads { routes, ..Roads::clone(&state.roads) })
     }
 
     /// What the steering program is to know, with the kernel's tables as they are in `state`. The kernel

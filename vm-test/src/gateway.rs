@@ -33,6 +33,7 @@ impl Gateway {
         let socket = directory.join("natgate.sock");
         let mut command = namespace.command(natgate_binary()?);
         command.arg("run").args(arguments).arg("--socket").arg(&socket);
+        command.arg("--state-dir").arg(directory.join("state"));
         Ok(Self { process: Process::start(command, "natgate", directory)?, socket })
     }
 

@@ -93,6 +93,18 @@ impl Nat {
         })
     }
 
+    /// Pairs the subscriber at `internal` with the address of `pool` on which configuration gave it ports,
+    /// unless it has an address: its other flows are to be seen under the same one (RFC 4787 REQ-2).
+    pub fn pair(&mut self, internal: Ipv4Addr, pool: PoolId, public: Ipv4Addr, now: Timestamp) {
+        let Some(settings) = self.pools.get(pool.index()).cloned() else { return };
+        let mut addresses = settings.addresses.iter();
+        let Some(index) = addresses.position(|address| address.addr == public) else { return };
+        let number = self.subscribers.get_or_insert(internal, now);
+        let holding = self.subscribers.get_mut(number).holding_mut(pool);
+        holding.pair_with(&settings, index as u16, now);
+        self.settle_refused(number);
+    }
+
     /// Opens a session through a mapping that configuration made. `key` is of the packet as it arrived,
     /// from either side; the slot is of its direction. No port is taken, so none can be wanting; the
     /// session counts for the internal address as any other.

@@ -170,6 +170,8 @@ fn blocks_of_a_lost_state_rest_for_everybody() {
     let early = claimed(secs(119));
     assert!(early.len() == 2 && early.iter().all(|block| !journal.contains(block)));
     assert!(!next.claim_block(journal[0], holder(1), secs(119)), "its own subscriber neither");
+    // Lost again: those that rest, and those that were given out since.
+    assert_eq!(next.busy_blocks(secs(119)).count(), 4);
     assert_eq!(claimed(secs(121)).len(), 2);
     let at_once = Directory::new(1024..=1279, 64);
     assert_eq!(at_once.rest_all(journal, Duration::ZERO, secs(0)), 0);

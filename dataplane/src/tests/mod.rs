@@ -5,8 +5,11 @@
 //! ```
 
 mod damage;
+mod fixed_rig;
+mod forwards;
 mod fragments;
 mod fragments_flood;
+mod hairpin;
 mod icmp;
 mod icmp_errors;
 mod ip_id;
@@ -15,6 +18,7 @@ mod own_addresses;
 mod own_errors;
 mod packets;
 mod pieces;
+mod portless;
 mod refuse;
 mod rig;
 mod rights;

@@ -88,6 +88,13 @@ fn an_expired_packet_is_answered_to_either_side_with_itself_quoted() {
         // Outside, nobody knows another address than the one that was addressed.
         expect(&mut rig, OUTSIDE, &offender, DropReason::TtlExpired, Some((at.0, (11, 0), 0)));
         assert_eq!(sent(&rig), 22);
+        // Found by fuzzing: who tries a pod's own address from outside learned that a gateway is there.
+        let stranger = with_ttl(&udp((SERVER, 53), (pod(1), 4000), b"are you there"), 1);
+        expect(&mut rig, OUTSIDE, &stranger, DropReason::TtlExpired, None);
+        let exempt = with_ttl(&udp((EXEMPT_SERVER, 53), (pod(1), 4000), b"answer"), 1);
+        let router = Addr::new(203, 0, 113, 2);
+        change(&rig, |snapshot| snapshot.interfaces[OUTSIDE.index()].address = Some(router));
+        expect(&mut rig, OUTSIDE, &exempt, DropReason::TtlExpired, Some((router, (11, 0), 0)));
     }
 }
 

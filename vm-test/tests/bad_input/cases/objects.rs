@@ -15,7 +15,7 @@ pub(super) const CASES: &[Case] = &[
         name: "unknown field with no near name",
         input: Input::Edits(&[("  interfaces:", "  color: green
   interfaces:")]),
-        stderr: r#"error: unknown field ($D/natgate.yaml:6:3: spec.color): Gateway has no field "color"; remove it; the fields are interfaces, workers, queues, mode, busyPoll, socket, metrics, log, logFormat, onExit, sessions, answerPing, onDeny, onUnmapped, icmpErrors, grace
+        stderr: r#"error: unknown field ($D/natgate.yaml:6:3: spec.color): Gateway has no field "color"; remove it; the fields are interfaces, workers, queues, mode, busyPoll, socket, stateDir, metrics, log, logFormat, onExit, sessions, answerPing, onDeny, onUnmapped, icmpErrors, grace
 "#,
     },
     Case {
@@ -311,6 +311,19 @@ spec:
   socket: natgate.sock
 ")]),
         stderr: r#"error: bad socket path ($D/natgate.yaml:9:11: spec.socket): "natgate.sock" is not an absolute path; write a path such as /run/natgate.sock
+"#,
+    },
+    Case {
+        name: "relative state directory",
+        input: Input::Edits(&[("  interfaces:
+    internal: [in0]
+    external: [out0]
+", "  interfaces:
+    internal: [in0]
+    external: [out0]
+  stateDir: state
+")]),
+        stderr: r#"error: bad state directory ($D/natgate.yaml:9:13: spec.stateDir): "state" is not an absolute path; write a path such as /var/lib/natgate
 "#,
     },
     Case {
