@@ -250,6 +250,11 @@ fn a_scan_of_a_whole_address_makes_no_state_and_no_answer() {
     for mut rig in every_rig() {
         rig.one(INSIDE, &udp((pod(1), 5000), (SERVER, 443), b"q")).unwrap();
         let before = sessions(&rig);
+        let memory = |rig: &Rig| -> Vec<(u64, u64)> {
+            let stats = rig.workers.iter().map(|worker| worker.nat.stats());
+            stats.map(|stats| (stats.subscribers, stats.table_bytes)).collect()
+        };
+        let occupied = memory(&rig);
         let address = Ipv4Addr::new(203, 0, 113, 11);
         let mut answers = 0;
         let mut packets = 0;
@@ -267,6 +272,7 @@ fn a_scan_of_a_whole_address_makes_no_state_and_no_answer() {
         }
         answers += rig.run().len();
         assert_eq!((answers, sessions(&rig)), (0, before));
+        assert_eq!(memory(&rig), occupied);
         let held: usize = rig.workers.iter().map(|worker| worker.unsolicited.len()).sum();
         assert!(held <= 1_024 * rig.workers.len(), "SYNs that wait are bounded");
         let dropped = rig.dropped(DropReason::NoSession) + rig.dropped(DropReason::Filtered);
