@@ -84,6 +84,8 @@ fn is_public(addr: [u8; 4]) -> bool {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
     // Proves: 4787-REQ-9a, 5382-REQ-8a, 6888-REQ-11a
     // Museum: C15, C33
     #[test]
