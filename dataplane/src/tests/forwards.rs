@@ -110,6 +110,22 @@ fn a_forwarded_pod_is_seen_under_one_address_and_its_forwarded_endpoints() {
     }
 }
 
+// Proves: 4787-REQ-2
+#[test]
+fn the_first_flow_of_a_forwarded_pod_chooses_no_other_address() {
+    for settings in [PoolSettings::high_density(), PoolSettings::rfc4787()] {
+        let mut others = std::collections::HashSet::new();
+        for port in 40_000..40_024 {
+            let mut rig = plain(2, settings.clone());
+            let first = udp((pod(2), port), (SERVER, 443), b"");
+            assert_eq!(pass(&mut rig, INSIDE, &first, OUTSIDE).src.0, PUBLIC);
+            let other = udp((pod(1), port), (SERVER, 443), b"");
+            others.insert(pass(&mut rig, INSIDE, &other, OUTSIDE).src.0);
+        }
+        assert_eq!(others.len(), 2, "who has no forward may get either address");
+    }
+}
+
 // Museum: C34, C35
 #[test]
 fn no_pod_gets_a_forwarded_port() {
