@@ -1,9 +1,9 @@
 //! What would this configuration do? (`natgate check`)
 
-use std::fmt::Write as _;
+mod spec;
+
 use std::io::{self, Write};
 
-use conntrack::{Behavior, PoolSettings, Pooling};
 use dataplane::forward::{PortForward, StaticNat};
 use dataplane::rule::{Action, Rule, Service};
 use dataplane::snapshot::Refused;
@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::cli::CheckArgs;
 use crate::config::{self, Config, Gateway, LogFormat, Mode, OnExit, Problem};
+use spec::Spec;
 
 /// Validates and prints; changes nothing.
 ///
@@ -30,10 +31,10 @@ pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Everything that would be programmed, in words.
+/// Everything that would be programmed, in the words of the objects.
 #[derive(Serialize)]
 struct Plan {
-    gateway: Vec<Setting>,
+    gateway: GatewaySpec,
     pools: Vec<PoolRow>,
     rules: Vec<RuleRow>,
     port_forwards: Vec<ForwardRow>,
@@ -41,10 +42,38 @@ struct Plan {
     warnings: Vec<String>,
 }
 
+/// The `spec` of a `Gateway` in which nothing is left out; `null`: automatic, or nowhere.
 #[derive(Serialize)]
-struct Setting {
-    name: &'static str,
-    value: String,
+#[serde(rename_all = "camelCase")]
+struct GatewaySpec {
+    internal: Vec<String>,
+    external: Vec<String>,
+    workers: Option<u16>,
+    queues: Option<u16>,
+    mode: &'static str,
+    busy_poll: bool,
+    socket: String,
+    state_dir: String,
+    metrics: Option<String>,
+    log: String,
+    log_format: &'static str,
+    on_exit: &'static str,
+    sessions: u32,
+    answer_ping: bool,
+    on_deny: &'static str,
+    on_unmapped: &'static str,
+    icmp_errors: IcmpErrors,
+    /// Seconds.
+    grace: u64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct IcmpErrors {
+    rate: u32,
+    per_subscriber: u32,
+    /// `null`: all.
+    interfaces: Option<Vec<String>>,
 }
 
 #[derive(Serialize)]
@@ -52,15 +81,18 @@ struct PoolRow {
     pool: String,
     ranges: Vec<String>,
     addresses: u64,
-    ports: String,
-    block_size: u16,
+    /// Blocks of all its addresses.
     blocks: u64,
-    quota_blocks: u32,
-    quota_sessions: u32,
-    /// Subscribers that can hold their whole quota at once.
+    /// Subscribers that can hold their whole quota of blocks at once.
     subscribers_at_quota: u64,
-    behavior: String,
-    timers: String,
+    #[serde(skip)]
+    quota_blocks: u32,
+    #[serde(skip)]
+    ports: String,
+    #[serde(skip)]
+    block_size: u16,
+    /// All settings in force.
+    spec: Spec,
 }
 
 /// Public ports that lead to a pod.
@@ -83,13 +115,15 @@ struct StaticRow {
 /// A rule for one pair of prefixes.
 #[derive(Serialize)]
 struct RuleRow {
+    rule: String,
     priority: u32,
     from: String,
     to: String,
-    except: String,
-    services: String,
-    action: String,
-    rule: String,
+    except: Vec<String>,
+    /// Empty: all.
+    services: Vec<String>,
+    /// `null`: exempt.
+    pool: Option<String>,
 }
 
 impl Plan {
@@ -98,23 +132,21 @@ impl Plan {
         let pools = config.pools.iter().zip(&policy.pools).map(|(config, pool)| {
             let blocks =
                 pool.addresses.iter().map(|a| u64::from(a.directory.blocks())).sum::<u64>();
-            let settings = &config.settings;
+            let (settings, addresses) = (&config.settings, pool.addresses.len() as u64);
             PoolRow {
                 pool: config.name.clone(),
                 ranges: config.ranges.iter().map(ToString::to_string).collect(),
-                addresses: pool.addresses.len() as u64,
+                addresses,
+                blocks,
+                subscribers_at_quota: blocks / u64::from(settings.quota.blocks),
+                quota_blocks: settings.quota.blocks,
                 ports: format!("{}-{}", settings.ports.start(), settings.ports.end()),
                 block_size: settings.block_size,
-                blocks,
-                quota_blocks: settings.quota.blocks,
-                quota_sessions: settings.quota.sessions,
-                subscribers_at_quota: blocks / u64::from(settings.quota.blocks),
-                behavior: behavior(settings),
-                timers: timers(settings),
+                spec: Spec::new(settings, addresses),
             }
         });
         Self {
-            gateway: settings(&config.gateway),
+            gateway: GatewaySpec::from(&config.gateway),
             pools: pools.collect(),
             rules: rule_rows(config),
             port_forwards: config.forwards.iter().map(ForwardRow::from).collect(),
@@ -125,32 +157,10 @@ impl Plan {
 
     fn print(&self, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "The configuration is valid. Nothing was changed.\n\nGateway")?;
-        for Setting { name, value } in &self.gateway {
+        for (name, value) in self.gateway.lines() {
             writeln!(out, "  {name:<12} {value}")?;
         }
-        writeln!(out, "\nPools")?;
-        let mut rows = vec![
-            ["POOL", "ADDRESSES", "PORTS", "BLOCKS", "BLOCK SIZE", "QUOTA", "SUBSCRIBERS AT QUOTA"]
-                .map(str::to_owned),
-        ];
-        rows.extend(self.pools.iter().map(|pool| {
-            let quota = format!("{} blocks, {} sessions", pool.quota_blocks, pool.quota_sessions);
-            [
-                pool.pool.clone(),
-                pool.addresses.to_string(),
-                pool.ports.clone(),
-                pool.blocks.to_string(),
-                pool.block_size.to_string(),
-                quota,
-                pool.subscribers_at_quota.to_string(),
-            ]
-        }));
-        print_table(out, &rows)?;
-        for pool in &self.pools {
-            writeln!(out, "  {}: {}", pool.pool, pool.ranges.join(", "))?;
-            writeln!(out, "  {}: {}", pool.pool, pool.behavior)?;
-            writeln!(out, "  {}: timers {}", pool.pool, pool.timers)?;
-        }
+        self.print_pools(out)?;
         self.print_fixed(out)?;
         writeln!(out, "\nRules, in order of precedence")?;
         let mut rows = vec![
@@ -167,6 +177,34 @@ impl Plan {
 }
 
 impl Plan {
+    fn print_pools(&self, out: &mut impl Write) -> io::Result<()> {
+        writeln!(out, "\nPools")?;
+        let mut rows = vec![
+            ["POOL", "ADDRESSES", "PORTS", "BLOCK SIZE", "BLOCKS", "QUOTA", "SUBSCRIBERS AT QUOTA"]
+                .map(str::to_owned),
+        ];
+        rows.extend(self.pools.iter().map(|pool| {
+            [
+                pool.pool.clone(),
+                pool.addresses.to_string(),
+                pool.ports.clone(),
+                pool.block_size.to_string(),
+                pool.blocks.to_string(),
+                format!("{} blocks", pool.quota_blocks),
+                pool.subscribers_at_quota.to_string(),
+            ]
+        }));
+        print_table(out, &rows)?;
+        for pool in &self.pools {
+            writeln!(out, "\nPool {}", pool.pool)?;
+            writeln!(out, "  {:<12} {}", "addresses", pool.ranges.join(", "))?;
+            for (name, value) in pool.spec.lines() {
+                writeln!(out, "  {name:<12} {value}")?;
+            }
+        }
+        Ok(())
+    }
+
     /// What configuration maps, if anything.
     fn print_fixed(&self, out: &mut impl Write) -> io::Result<()> {
         if !self.port_forwards.is_empty() {
@@ -215,8 +253,17 @@ impl From<&StaticNat> for StaticRow {
 
 impl RuleRow {
     fn cells(&self) -> [String; 7] {
-        let Self { priority, from, to, except, services, action, rule } = self;
-        [&priority.to_string(), from, to, except, services, action, rule].map(Clone::clone)
+        let Self { rule, priority, from, to, except, services, pool } = self;
+        let action = pool.as_ref().map_or("exempt".to_owned(), |pool| format!("pool {pool}"));
+        [
+            priority.to_string(),
+            from.clone(),
+            to.clone(),
+            listed(except, "-"),
+            listed(services, "all"),
+            action,
+            rule.clone(),
+        ]
     }
 }
 
@@ -228,100 +275,91 @@ fn refused(how: Refused) -> &'static str {
     }
 }
 
-fn icmp_errors(gateway: &Gateway) -> String {
-    let (all, each) = (gateway.answers.errors_per_second, gateway.answers.errors_per_subscriber);
-    let where_ = gateway.error_interfaces.as_ref();
-    let by = where_.map_or_else(|| "all interfaces".to_owned(), |names| names.join(", "));
-    format!("{all}/s, {each}/s a subscriber, by {by}")
-}
-
-fn settings(gateway: &Gateway) -> Vec<Setting> {
-    let answers = &gateway.answers;
-    let automatic = |count: Option<u16>| count.map_or("automatic".to_owned(), |n| n.to_string());
-    let mode = match gateway.mode {
-        Mode::Auto => "auto",
-        Mode::ZeroCopy => "zerocopy",
-        Mode::Copy => "copy",
-        Mode::Generic => "generic",
-    };
-    let log_format = match gateway.log_format {
-        LogFormat::Text => "text",
-        LogFormat::Json => "json",
-    };
-    let on_exit = match gateway.on_exit {
-        OnExit::Block => "block",
-        OnExit::Pass => "pass",
-    };
-    [
-        ("internal", gateway.internal.join(", ")),
-        ("external", gateway.external.join(", ")),
-        ("workers", automatic(gateway.workers)),
-        ("queues", automatic(gateway.queues)),
-        ("mode", mode.to_owned()),
-        ("busyPoll", gateway.busy_poll.to_string()),
-        ("socket", gateway.socket.display().to_string()),
-        ("stateDir", gateway.state_dir.display().to_string()),
-        ("metrics", gateway.metrics.map_or("off".to_owned(), |address| address.to_string())),
-        ("log", gateway.log.clone()),
-        ("logFormat", log_format.to_owned()),
-        ("onExit", on_exit.to_owned()),
-        ("sessions", gateway.sessions.to_string()),
-        ("answerPing", answers.ping.to_string()),
-        ("onDeny", refused(answers.denied).to_owned()),
-        ("onUnmapped", refused(answers.unmapped).to_owned()),
-        ("icmpErrors", icmp_errors(gateway)),
-        ("grace", format!("{} s", answers.grace.as_secs())),
-    ]
-    .into_iter()
-    .map(|(name, value)| Setting { name, value })
-    .collect()
-}
-
-/// How the pool treats flows, in the words of the objects.
-fn behavior(settings: &PoolSettings) -> String {
-    let name = |behavior: Behavior| match behavior {
-        Behavior::EndpointIndependent => "endpoint-independent",
-        Behavior::AddressDependent => "address-dependent",
-        Behavior::AddressAndPortDependent => "address-and-port-dependent",
-    };
-    let (tcp, udp) = (name(settings.filtering_tcp), name(settings.filtering_udp));
-    let filtering = if tcp == udp { tcp.to_owned() } else { format!("{tcp} (tcp), {udp} (udp)") };
-    let pooling = match (settings.pooling, settings.spill) {
-        (Pooling::Arbitrary, _) => "arbitrary",
-        (Pooling::Paired, true) => "paired, spills",
-        (Pooling::Paired, false) => "paired",
-    };
-    let mut text =
-        format!("mapping {}, filtering {filtering}, pooling {pooling}", name(settings.mapping));
-    if let Some(scatter) = &settings.scatter {
-        let (first, last) = (scatter.ports.start(), scatter.ports.end());
-        let _ = write!(text, ", DNS scattered over {first}-{last}");
+impl From<&Gateway> for GatewaySpec {
+    fn from(gateway: &Gateway) -> Self {
+        // Every field, so that none is forgotten.
+        let Gateway {
+            internal,
+            external,
+            workers,
+            queues,
+            mode,
+            busy_poll,
+            socket,
+            state_dir,
+            metrics,
+            log,
+            log_format,
+            on_exit,
+            sessions,
+            answers,
+            error_interfaces,
+        } = gateway;
+        Self {
+            internal: internal.clone(),
+            external: external.clone(),
+            workers: *workers,
+            queues: *queues,
+            mode: match mode {
+                Mode::Auto => "auto",
+                Mode::ZeroCopy => "zerocopy",
+                Mode::Copy => "copy",
+                Mode::Generic => "generic",
+            },
+            busy_poll: *busy_poll,
+            socket: socket.display().to_string(),
+            state_dir: state_dir.display().to_string(),
+            metrics: metrics.map(|address| address.to_string()),
+            log: log.clone(),
+            log_format: match log_format {
+                LogFormat::Text => "text",
+                LogFormat::Json => "json",
+            },
+            on_exit: match on_exit {
+                OnExit::Block => "block",
+                OnExit::Pass => "pass",
+            },
+            sessions: *sessions,
+            answer_ping: answers.ping,
+            on_deny: refused(answers.denied),
+            on_unmapped: refused(answers.unmapped),
+            icmp_errors: IcmpErrors {
+                rate: answers.errors_per_second,
+                per_subscriber: answers.errors_per_subscriber,
+                interfaces: error_interfaces.clone(),
+            },
+            grace: answers.grace.as_secs(),
+        }
     }
-    text
 }
 
-fn timers(settings: &PoolSettings) -> String {
-    let timers = &settings.timers;
-    let mut parts: Vec<String> = [
-        ("udp", timers.udp),
-        ("tcpEstablished", timers.tcp_established),
-        ("tcpOpening", timers.tcp_opening),
-        ("tcpClosing", timers.tcp_closing),
-        ("tcpTimeWait", timers.tcp_time_wait),
-        ("tcpReset", timers.tcp_reset),
-        ("tcpIncomingSyn", timers.tcp_incoming_syn),
-        ("icmpQuery", timers.icmp_query),
-        ("other", timers.other),
-        ("fragment", timers.fragment),
-        ("port rest", settings.hold_down.port),
-        ("block rest", settings.hold_down.block),
-    ]
-    .iter()
-    .map(|(name, time)| format!("{name} {} s", time.as_secs()))
-    .collect();
-    let by_port = timers.udp_by_port.iter();
-    parts.extend(by_port.map(|(port, time)| format!("udp/{port} {} s", time.as_secs())));
-    parts.join(", ")
+impl GatewaySpec {
+    fn lines(&self) -> Vec<(&'static str, String)> {
+        let automatic =
+            |count: Option<u16>| count.map_or("automatic".to_owned(), |n| n.to_string());
+        let IcmpErrors { rate, per_subscriber, interfaces } = &self.icmp_errors;
+        let by = interfaces.as_ref().map_or("all interfaces".to_owned(), |names| names.join(", "));
+        vec![
+            ("internal", self.internal.join(", ")),
+            ("external", self.external.join(", ")),
+            ("workers", automatic(self.workers)),
+            ("queues", automatic(self.queues)),
+            ("mode", self.mode.to_owned()),
+            ("busyPoll", self.busy_poll.to_string()),
+            ("socket", self.socket.clone()),
+            ("stateDir", self.state_dir.clone()),
+            ("metrics", self.metrics.clone().unwrap_or("off".to_owned())),
+            ("log", self.log.clone()),
+            ("logFormat", self.log_format.to_owned()),
+            ("onExit", self.on_exit.to_owned()),
+            ("sessions", self.sessions.to_string()),
+            ("answerPing", self.answer_ping.to_string()),
+            ("onDeny", self.on_deny.to_owned()),
+            ("onUnmapped", self.on_unmapped.to_owned()),
+            ("icmpErrors", format!("{rate}/s, {per_subscriber}/s to one subscriber, by {by}")),
+            ("grace", format!("{} s", self.grace)),
+        ]
+    }
 }
 
 /// The order in which the data plane asks the rules (see [`dataplane::rule`]).
@@ -336,16 +374,16 @@ fn rule_rows(config: &Config) -> Vec<RuleRow> {
         (rule.priority, 32 - from.prefix_len(), 32 - to.prefix_len())
     });
     let row = |(rule, from, to): (&Rule, &Ipv4Net, &Ipv4Net)| RuleRow {
+        rule: rule.name.clone(),
         priority: rule.priority,
         from: from.to_string(),
         to: to.to_string(),
-        except: listed(&rule.except, ToString::to_string, "-"),
-        services: listed(&rule.services, service, "all"),
-        action: match rule.action {
-            Action::Exempt => "exempt".to_owned(),
-            Action::Pool(id) => format!("pool {}", config.pools[id.index()].name),
+        except: rule.except.iter().map(ToString::to_string).collect(),
+        services: rule.services.iter().map(service).collect(),
+        pool: match rule.action {
+            Action::Exempt => None,
+            Action::Pool(id) => Some(config.pools[id.index()].name.clone()),
         },
-        rule: rule.name.clone(),
     };
     pairs.into_iter().map(row).collect()
 }
@@ -359,11 +397,8 @@ fn service(service: &Service) -> String {
     }
 }
 
-fn listed<T>(items: &[T], show: impl Fn(&T) -> String, none: &str) -> String {
-    if items.is_empty() {
-        return none.to_owned();
-    }
-    items.iter().map(show).collect::<Vec<_>>().join(",")
+fn listed(items: &[String], none: &str) -> String {
+    if items.is_empty() { none.to_owned() } else { items.join(",") }
 }
 
 fn print_table<const N: usize>(out: &mut impl Write, rows: &[[String; N]]) -> io::Result<()> {

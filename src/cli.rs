@@ -35,7 +35,10 @@ Example:
   natgate run --config /etc/natgate
 
 Stays in the foreground and logs to standard error; prints a line with `ready` when traffic flows.
-SIGTERM ends it in order; pod traffic stays blocked then, unless --on-exit pass.")]
+SIGTERM ends it in order; pod traffic stays blocked then, unless --on-exit pass.
+
+Flags alone make one pool with the profile high-density. Profiles, limits, timers, port forwards,
+1:1 addresses and several pools are objects: --config. Flags override the Gateway object.")]
     Run(GatewayArgs),
     /// Validate a configuration and show what it would do, changing nothing
     #[command(after_long_help = "\
@@ -43,7 +46,8 @@ Example:
   natgate check --config /etc/natgate
   natgate check --config gateway.yaml --workers 4 --json
 
-Needs no privileges. Every mistake is shown at once; exit status 2 if there is one.")]
+Shows every setting in force, and warns of each requirement of an RFC that a setting loses against
+the pool's profile. Needs no privileges. Every mistake is shown at once; exit status 2 if there is one.")]
     Check(CheckArgs),
     /// Show the state of the running gateway
     #[command(after_long_help = "Example:\n  natgate status\n  natgate status --json")]

@@ -107,7 +107,11 @@ impl PublicAddress {
         {
             return Some(worker);
         }
-        self.worker_of(port)
+        match protocol {
+            // Its sessions have no port: the remote tells whose they are.
+            Protocol::Other(number) => self.claims.worker_of(number, remote.addr),
+            _ => self.worker_of(port),
+        }
     }
 
     /// The worker, of `workers`, whose UDP sessions with `remote` have the public port `port`, if it is one

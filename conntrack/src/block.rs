@@ -260,7 +260,9 @@ impl PortBlock {
         let mut rests = Timestamp::default();
         if let Some(kept) = self.rest_until.get_mut(cell) {
             // Rounded up, so that a rest is never shorter than asked. An earlier session may ask for more.
-            *kept = (*kept).max(rest_until.as_millis().div_ceil(1000) as u32);
+            if rest_until > now {
+                *kept = (*kept).max(rest_until.as_millis().div_ceil(1000) as u32);
+            }
             rests = Timestamp::from_millis(u64::from(*kept) * 1000);
         }
         if self.uses[cell] > 0 {
@@ -413,6 +415,16 @@ mod tests {
         assert!(!block.is_used(Protocol::Udp, 1025) && !block.is_empty());
         block.return_port(Protocol::Udp, 1025, NOW, NOW);
         assert!(block.is_empty() && !block.is_unused(Protocol::Udp, 1025));
+    }
+
+    // Proves: 6888-REQ-8a
+    #[test]
+    fn bug_a_port_without_rest_rested_until_the_next_full_second() {
+        let mut block = block(16, true);
+        block.use_port(Protocol::Tcp, 1030);
+        let now = Timestamp::from_millis(62_001);
+        assert_eq!(block.return_port(Protocol::Tcp, 1030, now, now), Returned::Free);
+        assert!(block.is_unused(Protocol::Tcp, 1030));
     }
 
     #[test]

@@ -286,7 +286,7 @@ impl PoolSettings {
     }
 
     /// How many ports at rest a pool of `addresses` has at most (RFC 6888 REQ-8.1).
-    pub(crate) fn max_resting(&self, addresses: usize) -> u64 {
+    pub fn max_resting(&self, addresses: usize) -> u64 {
         let quarter = addresses as u64 * self.ports.len() as u64 / 4;
         self.hold_down.max_ports.map_or(quarter, u64::from)
     }

@@ -39,7 +39,7 @@ drop_reasons! {
     BadAddress = "bad-address", "look for a spoofing or misconfigured sender";
     /// Source routing, record route or timestamp option (decision D12).
     IpOption = "ip-option", "the sender must not use source route, record route or timestamp options";
-    /// TCP, UDP and ICMP only.
+    /// DCCP, AH or UDP-Lite: a checksum or signature over the addresses forbids to translate only those.
     UnsupportedProtocol = "unsupported-protocol", "exempt the destination if this traffic needs no translation";
     /// A later fragment of a datagram whose first fragment was refused.
     Fragment = "fragment", "look at why first fragments are dropped";
@@ -54,7 +54,7 @@ drop_reasons! {
     /// More datagrams in fragments, or more early fragments, than one source or all may have at once.
     FragmentLimit = "fragment-limit", "look for a flood of fragments; lower the senders' packet size";
     /// No identification for a DF-clear packet that was not used lately (RFC 6864), with strict use of them.
-    IpIdExhausted = "ip-id-exhausted", "let the sender set DF, or set ipId to best effort";
+    IpIdExhausted = "ip-id-exhausted", "let the sender set DF, or write ipId: best-effort in the pool";
     /// No free frame to fragment a packet into.
     NoFrame = "no-frame", "make the MTU the same on the path, or let the sender set DF";
     /// An ICMP message that no other name is for: an unknown type or code.
@@ -104,8 +104,9 @@ drop_reasons! {
     NoSession = "no-session", "nothing to do: scans and late packets look like this";
     /// A packet from outside to a mapping whose filter does not admit the sender.
     Filtered = "filtered", "nothing to do, or choose another `filtering` for the pool";
-    /// Two sessions would have the same two ends.
-    TupleTaken = "tuple-taken", "look for two port forwards to one target, or a change of configuration";
+    /// Two sessions would have the same two ends: a remote that the target of a port forward talks to from the
+    /// same port by another pool, calls the forwarded port.
+    TupleTaken = "tuple-taken", "let the rule that carries the target's own packets name the pool of the forward's address";
     /// A protocol without ports, and another pod talks to this remote from the same public address.
     ProtocolClash = "protocol-clash", "add addresses to the pool, or give one pod a StaticNat";
     /// No route to the destination in the kernel's table.
@@ -116,7 +117,7 @@ drop_reasons! {
     NeighbourUnresolved = "neighbour-unresolved", "see that the next hop answers ARP";
     /// Too many packets already wait for that next hop.
     NeighbourQueueFull = "neighbour-queue-full", "see that the next hop answers ARP";
-    /// Larger than the MTU of the interface it would leave by.
+    /// Larger than the MTU of the interface it would leave by, and not to be fragmented.
     TooBig = "too-big", "make the MTU the same on the path, or lower it at the pods";
     /// A merged packet (GRO, LRO, TSO) that is larger than a frame can be.
     SuperPacket = "super-packet", "ethtool -K IF gro off lro off tso off gso off at the sender or on this host";

@@ -61,18 +61,18 @@ impl Export {
         families.plain_gauge("uptime_seconds", "Time since the start", status.uptime_s)?;
         families.plain_gauge(
             "config_generation",
-            "Raised by every change of configuration",
+            "Number of the configuration in force",
             u64::from(status.config_generation),
         )?;
         families.plain_gauge(
             "roads_generation",
-            "Changes with the mirrored routing table",
+            "Number of the copy of the kernel's routes and neighbours in force",
             u64::from(status.roads_generation),
         )?;
         let resyncs = self.shared.mirror_resyncs.load(std::sync::atomic::Ordering::Relaxed);
         families.plain_counter(
             "mirror_resyncs",
-            "Times that netlink messages were lost and the kernel's tables read anew",
+            "Times that netlink messages were lost and the kernel's tables were read anew",
             resyncs,
         )
     }
@@ -105,7 +105,11 @@ impl Export {
                 ([("reason", row.reason.as_str()), ("where", row.place.as_str())], row.packets)
             })
             .collect();
-        families.counter("dropped_packets", "Packets dropped, by reason", &labelled(&samples))
+        families.counter(
+            "dropped_packets",
+            "Packets dropped, by reason and by who dropped them",
+            &labelled(&samples),
+        )
     }
 
     /// What was sent to the senders of dropped packets.
@@ -121,7 +125,7 @@ impl Export {
         let rows: Vec<_> = IcmpError::ALL.iter().map(row).collect();
         families.counter(
             "icmp_errors_sent",
-            "ICMP errors sent about dropped packets",
+            "ICMP errors sent about dropped packets, by type and code",
             &labelled(&rows),
         )
     }
@@ -132,7 +136,11 @@ impl Export {
             .enumerate()
             .map(|(kind, name)| ([("kind", *name)], self.shared.sum(|w| &w.events[kind])))
             .collect();
-        families.counter("limit_events", "Limits near or reached, by kind", &labelled(&samples))
+        families.counter(
+            "limit_events",
+            "Times that a limit was near or reached, by kind",
+            &labelled(&samples),
+        )
     }
 
     fn sessions(&self, families: &mut Families<'_>) -> fmt::Result {
@@ -190,18 +198,26 @@ const GAUGES: &[(&str, &str, Of)] = &[
 
 const COUNTERS: &[(&str, &str, Of)] = &[
     ("forwarded_packets", "Packets translated or exempt and sent on", |w| &w.forwarded),
-    ("answered_packets", "Packets answered by natgate itself", |w| &w.answered),
-    ("icmp_errors_limited", "ICMP errors not sent because of their rate", |w| {
+    (
+        "answered_packets",
+        "Packets answered by natgate itself: ARP, pings, segments without session",
+        |w| &w.answered,
+    ),
+    ("icmp_errors_limited", "ICMP errors not sent, because of their rate", |w| {
         &w.icmp_errors_limited
     }),
     ("resets_sent", "Resets sent about dropped segments and expired sessions", |w| &w.resets_sent),
-    ("resets_missed", "Resets about expired sessions not sent: no frame, or no way", |w| {
-        &w.resets_missed
-    }),
-    ("sessions_unannounced", "Sessions expired without resets: too many did", |w| {
-        &w.sessions_unannounced
-    }),
-    ("resets_limited", "Resets about dropped segments not sent because of their rate", |w| {
+    (
+        "resets_missed",
+        "Resets about expired sessions not sent, for want of a frame or of a known next hop",
+        |w| &w.resets_missed,
+    ),
+    (
+        "sessions_unannounced",
+        "Sessions that expired without resets, because too many expired at once",
+        |w| &w.sessions_unannounced,
+    ),
+    ("resets_limited", "Resets about dropped segments not sent, because of their rate", |w| {
         &w.resets_limited
     }),
     ("handed_over_packets", "Packets given to their home worker", |w| &w.handed_over),
@@ -209,7 +225,7 @@ const COUNTERS: &[(&str, &str, Of)] = &[
     ("slow_path_packets", "Packets that took the slow path", |w| &w.slow_path),
     ("checksums_repaired", "Partial checksums computed whole", |w| &w.checksums_repaired),
     ("fragments_sent", "Fragments made of packets that were too big", |w| &w.fragments_sent),
-    ("ip_id_reused", "Identifications given out again within 120 s", |w| &w.ip_id_reused),
+    ("ip_id_reused", "IP identifications given out again within 120 s", |w| &w.ip_id_reused),
     ("sessions_created", "Sessions ever created", |w| &w.sessions_created),
     ("sessions_ended", "Sessions ever ended", |w| &w.sessions_ended),
     ("rests_cut_short", "Ports that rested for less than they should", |w| &w.rests_cut_short),
@@ -220,11 +236,17 @@ const COUNTERS: &[(&str, &str, Of)] = &[
     ("transmit_ring_full_packets", "Packets that did not fit a transmit ring", |w| {
         &w.transmit_ring_full
     }),
-    ("receive_ring_full_packets", "Packets that the kernel dropped: receive ring full", |w| {
-        &w.receive_ring_full
-    }),
+    (
+        "receive_ring_full_packets",
+        "Packets that the kernel dropped, because a receive ring was full",
+        |w| &w.receive_ring_full,
+    ),
     ("fill_ring_empty", "Times that the kernel found a fill ring empty", |w| &w.fill_ring_empty),
-    ("events_lost", "Events lost because the control thread was slow", |w| &w.events_lost),
+    (
+        "events_lost",
+        "Limit events counted, but not logged, because the control thread was slow",
+        |w| &w.events_lost,
+    ),
 ];
 
 /// One sample: labels and value.

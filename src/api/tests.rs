@@ -141,7 +141,7 @@ fn shared(rows: usize, produced: &Arc<AtomicUsize>) -> Shared {
         warnings: vec![],
         sessions_maximum: 1_000_000,
         now: Box::new(Timestamp::default),
-        steering_drops: Box::new(|| vec![("not-serving".into(), 4)]),
+        steering_drops: Box::new(|| vec![("pod-no-worker".into(), 4)]),
         ready: AtomicBool::new(false),
         mirror_resyncs: AtomicU64::new(0),
     }
@@ -345,6 +345,40 @@ fn a_worker_that_is_gone_ends_the_list_with_an_error() {
         let (_, body) = other.get("/v1/sessions").await;
         let lines: Vec<&str> = body.lines().collect();
         assert_eq!(lines[1], r#"{"error":"worker 1 takes no questions now; try again"}"#);
+    });
+}
+
+/// The cells of the row for `name` in the part of `docs/operations.md` under `heading`.
+fn documented(heading: &str, name: &str) -> Vec<&'static str> {
+    let document = include_str!("../../docs/operations.md");
+    let (_, part) = document.split_once(&format!("\n{heading}\n")).unwrap();
+    let part = part.split_once("\n## ").map_or(part, |(part, _)| part);
+    let rows = part.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
+    let mut rows = rows.map(|row| row.split(" | ").collect::<Vec<_>>());
+    let row = rows.find(|row| row[0] == format!("`{name}`"));
+    row.unwrap_or_else(|| panic!("{heading}: {name} is not documented"))
+}
+
+#[test]
+fn the_operations_document_names_all_that_is_shown() {
+    let fake = Fake::new(1);
+    for drop in fake.shared.drops() {
+        let row = documented("## Drop reasons", &drop.reason);
+        assert_eq!(row.last().copied(), Some(drop.remedy.as_str()), "{}", drop.reason);
+    }
+    for kind in conntrack::EventKind::NAMES {
+        assert_eq!(documented("### Events", kind).len(), 2, "{kind}");
+    }
+    fake.run(async || {
+        let (_, text) = fake.get("/metrics").await;
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE natgate_"));
+        let mut count = 0;
+        for (name, kind) in types.map(|line| line.split_once(' ').unwrap()) {
+            let suffix = if kind == "counter" { "_total" } else { "" };
+            assert_eq!(documented("## Metrics", &format!("{name}{suffix}")).len(), 3, "{name}");
+            count += 1;
+        }
+        assert!(count > 40, "{count} metrics");
     });
 }
 

@@ -35,6 +35,7 @@ fn write_table(
         writeln!(out, "    {id:<15} {core:<9} {}", worker.queues.join(" "))?;
     }
     pools(out, config)?;
+    fixed(out, config)?;
     writeln!(out, "  rules")?;
     for rule in &config.rules {
         write_rule(out, config, rule)?;
@@ -90,6 +91,41 @@ fn pools(out: &mut String, config: &Config) -> fmt::Result {
         )?;
     }
     Ok(())
+}
+
+/// What configuration maps.
+fn fixed(out: &mut String, config: &Config) -> fmt::Result {
+    if !config.forwards.is_empty() {
+        writeln!(out, "  port forwards")?;
+    }
+    for forward in &config.forwards {
+        let count = forward.ports.len() as u16;
+        writeln!(
+            out,
+            "    {:<15} {} {}:{} to {}:{}",
+            forward.name,
+            forward.protocol,
+            forward.address,
+            ports(*forward.ports.start(), count),
+            forward.target,
+            ports(forward.target_port, count),
+        )?;
+    }
+    if !config.statics.is_empty() {
+        writeln!(out, "  1:1 addresses")?;
+    }
+    for one in &config.statics {
+        writeln!(out, "    {:<15} {} is {}", one.name, one.address, one.target)?;
+    }
+    Ok(())
+}
+
+/// `count` ports from `first` on.
+fn ports(first: u16, count: u16) -> String {
+    match count {
+        1 => first.to_string(),
+        _ => format!("{first}-{}", first.saturating_add(count.saturating_sub(1))),
+    }
 }
 
 fn write_rule(out: &mut String, config: &Config, rule: &Rule) -> fmt::Result {

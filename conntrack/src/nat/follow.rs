@@ -82,7 +82,9 @@ impl Nat {
             self.note_state(slot, was, verdict.state);
             self.arm(slot, now);
         }
-        if slot.direction() == Direction::Outbound && segment.flags.has(TcpFlags::SYN) {
+        // RFC 7857 section 7.1: a reset refuses, whatever else it says.
+        let speaks = segment.flags.has(TcpFlags::SYN) && !segment.flags.has(TcpFlags::RST);
+        if slot.direction() == Direction::Outbound && speaks {
             self.address(slot);
         }
     }

@@ -272,3 +272,27 @@ fn a_remote_is_a_peer_as_long_as_it_has_a_session() {
     nat.expire(secs(700), 100);
     assert!(nat.mappings.is_empty());
 }
+
+/// A stranger's connection that the pod had refused lived on by the stranger's own packets, because the
+/// reset had a SYN flag as well.
+// Proves: 7857-S7.1a
+#[test]
+fn bug_a_reset_with_a_syn_flag_counted_as_the_pod_speaking() {
+    let (mut nat, _) = nat_with(peer_to_peer(), 1, 100);
+    let public =
+        send(&mut nat, &key(Protocol::Tcp, (pod(1), 5000), remote(1, 443)), secs(0)).unwrap();
+    let stranger = remote(X, 443);
+    assert!(receive(&mut nat, &inbound(Protocol::Tcp, stranger, public), secs(0)).is_ok());
+    let answer = key(Protocol::Tcp, (pod(1), 5000), stranger);
+    let slot = nat.find(&answer).unwrap();
+    let odd = numbered(TcpFlags::SYN | TcpFlags::RST | TcpFlags::ACK, 77);
+    nat.commit(slot, secs(1), 40, Some(&odd));
+    let left = |nat: &Nat| {
+        let sessions = all_sessions(nat, secs(30));
+        sessions.iter().find(|s| s.remote == stranger).unwrap().expires_in_ms
+    };
+    let before = left(&nat);
+    let slot = nat.find(&inbound(Protocol::Tcp, stranger, public)).unwrap();
+    nat.commit(slot, secs(30), 40, ACK);
+    assert_eq!(left(&nat), before);
+}

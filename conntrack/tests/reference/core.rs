@@ -40,7 +40,10 @@ impl Subject for Core {
     }
 
     fn reference(&self, scenario: &Scenario) -> Reference {
-        Reference::new(scenario.settings.clone(), addresses(scenario), scenario.max_sessions)
+        let (settings, addresses) = (scenario.settings.clone(), addresses(scenario));
+        let mut reference = Reference::new(settings, addresses, scenario.max_sessions);
+        reference.ports.shared_by(1, Box::new(|_| 0));
+        reference
     }
 
     fn pool(&self) -> &Pool {

@@ -27,7 +27,7 @@ pub struct Session {
     pub opened_by: Realm,
     opened: u64,
     /// The last packets that renewed it, from inside and from outside.
-    pub seen: [u64; 2],
+    seen: [u64; 2],
     /// The internal endpoint has spoken to this remote itself.
     addressed: bool,
     /// The remote for which the mapping was made that the session belongs to.
@@ -38,6 +38,11 @@ pub struct Session {
 impl Session {
     pub fn state(&self) -> State {
         self.tcp.map_or(State::Open, |tcp| tcp.state)
+    }
+
+    /// When it was last renewed.
+    pub fn last_seen(&self) -> u64 {
+        self.seen[0].max(self.seen[1])
     }
 
     fn is_opening(&self) -> bool {
@@ -59,6 +64,9 @@ pub struct Reference {
     max_sessions: usize,
     pub sessions: Vec<Session>,
     pub ports: Ports,
+    /// What it judges are frames: strangers' segments that open nothing are counted as those without a
+    /// mapping, and what answers a query can't open anything.
+    pub on_the_wire: bool,
 }
 
 fn text<T>(what: impl Into<String>) -> Result<T, String> {
@@ -68,7 +76,7 @@ fn text<T>(what: impl Into<String>) -> Result<T, String> {
 impl Reference {
     pub fn new(settings: PoolSettings, addresses: Vec<Ipv4Addr>, max_sessions: usize) -> Self {
         let ports = Ports::new(settings.clone(), addresses);
-        Self { settings, max_sessions, sessions: Vec::new(), ports }
+        Self { settings, max_sessions, sessions: Vec::new(), ports, on_the_wire: false }
     }
 
     /// When a session ends if nothing comes. Requirements: timers.
@@ -115,7 +123,7 @@ impl Reference {
                 let mut group = self.sessions.iter().filter(|other| self.together(s, other));
                 !s.addressed && !group.any(|other| other.addressed)
             };
-            let end = self.sessions.iter().position(|s| over(s));
+            let end = self.sessions.iter().position(over);
             let end = end.or_else(|| self.sessions.iter().position(stranded));
             let Some(index) = end else { return };
             self.end(index, now);
@@ -159,7 +167,7 @@ impl Reference {
     }
 
     /// A packet from inside, with what natgate did.
-    pub fn from_inside(
+    pub fn outbound(
         &mut self,
         key: &FlowKey,
         segment: Option<&Segment>,
@@ -215,7 +223,7 @@ impl Reference {
     }
 
     /// A packet from outside, with what natgate did.
-    pub fn from_outside(
+    pub fn inbound(
         &mut self,
         key: &FlowKey,
         segment: Option<&Segment>,
@@ -235,7 +243,8 @@ impl Reference {
             (_, Sharing::ByAddress) => s.made_for == key.src.addr,
             (_, Sharing::Nobody) => true,
         });
-        let Some(mapping) = group.clone().next().cloned() else {
+        let answers = self.on_the_wire && key.protocol == Protocol::Icmp;
+        let Some(mapping) = group.clone().next().filter(|_| !answers).cloned() else {
             return must_refuse(seen, &[Refusal::NoMapping], false);
         };
         // RFC 4787 REQ-8, RFC 5382 REQ-3: whom does the filter admit?
@@ -252,7 +261,8 @@ impl Reference {
         let mut reasons = Vec::new();
         reasons.extend((!admitted).then_some(Refusal::Filtered));
         let opens = segment.is_none_or(|s| s.flags.opens());
-        reasons.extend((!opens).then_some(Refusal::NotSyn));
+        let not_syn = if self.on_the_wire { Refusal::NoMapping } else { Refusal::NotSyn };
+        reasons.extend((!opens).then_some(not_syn));
         let pod = mapping.internal.addr;
         if reasons.is_empty() {
             reasons = self.over_quota(pod, segment, Realm::External);

@@ -7,14 +7,14 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
-use conntrack::{Behavior, Endpoint, FlowKey, PoolSettings, Pooling, Protocol, Realm, Refusal};
+use conntrack::{Behavior, Endpoint, FlowKey, PoolSettings, Pooling, Protocol, Realm};
 
-use crate::nat::{Rate, Seen, Session, Sharing, must_refuse};
+use crate::nat::{Rate, Session, Sharing};
 
 /// Low ports come in blocks of 16 (decision 0007).
 const LOW_BLOCK: u16 = 16;
 /// After a refusal, natgate may give the same answer again for this long.
-const REMEMBERED: u64 = 100;
+pub const REMEMBERED: u64 = 100;
 /// Blocks of a pod without sessions return within this time: natgate keeps the last one for a minute, and
 /// time passes in strides of 20 s here.
 const IDLE_BLOCKS: u64 = 105_000;
@@ -32,14 +32,14 @@ pub struct Block {
     pub first: u16,
     pub size: u16,
     /// Below 1024 (4787-REQ-3a).
-    low: bool,
-    holder: Option<Ipv4Addr>,
+    pub low: bool,
+    pub holder: Option<Ipv4Addr>,
     /// Who gave it back last, and when.
-    rests: Option<(Ipv4Addr, u64)>,
+    pub rests: Option<(Ipv4Addr, u64)>,
 }
 
 impl Block {
-    fn has(&self, public: Endpoint) -> bool {
+    pub fn has(&self, public: Endpoint) -> bool {
         self.address == public.addr
             && (u32::from(self.first)..u32::from(self.first) + u32::from(self.size))
                 .contains(&u32::from(public.port))
@@ -47,10 +47,10 @@ impl Block {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Pod {
-    anchor: Option<Ipv4Addr>,
+pub struct Pod {
+    pub anchor: Option<Ipv4Addr>,
     /// When its last session ended.
-    idle_since: u64,
+    pub idle_since: u64,
     /// Since when natgate has known it without a break.
     known_since: u64,
     /// When the next session fits the rate, in microseconds, by opener: by all attempts, by admitted ones.
@@ -62,22 +62,35 @@ struct Rest {
     protocol: Protocol,
     public: Endpoint,
     until: u64,
+    /// The worker whose it is.
+    home: u16,
     /// Too many rested beside it, so that its rest was cut short: maybe, surely.
     cut_short: [bool; 2],
 }
 
+struct Home(Box<dyn Fn(Ipv4Addr) -> u16>);
+
+impl std::fmt::Debug for Home {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("home")
+    }
+}
+
 #[derive(Debug)]
 pub struct Ports {
-    settings: PoolSettings,
-    addresses: Vec<Ipv4Addr>,
+    pub settings: PoolSettings,
+    pub addresses: Vec<Ipv4Addr>,
     pub blocks: Vec<Block>,
     rests: Vec<Rest>,
     /// Rests of ports that others still use.
     asked: Vec<(Protocol, Endpoint, u64)>,
     /// Tuples of the region for DNS, and when they became free.
-    tuples: Vec<(Endpoint, Endpoint, u64)>,
-    pods: HashMap<Ipv4Addr, Pod>,
-    refused: Vec<(FlowKey, u64)>,
+    pub tuples: Vec<(Endpoint, Endpoint, u64)>,
+    pub pods: HashMap<Ipv4Addr, Pod>,
+    /// How many workers share the limit of ports at rest, and whose a pod is.
+    workers: usize,
+    home: Home,
+    pub refused: Vec<(FlowKey, u64)>,
 }
 
 /// The next full second.
@@ -86,7 +99,7 @@ fn up(millis: u64) -> u64 {
 }
 
 /// The region for DNS (D5), which many pods share: not where more than the addressed remote may send in.
-fn region(settings: &PoolSettings) -> Option<RangeInclusive<u16>> {
+pub fn region(settings: &PoolSettings) -> Option<RangeInclusive<u16>> {
     let shared = settings.mapping == Behavior::AddressAndPortDependent
         && settings.filtering_udp == Behavior::AddressAndPortDependent;
     settings.scatter.as_ref().filter(|_| shared).map(|scatter| scatter.ports.clone())
@@ -119,8 +132,15 @@ impl Ports {
             asked: Vec::new(),
             tuples: Vec::new(),
             pods: HashMap::new(),
+            workers: 1,
+            home: Home(Box::new(|_| 0)),
             refused: Vec::new(),
         }
+    }
+
+    /// Says that workers share the pool, and which one a pod belongs to.
+    pub fn shared_by(&mut self, workers: u16, home: Box<dyn Fn(Ipv4Addr) -> u16>) {
+        (self.workers, self.home) = (usize::from(workers), Home(home));
     }
 
     /// Whether the rate of new sessions (6888-REQ-5b) allows one more now. `counts`: natgate asks.
@@ -205,13 +225,17 @@ impl Ports {
         if up(until) <= now {
             return;
         }
-        self.rests.push(Rest { protocol, public, until, cut_short: [false; 2] });
+        let home = (self.home.0)(session.internal.addr);
+        self.rests.push(Rest { protocol, public, until, home, cut_short: [false; 2] });
         // 6888-REQ-8.1: a quarter of the pool at most; the oldest goes early. Those that were freed at once
         // are equally old.
         let all = self.settings.ports.len() * self.addresses.len();
         let max = self.settings.hold_down.max_ports.map_or(all / 4, |max| max as usize);
-        let untils: Vec<u64> = self.rests.iter().map(|rest| rest.until).collect();
-        for rest in &mut self.rests {
+        // Decision 0007: each worker has its share.
+        let max = max.div_ceil(self.workers);
+        let here = |rest: &&Rest| rest.home == home;
+        let untils: Vec<u64> = self.rests.iter().filter(here).map(|rest| rest.until).collect();
+        for rest in self.rests.iter_mut().filter(|rest| rest.home == home) {
             let younger = untils.iter().filter(|until| **until > rest.until).count();
             let others = untils.iter().filter(|until| **until >= rest.until).count() - 1;
             rest.cut_short[0] |= others >= max;
@@ -227,12 +251,12 @@ impl Ports {
         self.refused.retain(|(_, until)| *until > now);
     }
 
-    fn scattered(&self, protocol: Protocol, remote: Endpoint) -> bool {
+    pub fn scattered(&self, protocol: Protocol, remote: Endpoint) -> bool {
         self.settings.scatter.is_some() && protocol == Protocol::Udp && remote.port == 53
     }
 
     /// Whether `pod` may take `block` now; `owed`: whether it must be able to.
-    fn available(&self, block: &Block, pod: Ipv4Addr, now: u64, owed: bool) -> bool {
+    pub fn available(&self, block: &Block, pod: Ipv4Addr, now: u64, owed: bool) -> bool {
         let rest = self.settings.hold_down.block.as_millis() as u64;
         // Nothing has to be known of a pod that was idle for longer than its address is remembered.
         let (linger, state) = (self.linger(), self.pods.get(&pod).copied().unwrap_or_default());
@@ -245,7 +269,7 @@ impl Ports {
             })
     }
 
-    fn held(&self, pod: Ipv4Addr, low: bool) -> usize {
+    pub fn held(&self, pod: Ipv4Addr, low: bool) -> usize {
         self.blocks.iter().filter(|b| b.holder == Some(pod) && b.low == low).count()
     }
 
@@ -256,7 +280,7 @@ impl Ports {
     }
 
     /// RFC 4787 REQ-3a and REQ-4: is a port of the right kind? Identifiers of queries have no kind.
-    fn right_kind(&self, key: &FlowKey, block: &Block, port: u16) -> bool {
+    pub fn right_kind(&self, key: &FlowKey, block: &Block, port: u16) -> bool {
         let ports = matches!(key.protocol, Protocol::Tcp | Protocol::Udp);
         let low = ports && self.settings.low_ports.is_some() && key.src.port < 1024;
         let parity = ports && self.settings.parity;
@@ -265,8 +289,8 @@ impl Ports {
             && !self.settings.except.iter().any(|range| range.contains(&port))
     }
 
-    /// Whether `public` lies in use towards `key`'s remote.
-    fn conflicts(&self, wish: &Wish, public: Endpoint, sessions: &[Session]) -> bool {
+    /// Whether `public` is in use towards the remote.
+    pub fn conflicts(wish: &Wish, public: Endpoint, sessions: &[Session]) -> bool {
         sessions.iter().any(|s| {
             s.protocol == wish.key.protocol
                 && s.public == public
@@ -279,7 +303,7 @@ impl Ports {
     }
 
     /// Whether a pod has all the ports of a protocol that it may have (6888-REQ-4b).
-    fn capped(&self, key: &FlowKey, sessions: &[Session]) -> bool {
+    pub fn capped(&self, key: &FlowKey, sessions: &[Session]) -> bool {
         let quota = &self.settings.quota;
         let limit = match key.protocol {
             Protocol::Tcp => quota.tcp,
@@ -298,7 +322,7 @@ impl Ports {
     }
 
     /// Whether the flow may have the port; `owed`: whether natgate must find one like it.
-    fn fits(
+    pub fn fits(
         &self,
         wish: &Wish,
         (block, port): (&Block, u16),
@@ -310,13 +334,13 @@ impl Ports {
         let used = |s: &Session| s.protocol == wish.key.protocol && s.public == public;
         let fresh = !sessions.iter().any(used);
         self.right_kind(wish.key, block, port)
-            && !self.conflicts(wish, public, sessions)
+            && !Self::conflicts(wish, public, sessions)
             && !self.rests(wish.key.protocol, public, owed, now)
-            && !(fresh && self.capped(wish.key, sessions))
+            && (!fresh || !self.capped(wish.key, sessions))
     }
 
     /// Blocks that the pod has or can get, of those on addresses that it may use.
-    fn reach(&self, key: &FlowKey, now: u64, owed: bool) -> Vec<&Block> {
+    pub fn reach(&self, key: &FlowKey, now: u64, owed: bool) -> Vec<&Block> {
         let pod = key.src.addr;
         let state = self.pods.get(&pod).copied().unwrap_or_default();
         let linger = self.settings.linger.as_millis() as u64;
@@ -328,174 +352,6 @@ impl Ports {
             b.holder == Some(pod) || (more && self.available(b, pod, now, owed))
         };
         self.blocks.iter().filter(on).filter(can).collect()
-    }
-
-    /// Judges the port that natgate chose, or that it chose none. The session that was ended for it.
-    pub fn judge(
-        &mut self,
-        wish: &Wish,
-        sessions: &[Session],
-        reasons: &[Refusal],
-        rate: Rate,
-        seen: Seen,
-        now: u64,
-    ) -> Result<Option<usize>, String> {
-        let mut reasons = reasons.to_vec();
-        reasons.extend((rate == Rate::Exceeded).then_some(Refusal::QuotaRate));
-        if !reasons.is_empty() || (rate != Rate::Kept && seen == Err(Refusal::QuotaRate)) {
-            reasons.extend(wish.full.then_some(Refusal::TableFull));
-            return must_refuse(seen, &reasons, rate != Rate::Kept).map(|()| None);
-        }
-        if let Protocol::Other(_) = wish.key.protocol {
-            return self.judge_portless(wish, sessions, seen, now).map(|()| None);
-        }
-        let owed = self.reach(wish.key, now, true).into_iter().any(|block| {
-            let last = block.first + (block.size - 1);
-            (block.first..=last).any(|port| self.fits(wish, (block, port), sessions, true, now))
-        });
-        let closed = self.recyclable(wish, sessions);
-        match seen {
-            Ok(public) => self.judge_port(wish, sessions, public, (owed, &closed), now),
-            Err(why) => {
-                self.judge_refusal(wish, sessions, why, owed || !closed.is_empty(), now)?;
-                Ok(None)
-            }
-        }
-    }
-
-    /// Sessions that are over and whose tuple would do (6888-REQ-8a, D3).
-    fn recyclable(&self, wish: &Wish, sessions: &[Session]) -> Vec<usize> {
-        let pod = wish.key.src.addr;
-        let over = |s: &Session| {
-            let tcp = wish.key.protocol == Protocol::Tcp && s.protocol == Protocol::Tcp;
-            let own = s.internal.addr == pod && s.remote == wish.key.dst;
-            let same = |o: &&Session| o.protocol == s.protocol && o.public == s.public;
-            let alone = wish.sharing == Sharing::ByEndpoint
-                || sessions.iter().filter(same).filter(|o| o.made_for == s.made_for).count() == 1;
-            let block = self.blocks.iter().find(|b| b.has(s.public));
-            let kind = block.is_some_and(|b| self.right_kind(wish.key, b, s.public.port));
-            tcp && own
-                && alone
-                && kind
-                && wish.sharing != Sharing::Nobody
-                && s.tcp.is_some_and(|tcp| tcp.over())
-        };
-        (0..sessions.len()).filter(|&i| over(&sessions[i])).collect()
-    }
-
-    fn judge_port(
-        &self,
-        wish: &Wish,
-        sessions: &[Session],
-        public: Endpoint,
-        (owed, closed): (bool, &[usize]),
-        now: u64,
-    ) -> Result<Option<usize>, String> {
-        let pod = wish.key.src.addr;
-        if let Some(&index) = closed.iter().find(|&&i| sessions[i].public == public) {
-            let oldest = closed.iter().map(|&i| sessions[i].last_seen()).min();
-            return if owed && !wish.full {
-                Err("took the tuple of a closed connection while others were free".into())
-            } else if oldest != Some(sessions[index].last_seen()) {
-                Err("took not the oldest closed connection".into())
-            } else {
-                Ok(Some(index))
-            };
-        }
-        if wish.full {
-            return Err("expected a refusal: the table is full".into());
-        }
-        if self.scattered(wish.key.protocol, wish.key.dst)
-            && region(&self.settings).is_some_and(|region| region.contains(&public.port))
-        {
-            let free = !self.conflicts(wish, public, sessions)
-                && !self.tuples.iter().any(|t| (t.0, t.1) == (public, wish.key.dst));
-            return if free { Ok(None) } else { Err("the tuple is used, or rests".into()) };
-        }
-        let Some(block) = self.reach(wish.key, now, false).into_iter().find(|b| b.has(public))
-        else {
-            return Err("the port lies in no block that this pod may have".into());
-        };
-        if !self.fits(wish, (block, public.port), sessions, false, now) {
-            return Err("the port is used, rests, is of the wrong kind, or one too many".into());
-        }
-        // 7857-S4b: another address only if the own one has no block left.
-        let anchor = self.pods.get(&pod).and_then(|p| p.anchor.filter(|_| p.idle_since > now));
-        let spilled = self.settings.pooling == Pooling::Paired
-            && block.holder.is_none()
-            && anchor.is_some_and(|anchor| anchor != public.addr);
-        let at_home = |b: &&Block| {
-            Some(b.address) == anchor && b.low == block.low && self.available(b, pod, now, true)
-        };
-        if let Some(home) = self.blocks.iter().find(at_home).filter(|_| spilled) {
-            return Err(format!("spilled to another address while there was {home:?}"));
-        }
-        Ok(None)
-    }
-
-    fn judge_refusal(
-        &mut self,
-        wish: &Wish,
-        sessions: &[Session],
-        why: Refusal,
-        owed: bool,
-        now: u64,
-    ) -> Result<(), String> {
-        if wish.full {
-            return must_refuse(Err(why), &[Refusal::TableFull], false);
-        }
-        let key = wish.key;
-        let like = |known: &FlowKey| {
-            (known.src.addr, known.dst, known.protocol) == (key.src.addr, key.dst, key.protocol)
-        };
-        let remembered = self.refused.iter().any(|(known, _)| like(known));
-        if owed && !remembered {
-            return Err("refused though there was a port".into());
-        }
-        if !remembered {
-            self.refused.push((*key, now + REMEMBERED));
-        }
-        let low = self.settings.low_ports.is_some() && key.src.port < 1024;
-        let all = |low| self.held(key.src.addr, low) >= self.settings.quota.blocks as usize;
-        let expected = if self.capped(key, sessions) {
-            Refusal::QuotaPorts
-        } else if all(low && key.protocol != Protocol::Icmp) {
-            Refusal::QuotaBlocks
-        } else {
-            Refusal::PoolExhausted
-        };
-        if remembered { Ok(()) } else { must_refuse(Err(why), &[expected], false) }
-    }
-
-    /// Protocols without ports: one subscriber for each protocol, public address and remote.
-    fn judge_portless(
-        &self,
-        wish: &Wish,
-        sessions: &[Session],
-        seen: Seen,
-        now: u64,
-    ) -> Result<(), String> {
-        if wish.full {
-            return must_refuse(seen, &[Refusal::TableFull], false);
-        }
-        let pod = self.pods.get(&wish.key.src.addr).copied().unwrap_or_default();
-        let linger = self.settings.linger.as_millis() as u64;
-        let anchor = pod.anchor.filter(|_| now < pod.idle_since.saturating_add(linger));
-        let may: Vec<_> =
-            self.addresses.iter().filter(|a| anchor.is_none_or(|anchor| anchor == **a)).collect();
-        let clash = |address: Ipv4Addr| {
-            sessions.iter().any(|s| {
-                s.protocol == wish.key.protocol
-                    && s.public.addr == address
-                    && s.remote.addr == wish.key.dst.addr
-            })
-        };
-        let legal = match seen {
-            Ok(public) => public.port == 0 && may.contains(&&public.addr) && !clash(public.addr),
-            Err(Refusal::ProtocolClash) => may.iter().any(|a| clash(**a)),
-            Err(_) => false,
-        };
-        if legal { Ok(()) } else { Err("expected another address, or a clash".into()) }
     }
 
     /// Looks at who holds the block at `index` now.
@@ -541,11 +397,5 @@ impl Ports {
             Some(pod) if idle(pod) > IDLE_BLOCKS => Err(format!("{name} never returned")),
             _ => Ok(()),
         }
-    }
-}
-
-impl Session {
-    fn last_seen(&self) -> u64 {
-        self.seen[0].max(self.seen[1])
     }
 }

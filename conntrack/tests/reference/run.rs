@@ -192,7 +192,7 @@ impl<S: Subject> Run<S> {
                 let protocol = PROTOCOLS[usize::from(protocol) % PROTOCOLS.len()];
                 for n in 0..count {
                     let src = Endpoint::new(pod(who), internal_port(port.wrapping_add(n)));
-                    self.from_inside(protocol, src, remote(to, protocol), say)?;
+                    self.outbound(protocol, src, remote(to, protocol), say)?;
                 }
                 Ok(())
             }
@@ -212,7 +212,7 @@ impl<S: Subject> Run<S> {
             ),
             Act::Stray { public, remote: who, say } => {
                 let Some((protocol, public)) = self.given(public) else { return Ok(()) };
-                self.from_outside(protocol, remote(who, protocol), public, say)
+                self.inbound(protocol, remote(who, protocol), public, say)
             }
             Act::Hairpin { pod: who, port, public, say } => {
                 let Some((protocol, public)) = self.given(public) else { return Ok(()) };
@@ -221,7 +221,7 @@ impl<S: Subject> Run<S> {
                     Protocol::Icmp | Protocol::Other(_) => Endpoint::new(public.addr, 0),
                     Protocol::Tcp | Protocol::Udp => public,
                 };
-                self.from_inside(protocol, src, dst, say)
+                self.outbound(protocol, src, dst, say)
             }
         }
     }
@@ -235,14 +235,14 @@ impl<S: Subject> Run<S> {
         let Session { protocol, internal, public, remote, .. } = session;
         for &(from, say) in says {
             match from {
-                Direction::Outbound => self.from_inside(protocol, internal, remote, say)?,
-                Direction::Inbound => self.from_outside(protocol, remote, public, say)?,
+                Direction::Outbound => self.outbound(protocol, internal, remote, say)?,
+                Direction::Inbound => self.inbound(protocol, remote, public, say)?,
             }
         }
         Ok(())
     }
 
-    fn from_inside(
+    fn outbound(
         &mut self,
         protocol: Protocol,
         src: Endpoint,
@@ -264,7 +264,7 @@ impl<S: Subject> Run<S> {
         Ok(())
     }
 
-    fn from_outside(
+    fn inbound(
         &mut self,
         protocol: Protocol,
         src: Endpoint,
@@ -287,12 +287,16 @@ impl<S: Subject> Run<S> {
         let segment = (key.protocol == Protocol::Tcp).then_some(&segment);
         let outcome = self.subject.packet(key, segment, Timestamp::from_millis(self.now));
         self.packets += 1;
+        if let Some(wrong) = outcome.wrong {
+            let says = segment.map(speech::describe).unwrap_or_default();
+            return Err(format!("{key} {says}: {wrong}"));
+        }
         self.judge(key, segment, outcome.seen)?;
         if let Some((key, seen)) = outcome.turned {
             self.judge(&key, segment, seen)?;
         }
         self.observe()?;
-        outcome.wrong.map_or(Ok(outcome.seen.ok()), Err)
+        Ok(outcome.seen.ok())
     }
 
     fn judge(
@@ -310,8 +314,8 @@ impl<S: Subject> Run<S> {
             }
         });
         let verdict = match key.realm {
-            Realm::Internal => self.reference.from_inside(key, segment, self.now, seen),
-            Realm::External => self.reference.from_outside(key, segment, self.now, seen),
+            Realm::Internal => self.reference.outbound(key, segment, self.now, seen),
+            Realm::External => self.reference.inbound(key, segment, self.now, seen),
         };
         verdict.map_err(|why| format!("{key}: natgate: {seen:?}; reference: {why}"))
     }

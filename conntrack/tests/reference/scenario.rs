@@ -167,7 +167,6 @@ pub fn settings() -> impl Strategy<Value = PoolSettings> {
                 settings.filtering_udp = udp;
             }
             let [arbitrary, spill, by_address, no_refresh, odd] = flags;
-            // Each of them rarely: the profiles are what matters.
             if arbitrary && odd {
                 settings.pooling = Pooling::Arbitrary;
             }
@@ -200,19 +199,17 @@ pub fn settings() -> impl Strategy<Value = PoolSettings> {
                     after_restart: Duration::ZERO,
                 };
             }
-            if let Some((sessions, half_open, per_mapping, rate, burst)) = limits {
-                settings.quota = Quota {
-                    sessions,
-                    half_open,
-                    sessions_per_mapping: Some(per_mapping),
-                    new_per_second: odd.then_some(rate),
-                    burst,
-                    ..settings.quota
-                };
-            }
+            limit(&mut settings.quota, limits, odd);
             settings
         },
     )
+}
+
+fn limit(quota: &mut Quota, limits: Option<(u32, u32, u32, u32, u32)>, by_rate: bool) {
+    let Some((sessions, half_open, per_mapping, rate, burst)) = limits else { return };
+    (quota.sessions, quota.half_open, quota.burst) = (sessions, half_open, burst);
+    quota.sessions_per_mapping = Some(per_mapping);
+    quota.new_per_second = by_rate.then_some(rate);
 }
 
 /// Scenarios of `steps` steps at most.

@@ -88,7 +88,8 @@ impl Tcp {
         let refuses = own.first.is_none()
             && segment.flags.has(TcpFlags::ACK)
             && own.could_confirm(segment.ack);
-        if !refuses && !(own.first.is_some() && peer.takes(segment.seq)) {
+        let in_window = own.first.is_some() && peer.takes(segment.seq);
+        if !refuses && !in_window {
             return false;
         }
         // One from outside that only falls into the window may be a guess: the pod's tuple is not given

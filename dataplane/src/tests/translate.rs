@@ -101,3 +101,29 @@ fn exempt_traffic_passes_untranslated_both_ways() {
     assert_eq!((interface, back.src, back.dst), (INSIDE, (EXEMPT_SERVER, 53), (pod(1), 4000)));
     assert_eq!(rig.sum(|c| c.sessions_created.get()), 0);
 }
+
+/// Replies in protocols without ports were looked for by a port, and dropped.
+// Proves: 4787-REQ-2
+#[test]
+fn bug_replies_without_ports_found_no_worker() {
+    for workers in [1, 3] {
+        let mut rig = Rig::new(workers);
+        let gre = |src: Ipv4Addr, dst: Ipv4Addr| {
+            let mut packet = Vec::new();
+            let number = etherparse::IpNumber(47);
+            packets::ether(src, dst, 64).write(&mut packet, number, b"tunnelled").unwrap();
+            packet
+        };
+        for n in 1..=2 {
+            let server = Ipv4Addr::new(192, 0, 2, 80 + n);
+            let (_, out) = rig.one(INSIDE, &gre(pod(n), server)).unwrap();
+            let public = Ipv4Addr::new(out[26], out[27], out[28], out[29]);
+            assert_ne!(public, pod(n));
+            let (interface, back) = rig.one(OUTSIDE, &gre(server, public)).unwrap();
+            assert_eq!((interface, &back[30..34]), (INSIDE, &pod(n).octets()[..]));
+            assert_eq!(&back[34..43], b"tunnelled");
+            // Nobody else may answer.
+            assert!(rig.one(OUTSIDE, &gre(Ipv4Addr::new(192, 0, 2, 99), public)).is_none());
+        }
+    }
+}

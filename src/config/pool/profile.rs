@@ -110,9 +110,9 @@ pub(super) fn compare(
     }
     for (field, requirements, keeps) in CHOICES {
         if keeps(&base) && !keeps(settings) {
-            let why = format!("{requirements}, which the profile keeps, are lost by it");
+            let why = format!("it loses {requirements}, which the profile keeps");
             let place = place(group, &[field]);
-            problems.warn(&place, "requirement lost", why, "remove the setting to keep them");
+            problems.warn(&place, "requirement lost", why, "remove the setting, or accept that");
         }
     }
 }
