@@ -53,6 +53,7 @@ struct GatewaySpec {
     mode: &'static str,
     busy_poll: bool,
     socket: String,
+    state_dir: String,
     metrics: Option<String>,
     log: String,
     log_format: &'static str,
@@ -276,38 +277,56 @@ fn refused(how: Refused) -> &'static str {
 
 impl From<&Gateway> for GatewaySpec {
     fn from(gateway: &Gateway) -> Self {
-        let answers = &gateway.answers;
+        // Every field, so that none is forgotten.
+        let Gateway {
+            internal,
+            external,
+            workers,
+            queues,
+            mode,
+            busy_poll,
+            socket,
+            state_dir,
+            metrics,
+            log,
+            log_format,
+            on_exit,
+            sessions,
+            answers,
+            error_interfaces,
+        } = gateway;
         Self {
-            internal: gateway.internal.clone(),
-            external: gateway.external.clone(),
-            workers: gateway.workers,
-            queues: gateway.queues,
-            mode: match gateway.mode {
+            internal: internal.clone(),
+            external: external.clone(),
+            workers: *workers,
+            queues: *queues,
+            mode: match mode {
                 Mode::Auto => "auto",
                 Mode::ZeroCopy => "zerocopy",
                 Mode::Copy => "copy",
                 Mode::Generic => "generic",
             },
-            busy_poll: gateway.busy_poll,
-            socket: gateway.socket.display().to_string(),
-            metrics: gateway.metrics.map(|address| address.to_string()),
-            log: gateway.log.clone(),
-            log_format: match gateway.log_format {
+            busy_poll: *busy_poll,
+            socket: socket.display().to_string(),
+            state_dir: state_dir.display().to_string(),
+            metrics: metrics.map(|address| address.to_string()),
+            log: log.clone(),
+            log_format: match log_format {
                 LogFormat::Text => "text",
                 LogFormat::Json => "json",
             },
-            on_exit: match gateway.on_exit {
+            on_exit: match on_exit {
                 OnExit::Block => "block",
                 OnExit::Pass => "pass",
             },
-            sessions: gateway.sessions,
+            sessions: *sessions,
             answer_ping: answers.ping,
             on_deny: refused(answers.denied),
             on_unmapped: refused(answers.unmapped),
             icmp_errors: IcmpErrors {
                 rate: answers.errors_per_second,
                 per_subscriber: answers.errors_per_subscriber,
-                interfaces: gateway.error_interfaces.clone(),
+                interfaces: error_interfaces.clone(),
             },
             grace: answers.grace.as_secs(),
         }
@@ -328,6 +347,7 @@ impl GatewaySpec {
             ("mode", self.mode.to_owned()),
             ("busyPoll", self.busy_poll.to_string()),
             ("socket", self.socket.clone()),
+            ("stateDir", self.state_dir.clone()),
             ("metrics", self.metrics.clone().unwrap_or("off".to_owned())),
             ("log", self.log.clone()),
             ("logFormat", self.log_format.to_owned()),

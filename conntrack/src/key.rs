@@ -47,6 +47,8 @@ impl PackedKey {
 pub struct HashedKey {
     pub(crate) key: PackedKey,
     pub(crate) hash: u64,
+    /// The slot that it probably has, once somebody has looked; a number that no slot has before.
+    pub(crate) probable: u32,
 }
 
 /// The secret of this start: whoever does not know it can't choose keys that collide, nor guess ports.
@@ -65,9 +67,10 @@ impl Secret {
     }
 
     /// Packs and hashes a flow key.
+    #[inline]
     pub fn hash_key(&self, key: &FlowKey) -> HashedKey {
         let key = PackedKey::from(key);
-        HashedKey { key, hash: self.hash(key) }
+        HashedKey { key, hash: self.hash(key), probable: u32::MAX }
     }
 
     pub(crate) fn hash(&self, key: PackedKey) -> u64 {

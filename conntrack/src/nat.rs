@@ -13,7 +13,7 @@ use crate::endpoint::{Endpoint, FlowKey, Protocol};
 use crate::events::{EventKind, Events};
 use crate::key::{HashedKey, Secret};
 use crate::mapping::Mappings;
-use crate::pool::{Pool, PoolId, PoolSettings};
+use crate::pool::{IpId, Pool, PoolId, PoolSettings};
 use crate::rest::{Rests, ScatterRests};
 use crate::rewrite::Rewrite;
 use crate::session::{CachedHop, Slot, Via};
@@ -120,6 +120,8 @@ pub struct Nat {
     pub(crate) pools: Vec<Arc<Pool>>,
     pub(crate) table: SessionTable,
     pub(crate) mappings: Mappings,
+    /// Some pool wants identifications that were not used lately.
+    strict_ids: bool,
     /// Mappings that nobody wants any more, whose sessions are to end.
     stranded: Vec<u32>,
     wheel: Wheel,
@@ -150,6 +152,7 @@ impl Nat {
             pools: Vec::new(),
             table: SessionTable::new(max_sessions, secret.clone()),
             mappings: Mappings::default(),
+            strict_ids: false,
             stranded: Vec::new(),
             wheel: Wheel::new(now.as_secs() as u32, max_sessions),
             secret,
@@ -186,6 +189,7 @@ impl Nat {
         if self.table.end() > 0 && timers(&self.pools) != timers(pools) {
             self.rearmed = 0;
         }
+        self.strict_ids = pools.iter().any(|pool| pool.settings.ip_id == IpId::Strict);
         self.pools = pools.to_vec();
         self.rests.adopt(pools.len());
     }
@@ -196,28 +200,32 @@ impl Nat {
     }
 
     /// The same, for a key that is hashed already.
-    pub fn find_hashed(&self, key: HashedKey) -> Option<Slot> {
+    #[inline]
+    pub fn find_hashed(&self, key: &HashedKey) -> Option<Slot> {
         self.table.find_hashed(key)
     }
 
     /// Reads the index line where `key` is looked up. Call it for a whole burst before
     /// [`touch_session`](Self::touch_session): the reads of different packets overlap.
-    pub fn touch_bucket(&self, key: HashedKey) {
+    #[inline]
+    pub fn touch_bucket(&self, key: &HashedKey) {
         self.table.touch_bucket(key);
     }
 
-    /// Reads the line of the session that `key` probably has. Call it for a whole burst before
-    /// [`find_hashed`](Self::find_hashed).
-    pub fn touch_session(&self, key: HashedKey) {
+    /// Reads the line of the session that `key` probably has, and notes in `key` which one that is. Call it
+    /// for a whole burst before [`find_hashed`](Self::find_hashed).
+    pub fn touch_session(&self, key: &mut HashedKey) {
         self.table.touch_session(key);
     }
 
     /// How packets of `slot` are rewritten.
+    #[inline]
     pub fn rewrite(&self, slot: Slot) -> Rewrite {
         self.table.get(slot).half(slot.direction()).rewrite
     }
 
     /// The next hop kept for packets of `slot`.
+    #[inline]
     pub fn hop(&self, slot: Slot) -> CachedHop {
         self.table.get(slot).half(slot.direction()).hop
     }
@@ -242,6 +250,12 @@ impl Nat {
     /// The pool with this number.
     pub(crate) fn pool(&self, id: PoolId) -> Option<&Arc<Pool>> {
         self.pools.get(id.index())
+    }
+
+    /// Whether packets of `slot` may leave only with identifications that were not used lately.
+    pub fn has_strict_ids(&self, slot: Slot) -> bool {
+        self.strict_ids
+            && self.settings(slot).is_some_and(|settings| settings.ip_id == IpId::Strict)
     }
 
     /// The settings of the pool that `slot` was admitted to.

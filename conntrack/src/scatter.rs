@@ -67,7 +67,7 @@ impl Search<'_> {
         let (src, dst) = (key.dst, public);
         let reply = FlowKey { src, dst, protocol: key.protocol, realm: Realm::External };
         let reply = self.secret.hash_key(&reply);
-        !self.scatter_rests.rests(reply.hash, self.now) && self.table.find_hashed(reply).is_none()
+        !self.scatter_rests.rests(reply.hash, self.now) && self.table.find_hashed(&reply).is_none()
     }
 }
 

@@ -103,6 +103,7 @@ impl Half {
     }
 
     /// Counts a packet; whether it is the first one.
+    #[inline]
     pub(crate) fn count(&mut self, bytes: u64) -> bool {
         let first = self.packets_low == 0 && self.packets_high == 0;
         let (packets, carry) = self.packets_low.overflowing_add(1);
@@ -116,6 +117,7 @@ impl Half {
 
     /// Follows a segment of an established connection that changes no state, which is nearly every one;
     /// false, and nothing has changed, if it may be another.
+    #[inline]
     pub(crate) fn follow_plain(&mut self, segment: &Segment) -> bool {
         const ALL: u8 = TcpFlags::SYN | TcpFlags::FIN | TcpFlags::RST | TcpFlags::ACK;
         let plain = self.state == State::Established && segment.flags.0 & ALL == TcpFlags::ACK;
@@ -172,6 +174,7 @@ impl Session {
         }
     }
 
+    #[inline]
     pub(crate) fn half(&self, direction: Direction) -> &Half {
         match direction {
             Direction::Outbound => &self.outbound,
@@ -179,6 +182,7 @@ impl Session {
         }
     }
 
+    #[inline]
     pub(crate) fn half_mut(&mut self, direction: Direction) -> &mut Half {
         match direction {
             Direction::Outbound => &mut self.outbound,

@@ -41,32 +41,40 @@ impl SessionTable {
     }
 
     pub(crate) fn find(&self, key: &FlowKey) -> Option<Slot> {
-        self.find_hashed(self.secret.hash_key(key))
+        self.find_hashed(&self.secret.hash_key(key))
     }
 
-    pub(crate) fn find_hashed(&self, key: HashedKey) -> Option<Slot> {
-        let is_it = |slot: u32| {
-            let slot = Slot(slot);
-            let session = self.sessions.get(slot.session());
-            session.is_some_and(|s| s.half(slot.direction()).key == key.key)
-        };
-        self.index.find(key.hash, is_it).map(Slot)
+    #[inline]
+    pub(crate) fn find_hashed(&self, key: &HashedKey) -> Option<Slot> {
+        if self.has(Slot(key.probable), key) {
+            return Some(Slot(key.probable));
+        }
+        self.index.find(key.hash, |slot| self.has(Slot(slot), key)).map(Slot)
+    }
+
+    /// Whether `slot` is that of `key`.
+    #[inline]
+    fn has(&self, slot: Slot, key: &HashedKey) -> bool {
+        let session = self.sessions.get(slot.session());
+        session.is_some_and(|session| session.half(slot.direction()).key == key.key)
     }
 
     /// Reads the index line of `key`.
-    pub(crate) fn touch_bucket(&self, key: HashedKey) {
+    pub(crate) fn touch_bucket(&self, key: &HashedKey) {
         self.index.touch(key.hash);
     }
 
-    /// Reads the line of the session that `key` probably has.
-    pub(crate) fn touch_session(&self, key: HashedKey) {
+    /// Reads the line of the session that `key` probably has, and notes in it which one that is.
+    pub(crate) fn touch_session(&self, key: &mut HashedKey) {
         let touch = |slot: u32| {
             let slot = Slot(slot);
             let session = self.sessions.get(slot.session());
             std::hint::black_box(session.map(|s| s.half(slot.direction()).last_seen));
             true
         };
-        self.index.find(key.hash, touch);
+        if let Some(slot) = self.index.find(key.hash, touch) {
+            key.probable = slot;
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -82,10 +90,12 @@ impl SessionTable {
         self.len() >= self.max
     }
 
+    #[inline]
     pub(crate) fn get(&self, slot: Slot) -> &Session {
         &self.sessions[slot.session()]
     }
 
+    #[inline]
     pub(crate) fn get_mut(&mut self, slot: Slot) -> &mut Session {
         &mut self.sessions[slot.session()]
     }

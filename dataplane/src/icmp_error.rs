@@ -17,14 +17,16 @@ use crate::worker::Worker;
 impl<I: PacketIo> Worker<I> {
     /// Translates an error about a packet of the session `slot`. There is no `commit` here: an error neither
     /// counts on a session, nor renews nor ends it (RFC 4787 REQ-12, RFC 5382 REQ-10, RFC 5508 REQ-6).
+    #[cold]
     pub(crate) fn relay_error(
         &mut self,
         received: &mut Received<I::Frame>,
-        parsed: &Parsed,
+        parsed: &mut Parsed,
         slot: Slot,
         now: Timestamp,
     ) -> Result<Fate, DropReason> {
-        let &Parsed { ref packet, realm, hairpin, .. } = parsed;
+        let &mut Parsed { ref packet, realm, hairpin, .. } = parsed;
+        let hairpin = hairpin.is_some();
         let rewrite = self.nat.rewrite(slot);
         let hop = self.next_hop(slot, rewrite.dst.addr);
         self.may_leave(hop, realm, packet)?;
@@ -63,6 +65,7 @@ impl<I: PacketIo> Worker<I> {
     }
 
     /// Whether this is an error from outside in a pod's name: any router's is believed, but no pod is there.
+    #[inline]
     pub(crate) fn is_spoofed_error(&self, packet: &Packet) -> bool {
         matches!(packet.transport, Transport::Error(_))
             && self.snapshot.policy.rules.knows_source(packet.src.addr)

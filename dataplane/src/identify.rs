@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use conntrack::{IpId, Realm, Slot, Timestamp};
+use conntrack::{Protocol, Realm, Slot, Timestamp};
 
 use crate::drop_reason::DropReason;
 use crate::fragment::DatagramKey;
@@ -15,7 +15,12 @@ use crate::worker::Worker;
 
 /// What datagrams with one identification must differ in: source, destination and protocol. The
 /// destination is left out where datagrams to several of our addresses end at one pod.
-type Kind = (Ipv4Addr, Ipv4Addr, u8);
+type Kind = (u64, u8);
+
+fn kind(source: Ipv4Addr, destination: Ipv4Addr, packet: &Packet) -> Kind {
+    let addresses = u64::from(u32::from(source)) << 32 | u64::from(u32::from(destination));
+    (addresses, packet.protocol().map_or(0, Protocol::number))
+}
 
 impl<I: PacketIo> Worker<I> {
     /// Gives a packet that is not atomic, and leaves with `source`, a fresh identification: outbound always (two pods share an
@@ -36,13 +41,12 @@ impl<I: PacketIo> Worker<I> {
                 let turns_back = hop == NextHop::Hairpin;
                 let to = self.nat.rewrite(slot).dst.addr;
                 let to = if turns_back { Ipv4Addr::UNSPECIFIED } else { to };
-                (source, to, protocol_number(packet))
+                kind(source, to, packet)
             }
             Realm::External if !self.nat.has_other_addresses(slot) => return Ok(()),
             Realm::External => inbound_kind(packet),
         };
-        let settings = self.nat.settings(slot);
-        let strict = settings.is_some_and(|settings| settings.ip_id == IpId::Strict);
+        let strict = self.nat.has_strict_ids(slot);
         let issued = fresh_id.filter(|fresh| !(strict && fresh.reused));
         let issued = issued.or_else(|| self.issue(kind, strict, now));
         let fresh = issued.ok_or(DropReason::IpIdExhausted)?;
@@ -81,9 +85,5 @@ impl<I: PacketIo> Worker<I> {
 }
 
 fn inbound_kind(packet: &Packet) -> Kind {
-    (packet.src.addr, Ipv4Addr::UNSPECIFIED, protocol_number(packet))
-}
-
-fn protocol_number(packet: &Packet) -> u8 {
-    packet.protocol().map_or(0, conntrack::Protocol::number)
+    kind(packet.src.addr, Ipv4Addr::UNSPECIFIED, packet)
 }

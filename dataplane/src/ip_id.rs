@@ -33,6 +33,8 @@ pub(crate) struct FreshId {
 /// One counter.
 #[derive(Clone, Debug)]
 struct Bucket {
+    /// The first identification of a cycle.
+    start: u16,
     /// Identifications given out, modulo how many there are.
     next: u16,
     /// When the counter last left each segment, in tenths of a second, plus one.
@@ -46,19 +48,26 @@ pub(crate) struct IpIds {
     workers: u16,
     /// How many identifications this worker has for each counter.
     span: u32,
+    /// A counter's segment is its value shifted right by so much.
+    shift: u32,
     buckets: Vec<Bucket>,
 }
 
 impl IpIds {
-    /// The identifications of `worker`, which is one of `workers`.
-    pub(crate) fn new(worker: u16, workers: u16) -> Self {
+    /// The identifications of `worker`, which is one of `workers`; `secret` says where they start.
+    pub(crate) fn new(worker: u16, workers: u16, secret: &Secret) -> Self {
         let workers = workers.max(1);
         let span = (1 << 16) / u32::from(workers);
+        let bucket = |index: usize| {
+            let start = (secret.scramble((worker, index)) as u32 % span) as u16;
+            Bucket { start, next: 0, left: [0; SEGMENTS as usize] }
+        };
         Self {
             worker,
             workers,
             span,
-            buckets: vec![Bucket { next: 0, left: [0; SEGMENTS as usize] }; BUCKETS],
+            shift: span.div_ceil(SEGMENTS).next_power_of_two().ilog2(),
+            buckets: (0..BUCKETS).map(bucket).collect(),
         }
     }
 
@@ -72,22 +81,22 @@ impl IpIds {
         now: Timestamp,
     ) -> Option<FreshId> {
         let index = secret.scramble(flow) as usize % BUCKETS;
-        let start = secret.scramble((self.worker, index)) as u32 % self.span;
         let now = (now.as_millis() / 100) as u32 + 1;
-        let (span, bucket) = (self.span, &mut self.buckets[index]);
+        let (span, shift, bucket) = (self.span, self.shift, &mut self.buckets[index]);
         let counter = u32::from(bucket.next);
-        let segment = |counter: u32| (counter * SEGMENTS / span) as usize;
+        let segment = |counter: u32| (counter >> shift) as usize;
         let left = bucket.left[segment(counter)];
         let reused = left != 0 && now.saturating_sub(left) < LIFETIME;
         if reused && strict {
             return None;
         }
-        let next = (counter + 1) % span;
+        let within = |number: u32| if number < span { number } else { number - span };
+        let next = within(counter + 1);
         if segment(next) != segment(counter) {
             bucket.left[segment(counter)] = now;
         }
         bucket.next = next as u16;
-        let number = (start + counter) % span;
+        let number = within(u32::from(bucket.start) + counter);
         let id = (number * u32::from(self.workers) + u32::from(self.worker)) as u16;
         Some(FreshId { id, reused })
     }
@@ -110,7 +119,7 @@ mod tests {
             let span = (1 << 16) / u32::from(workers);
             let mut all = HashSet::new();
             for worker in 0..workers {
-                let mut ids = IpIds::new(worker, workers);
+                let mut ids = IpIds::new(worker, workers, &secret);
                 for _ in 0..span {
                     let fresh = ids.issue(&secret, "flow", false, at(10)).unwrap();
                     assert!(!fresh.reused && all.insert(fresh.id), "{workers} workers");
@@ -127,7 +136,7 @@ mod tests {
         let secret = Secret::from_seed(2);
         for strict in [false, true] {
             for per_second in [100, 535, 547, 900, 20_000] {
-                let mut ids = IpIds::new(0, 1);
+                let mut ids = IpIds::new(0, 1, &secret);
                 let mut last: Vec<Option<u64>> = vec![None; 1 << 16];
                 let (mut refused, mut reused) = (0, 0);
                 for millis in (0..600 * per_second).map(|n| n * 1000 / per_second) {
@@ -150,7 +159,7 @@ mod tests {
     #[test]
     fn flows_start_at_different_places() {
         let secret = Secret::from_seed(3);
-        let mut ids = IpIds::new(0, 1);
+        let mut ids = IpIds::new(0, 1, &secret);
         let firsts: HashSet<u16> =
             (0..100).map(|flow| ids.issue(&secret, flow, false, at(1)).unwrap().id).collect();
         assert!(firsts.len() > 90);

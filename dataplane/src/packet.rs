@@ -10,7 +10,7 @@ use crate::interface::Mac;
 pub use crate::wire::icmp::Query;
 use crate::wire::{
     EtherType, Ethernet, FragmentField, Icmp, Ipv4, Malformed, Quoted, Tcp, Udp, checksum,
-    ethernet, tcp, udp,
+    ethernet, ipv4, tcp, udp,
 };
 
 impl From<Malformed> for DropReason {
@@ -368,15 +368,19 @@ impl Packet {
         Self { src: rewrite.src, dst: rewrite.dst, ..*self }
     }
 
-    /// Rewrites addresses, ports and checksums. Every other byte stays, and a checksum that was wrong
-    /// stays wrong by as much.
-    pub fn translate(&self, frame: &mut [u8], rewrite: &Rewrite) -> Result<(), DropReason> {
-        let mut ip = Ipv4::new_checked(self.ip_mut(frame))?;
-        ip.set_addresses(rewrite.src.addr, rewrite.dst.addr, rewrite.header);
-        let payload = self.payload_mut(frame);
+    /// Rewrites addresses, ports and checksums, and lowers the time to live by one if it `spends` a hop. Every
+    /// other byte stays, and a checksum that was wrong stays wrong by as much.
+    pub fn translate(
+        &self,
+        frame: &mut [u8],
+        rewrite: &Rewrite,
+        spends: bool,
+    ) -> Result<(), DropReason> {
+        let (header, payload) = self.split_mut(frame).ok_or(DropReason::Malformed)?;
+        ipv4::translate(header, (rewrite.src.addr, rewrite.dst.addr), rewrite.header, spends);
         let (src, dst, delta) = (rewrite.src.port, rewrite.dst.port, rewrite.payload);
         match self.transport {
-            Transport::Tcp(_) => Tcp::new_checked(payload)?.set_ports(src, dst, delta),
+            Transport::Tcp(_) => Tcp::new_header(payload)?.set_ports(src, dst, delta),
             Transport::Udp => Udp::new_header(payload)?.set_ports(src, dst, delta),
             Transport::Icmp(query) => {
                 let identifier = if query.asks() { src } else { dst };
@@ -390,6 +394,15 @@ impl Packet {
             Transport::Refused(reason) => return Err(reason),
         }
         Ok(())
+    }
+
+    /// The IP header without options, and all from the transport header on.
+    fn split_mut<'a>(
+        &self,
+        frame: &'a mut [u8],
+    ) -> Option<(&'a mut [u8; ipv4::HEADER], &'a mut [u8])> {
+        let (headers, payload) = frame.split_at_mut_checked(usize::from(self.l4))?;
+        Some((headers.get_mut(ethernet::HEADER..)?.first_chunk_mut()?, payload))
     }
 
     /// Replaces the identification.
@@ -426,7 +439,7 @@ impl Packet {
         let now = Self::parse(frame.get(ethernet::HEADER..).ok_or(DropReason::Malformed)?)?;
         let protocol = now.protocol().unwrap_or(Protocol::Other(0));
         if (now.src, now.dst) != arrived {
-            now.translate(frame, &Rewrite::new(protocol, (now.src, now.dst), arrived))?;
+            now.translate(frame, &Rewrite::new(protocol, (now.src, now.dst), arrived), false)?;
         }
         if now.id != self.id {
             now.set_id(frame, self.id)?;

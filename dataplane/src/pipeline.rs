@@ -1,12 +1,14 @@
 //! The packet's way, from top to bottom.
 //!
 //! ```text
-//! parse ─► answer? ─► whose? ──not mine──► hand-off ring ─► home worker
-//!                       │ mine
-//!                 look up session ──miss──► slow path: rule, subscriber, port, session
-//!                       │ hit
-//!                 next hop ─► rewrite ─► count ─► transmit
+//! parse ─► answer? ─► session here? ──no──► whose? ──not mine──► hand-off ring ─► home worker
+//!                          │ yes              │ mine
+//!                          │◄───── slow path: rule, subscriber, port, session
+//!                    next hop ─► rewrite ─► count ─► transmit
 //! ```
+//!
+//! Sessions are made by their subscriber's home alone, so whoever has the session is the home: most packets
+//! need not ask.
 //!
 //! The worker calls the stages for a whole burst: [`Worker::parse`] for every packet, then the lines of
 //! their sessions are read side by side, then [`Worker::arrive`] for every packet, in order.
@@ -32,7 +34,7 @@ pub(crate) enum Fate {
     /// It was turned into an answer and goes back.
     Answer,
     /// It belongs to this worker, for this reason.
-    HandOver(u16, Parsed, Errand),
+    HandOver(u16, Errand),
 }
 
 /// A packet, the side it came from, and the hashed key of its session, if it can have one.
@@ -41,73 +43,82 @@ pub(crate) struct Parsed {
     pub(crate) packet: Packet,
     pub(crate) realm: Realm,
     pub(crate) key: Option<HashedKey>,
-    /// It came from a pod, was translated once, and turns back to the pods.
-    pub(crate) hairpin: bool,
+    /// It came from a pod, was translated once, and turns back to the pods: source and destination with which it
+    /// came to the gateway, before anything was translated.
+    pub(crate) hairpin: Option<(Endpoint, Endpoint)>,
     /// A fragment's: the identification that the others of its datagram have.
     pub(crate) fresh_id: Option<FreshId>,
-    /// Source and destination with which it came to the gateway, before anything was translated.
-    pub(crate) arrived: (Endpoint, Endpoint),
 }
 
 /// What has arrived; `None`: ARP.
-#[derive(Debug)]
-pub(crate) struct Arrival<F> {
-    pub(crate) received: Received<F>,
-    pub(crate) parsed: Result<Option<Parsed>, DropReason>,
+pub(crate) type Arrival = Result<Option<Parsed>, DropReason>;
+
+impl Parsed {
+    /// Source and destination with which it came to the gateway, before anything was translated.
+    pub(crate) fn arrived(&self) -> (Endpoint, Endpoint) {
+        self.hairpin.unwrap_or((self.packet.src, self.packet.dst))
+    }
 }
 
 impl<I: PacketIo> Worker<I> {
     /// First stage: what is it?
-    pub(crate) fn parse(&self, received: Received<I::Frame>) -> Arrival<I::Frame> {
+    pub(crate) fn parse(&self, received: &Received<I::Frame>) -> Arrival {
         let own = self.interface(received.interface).map(|it| it.mac).unwrap_or_default();
-        let content = Content::parse(self.io.bytes(&received.frame), own);
-        let parsed = content.map(|content| match content {
-            Content::Arp => None,
-            Content::Packet(packet) => {
-                let realm = self.realm_of(&packet, received.interface);
-                let key = packet.flow_key(realm).ok().map(|key| self.nat.secret().hash_key(&key));
-                let arrived = (packet.src, packet.dst);
-                Some(Parsed { packet, realm, key, hairpin: false, fresh_id: None, arrived })
-            }
-        });
-        if let Ok(Some(Parsed { key: Some(key), .. })) = parsed {
+        let Content::Packet(packet) = Content::parse(self.io.bytes(&received.frame), own)? else {
+            return Ok(None);
+        };
+        let realm = self.realm_of(&packet, received.interface);
+        let key = packet.flow_key(realm).ok().map(|key| self.nat.secret().hash_key(&key));
+        if let Some(key) = &key {
             self.nat.touch_bucket(key);
         }
-        Arrival { received, parsed }
+        Ok(Some(Parsed { packet, realm, key, hairpin: None, fresh_id: None }))
     }
 
     /// Last stage: what becomes of it?
-    pub(crate) fn arrive(&mut self, mut arrival: Arrival<I::Frame>, now: Timestamp) {
-        match arrival.parsed {
+    pub(crate) fn arrive(
+        &mut self,
+        mut received: Received<I::Frame>,
+        arrival: &mut Arrival,
+        now: Timestamp,
+    ) {
+        match arrival {
             Ok(Some(parsed)) if parsed.packet.fragment.is_fragment() => {
-                self.fragment_arrives(arrival.received, parsed, now);
+                self.fragment_arrives(received, *parsed, now);
             }
-            _ => {
-                let fate = self.decide(&mut arrival, now);
-                let parsed = arrival.parsed.as_ref().ok().and_then(Option::as_ref);
-                self.finish(arrival.received, parsed, fate, now);
+            Ok(Some(parsed)) => {
+                let fate = self.decide(&mut received, parsed, now);
+                self.finish(received, parsed, fate, now);
             }
+            Ok(None) => match self.answer_arp(&mut received) {
+                Ok(()) => self.return_answer(received),
+                Err(reason) => self.refuse(received, None, reason, now),
+            },
+            Err(reason) => self.refuse(received, None, *reason, now),
         }
     }
 
     /// A packet that another worker has given us.
-    pub(crate) fn take_over(&mut self, mut given: HandedOver<I::Frame>, now: Timestamp) {
-        match given.errand {
+    pub(crate) fn take_over(&mut self, given: HandedOver<I::Frame>, now: Timestamp) {
+        let HandedOver { mut received, mut parsed, errand } = given;
+        match errand {
             Errand::Translate => {
-                let fate = self.translate(&mut given.received, &given.parsed, now);
-                self.finish(given.received, Some(&given.parsed), fate, now);
+                let fate = match self.find(&parsed) {
+                    Some(slot) => self.translate(&mut received, &mut parsed, slot, now),
+                    None => self.open(&mut received, &mut parsed, now),
+                };
+                self.finish(received, &parsed, fate, now);
             }
-            Errand::Keep => self.fragment_arrives(given.received, given.parsed, now),
+            Errand::Keep => self.fragment_arrives(received, parsed, now),
         }
     }
 
     fn decide(
         &mut self,
-        arrival: &mut Arrival<I::Frame>,
+        received: &mut Received<I::Frame>,
+        parsed: &mut Parsed,
         now: Timestamp,
     ) -> Result<Fate, DropReason> {
-        let received = &mut arrival.received;
-        let Some(parsed) = arrival.parsed? else { return self.answer_arp(received) };
         let packet = &parsed.packet;
         if packet.transport == Transport::Icmp(Query::Echo) && self.answers_for(packet.dst.addr) {
             return self.answer_echo(received, packet, parsed.realm, now);
@@ -119,36 +130,59 @@ impl<I: PacketIo> Worker<I> {
     pub(crate) fn at_home(
         &mut self,
         received: &mut Received<I::Frame>,
-        parsed: Parsed,
+        parsed: &mut Parsed,
         now: Timestamp,
     ) -> Result<Fate, DropReason> {
-        match self.home_of(&parsed)? {
-            home if home == self.id => self.translate(received, &parsed, now),
-            home => Ok(Fate::HandOver(home, parsed, Errand::Translate)),
+        self.believe_sender(parsed)?;
+        if let Some(slot) = self.find(parsed) {
+            return self.translate(received, parsed, slot, now);
+        }
+        match self.home_of(parsed)? {
+            home if home == self.id => self.open(received, parsed, now),
+            home => Ok(Fate::HandOver(home, Errand::Translate)),
         }
     }
 
-    fn translate(
+    /// The packet's session, if this worker has it.
+    fn find(&self, parsed: &Parsed) -> Option<Slot> {
+        self.nat.find_hashed(parsed.key.as_ref()?)
+    }
+
+    /// A packet without session, at home: it may open one.
+    #[cold]
+    fn open(
         &mut self,
         received: &mut Received<I::Frame>,
-        parsed: &Parsed,
+        parsed: &mut Parsed,
         now: Timestamp,
     ) -> Result<Fate, DropReason> {
-        let &Parsed { ref packet, realm, key, hairpin, .. } = parsed;
+        let packet = &parsed.packet;
         if packet.ttl <= 1 {
             return Err(DropReason::TtlExpired);
         }
-        let slot = match key.and_then(|key| self.nat.find_hashed(key)) {
-            Some(slot) => slot,
-            None => match self.admit(received, parsed, now)? {
-                Admitted::Session(slot) => {
-                    self.forget_syn(slot);
-                    slot
-                }
-                Admitted::Exempt => return self.forward_exempt(received, packet, realm),
-                Admitted::Answered => return Ok(Fate::Answer),
-            },
-        };
+        match self.admit(received, parsed, now)? {
+            Admitted::Session(slot) => {
+                self.forget_syn(slot);
+                self.translate(received, parsed, slot, now)
+            }
+            Admitted::Exempt => self.forward_exempt(received, packet, parsed.realm),
+            Admitted::Answered => Ok(Fate::Answer),
+        }
+    }
+
+    /// Translates a packet of the session `slot`.
+    fn translate(
+        &mut self,
+        received: &mut Received<I::Frame>,
+        parsed: &mut Parsed,
+        slot: Slot,
+        now: Timestamp,
+    ) -> Result<Fate, DropReason> {
+        let &mut Parsed { ref packet, realm, hairpin, .. } = parsed;
+        let hairpin = hairpin.is_some();
+        if packet.ttl <= 1 {
+            return Err(DropReason::TtlExpired);
+        }
         if let Transport::Error(_) = packet.transport {
             return self.relay_error(received, parsed, slot, now);
         }
@@ -160,12 +194,12 @@ impl<I: PacketIo> Worker<I> {
         }
         if !hairpin {
             self.repair_checksum(received, packet);
-            packet.decrement_ttl(self.io.bytes_mut(&mut received.frame))?;
         }
-        packet.translate(self.io.bytes_mut(&mut received.frame), &rewrite)?;
+        packet.translate(self.io.bytes_mut(&mut received.frame), &rewrite, !hairpin)?;
         self.nat.commit(slot, now, packet.len.into(), packet.segment());
         if hop == NextHop::Hairpin {
-            return self.turn_back(received, parsed, packet.rewritten(&rewrite), now);
+            let packet = packet.rewritten(&rewrite);
+            return self.turn_back(received, parsed, packet, now);
         }
         Ok(Fate::Forward(hop))
     }
@@ -173,18 +207,24 @@ impl<I: PacketIo> Worker<I> {
     /// A packet from a pod to a public address goes on as if it had come from outside: the pod behind that
     /// address sees the sender's public endpoint (RFC 4787 REQ-9a). It can't turn back twice, because no
     /// packet from outside is translated to a public destination.
+    #[cold]
     pub(crate) fn turn_back(
         &mut self,
         received: &mut Received<I::Frame>,
-        from: &Parsed,
+        parsed: &mut Parsed,
         packet: Packet,
         now: Timestamp,
     ) -> Result<Fate, DropReason> {
         let realm = Realm::External;
         let key = Some(self.nat.secret().hash_key(&packet.flow_key(realm)?));
-        let arrived = from.arrived;
-        let turned = Parsed { packet, realm, key, hairpin: true, fresh_id: None, arrived };
-        self.at_home(received, turned, now)
+        let hairpin = Some(parsed.arrived());
+        let mut turned = Parsed { packet, realm, key, hairpin, fresh_id: None };
+        let fate = self.at_home(received, &mut turned, now);
+        // Whoever drops it here tells the sender by what it was; another worker goes on with what it is.
+        if let Ok(Fate::HandOver(..)) = fate {
+            *parsed = turned;
+        }
+        fate
     }
 
     /// Which side the packet came from; on a one-armed interface the source address tells.
@@ -198,15 +238,25 @@ impl<I: PacketIo> Worker<I> {
         if internal { Realm::Internal } else { Realm::External }
     }
 
+    /// Nobody outside sends in the name of a public address, nor errors in that of a pod.
+    #[inline]
+    pub(crate) fn believe_sender(&self, parsed: &Parsed) -> Result<(), DropReason> {
+        let &Parsed { ref packet, realm, ref hairpin, .. } = parsed;
+        if realm == Realm::External
+            && hairpin.is_none()
+            && (self.is_public(packet.src.addr) || self.is_spoofed_error(packet))
+        {
+            return Err(DropReason::Spoofed);
+        }
+        Ok(())
+    }
+
     /// The worker that owns the packet's subscriber: a hash from inside, one array look-up from outside.
     pub(crate) fn home_of(&self, parsed: &Parsed) -> Result<u16, DropReason> {
-        let &Parsed { ref packet, realm, hairpin, .. } = parsed;
+        let &Parsed { ref packet, realm, .. } = parsed;
         if realm == Realm::Internal {
             let pod = packet.own_end(realm).addr;
             return Ok(self.nat.secret().home(pod, self.hand_off.workers()));
-        }
-        if !hairpin && (self.is_public(packet.src.addr) || self.is_spoofed_error(packet)) {
-            return Err(DropReason::Spoofed);
         }
         match self.snapshot.policy.addresses.get(&packet.dst.addr) {
             Some(address) => {

@@ -75,6 +75,7 @@ pub(crate) enum Refusal {
 impl<I: PacketIo> Worker<I> {
     /// Drops a packet for `reason` and tells its sender, if that is to be told. `parsed`: what it was on
     /// arrival; `None`: nothing that may be answered.
+    #[cold]
     pub(crate) fn refuse(
         &mut self,
         received: Received<I::Frame>,
@@ -153,7 +154,7 @@ impl<I: PacketIo> Worker<I> {
         let mut key = parsed.key;
         // Twice at most: a packet that turns back has two sessions.
         for _ in 0..2 {
-            let Some(slot) = key.and_then(|key| self.nat.find_hashed(key)) else { break };
+            let Some(slot) = key.and_then(|key| self.nat.find_hashed(&key)) else { break };
             packet = packet.rewritten(&self.nat.rewrite(slot));
             if !self.is_public(packet.dst.addr) {
                 break;
@@ -202,7 +203,7 @@ impl<I: PacketIo> Worker<I> {
         let snapshot = std::sync::Arc::clone(&self.snapshot);
         let interface = snapshot.interfaces.get(received.interface.index())?;
         let frame = self.io.bytes_mut(&mut received.frame);
-        let packet = parsed.packet.restore(frame, parsed.arrived).ok()?;
+        let packet = parsed.packet.restore(frame, parsed.arrived()).ok()?;
         let sender = packet.src.addr;
         if !self.may_be_answered(self.io.bytes(&received.frame), parsed, &packet) {
             return None;
@@ -274,7 +275,7 @@ impl<I: PacketIo> Worker<I> {
 impl Parsed {
     /// Whether the packet came from a pod; one that turns back did.
     fn is_from_inside(&self) -> bool {
-        self.realm == Realm::Internal || self.hairpin
+        self.realm == Realm::Internal || self.hairpin.is_some()
     }
 }
 

@@ -51,6 +51,7 @@ impl From<Refusal> for DropReason {
 
 impl<I: PacketIo> Worker<I> {
     /// Whether `addr` is a pool address.
+    #[inline]
     pub(crate) fn is_public(&self, addr: Ipv4Addr) -> bool {
         self.snapshot.policy.addresses.contains_key(&addr)
     }
@@ -61,6 +62,7 @@ impl<I: PacketIo> Worker<I> {
     }
 
     /// Decides about a packet that has no session.
+    #[cold]
     pub(crate) fn admit(
         &mut self,
         received: &mut Received<I::Frame>,
@@ -123,7 +125,7 @@ impl<I: PacketIo> Worker<I> {
     fn admit_inbound(&mut self, parsed: &Parsed, now: Timestamp) -> Result<Admitted, DropReason> {
         let &Parsed { ref packet, realm, hairpin, .. } = parsed;
         let key = packet.flow_key(realm)?;
-        if !hairpin && self.snapshot.policy.rules.knows_source(packet.src.addr) {
+        if hairpin.is_none() && self.snapshot.policy.rules.knows_source(packet.src.addr) {
             return Err(DropReason::Spoofed);
         }
         if !packet.may_open() {
@@ -175,12 +177,11 @@ impl<I: PacketIo> Worker<I> {
     pub(crate) fn answer_arp(
         &mut self,
         received: &mut Received<I::Frame>,
-    ) -> Result<Fate, DropReason> {
+    ) -> Result<(), DropReason> {
         let policy = &self.snapshot.policy;
         let interface = arrived_by(&self.snapshot, received)?;
         let frame = self.io.bytes_mut(&mut received.frame);
-        answer::arp_reply(frame, interface, |addr| policy.addresses.contains_key(&addr))?;
-        Ok(Fate::Answer)
+        answer::arp_reply(frame, interface, |addr| policy.addresses.contains_key(&addr))
     }
 
     /// A ping to a pool address, from either side.

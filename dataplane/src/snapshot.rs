@@ -38,11 +38,61 @@ pub struct Policy {
     /// Which flow goes where.
     pub rules: RuleSet,
     /// Finds a pool address.
-    pub addresses: HashMap<Ipv4Addr, Arc<PublicAddress>, RandomState>,
+    pub addresses: Addresses,
     /// Finds a fixed mapping.
     pub forwards: Forwards,
     /// What natgate says by itself.
     pub answers: Answers,
+}
+
+/// The pools' addresses. Most of the addresses that are looked up are nobody's here, and far from all of these:
+/// a comparison or two tells.
+#[derive(Clone, Debug, Default)]
+pub struct Addresses {
+    all: HashMap<Ipv4Addr, Arc<PublicAddress>, RandomState>,
+    /// The lowest, and how far the highest is from there.
+    lowest: u32,
+    extent: u32,
+}
+
+impl Addresses {
+    /// The address object of `addr`, if it is a pool's.
+    pub fn get(&self, addr: &Ipv4Addr) -> Option<&Arc<PublicAddress>> {
+        if u32::from(*addr).wrapping_sub(self.lowest) > self.extent {
+            return None;
+        }
+        self.all.get(addr)
+    }
+
+    /// Whether `addr` is a pool's.
+    #[inline]
+    pub fn contains_key(&self, addr: &Ipv4Addr) -> bool {
+        self.get(addr).is_some()
+    }
+
+    /// All of them.
+    pub fn keys(&self) -> impl Iterator<Item = &Ipv4Addr> {
+        self.all.keys()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+}
+
+impl FromIterator<Arc<PublicAddress>> for Addresses {
+    fn from_iter<T: IntoIterator<Item = Arc<PublicAddress>>>(addresses: T) -> Self {
+        let all: HashMap<_, _, _> = addresses.into_iter().map(|it| (it.addr, it)).collect();
+        let numbers = || all.keys().map(|&addr| u32::from(addr));
+        let (lowest, highest) = (numbers().min().unwrap_or(0), numbers().max().unwrap_or(0));
+        Self { all, lowest, extent: highest - lowest }
+    }
 }
 
 /// How the sender of a packet that may not pass learns it (decision D2).
@@ -98,11 +148,7 @@ impl Policy {
         forwards: Forwards,
         answers: Answers,
     ) -> Self {
-        let addresses = pools
-            .iter()
-            .flat_map(|pool| &pool.addresses)
-            .map(|address| (address.addr, Arc::clone(address)))
-            .collect();
+        let addresses = pools.iter().flat_map(|pool| &pool.addresses).cloned().collect();
         Self { generation, pools, rules, addresses, forwards, answers }
     }
 

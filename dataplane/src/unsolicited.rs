@@ -75,7 +75,7 @@ impl<I: PacketIo> Worker<I> {
     ) -> bool {
         let packet = &parsed.packet;
         let opens = packet.segment().is_some_and(|s| s.flags.opens());
-        if !opens || parsed.realm != Realm::External || parsed.hairpin {
+        if !opens || parsed.realm != Realm::External || parsed.hairpin.is_some() {
             return false;
         }
         let snapshot = Arc::clone(&self.snapshot);

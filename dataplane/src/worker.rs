@@ -13,7 +13,7 @@ use crate::error_limit::ErrorLimits;
 use crate::fragment::Fragments;
 use crate::hand_off::{HandOff, HandedOver};
 use crate::hold::{Hold, Neighbour};
-use crate::interface::{Interface, InterfaceId};
+use crate::interface::{Interface, InterfaceId, Mac};
 use crate::io::{self, BURST, PacketIo, Received};
 use crate::ip_id::IpIds;
 use crate::listing::{Listing, Progress};
@@ -70,7 +70,7 @@ impl Clock {
 #[derive(Debug)]
 struct Held<F> {
     received: Received<F>,
-    parsed: Option<Parsed>,
+    parsed: Parsed,
 }
 
 /// A worker: everything that one thread owns.
@@ -97,7 +97,7 @@ pub struct Worker<I: PacketIo> {
     listings: Vec<Listing>,
     announcements: Vec<(InterfaceId, std::net::Ipv4Addr)>,
     burst: Vec<Received<I::Frame>>,
-    arrivals: Vec<Arrival<I::Frame>>,
+    arrivals: Vec<Arrival>,
     next_housekeeping: Timestamp,
     /// Events of the NAT that were lost, counted so far.
     events_lost: u64,
@@ -132,7 +132,7 @@ impl<I: PacketIo> Worker<I> {
             error_limits: ErrorLimits::new(0, 0),
             unsolicited: Unsolicited::default(),
             fragments: Fragments::new(lifetime),
-            ip_ids: IpIds::new(id, hand_off.workers()),
+            ip_ids: IpIds::new(id, hand_off.workers(), &shared.secret),
             datagram: Vec::new(),
             hand_off,
             started: now,
@@ -202,20 +202,20 @@ impl<I: PacketIo> Worker<I> {
         let mut arrivals = std::mem::take(&mut self.arrivals);
         let packets = self.io.receive(BURST, &mut burst);
         io::touch_headers(&self.io, &burst);
-        arrivals.extend(burst.drain(..).map(|received| self.parse(received)));
-        for arrival in &arrivals {
-            if let Ok(Some(Parsed { key: Some(key), .. })) = arrival.parsed {
+        arrivals.extend(burst.iter().map(|received| self.parse(received)));
+        for arrival in &mut arrivals {
+            if let Ok(Some(Parsed { key: Some(key), .. })) = arrival {
                 self.nat.touch_session(key);
             }
         }
-        for arrival in arrivals.drain(..) {
-            let received = &arrival.received;
+        for (received, arrival) in burst.drain(..).zip(&mut arrivals) {
             let len = self.io.bytes(&received.frame).len() as u64;
             let counters = self.counters().interface(received.interface);
             counters.received_packets.add(1);
             counters.received_bytes.add(len);
-            self.arrive(arrival, now);
+            self.arrive(received, arrival, now);
         }
+        arrivals.clear();
         (self.burst, self.arrivals) = (burst, arrivals);
         packets
     }
@@ -244,27 +244,32 @@ impl<I: PacketIo> Worker<I> {
     }
 
     /// The last step of every packet: exactly one counter.
+    #[inline]
     pub(crate) fn finish(
         &mut self,
         received: Received<I::Frame>,
-        parsed: Option<&Parsed>,
+        parsed: &Parsed,
         fate: Result<Fate, DropReason>,
         now: Timestamp,
     ) {
         match fate {
             Ok(Fate::Forward(hop)) => self.forward(received, parsed, hop, now),
-            Ok(Fate::Answer) => {
-                if self.transmit(received.interface, received.frame) {
-                    self.counters().answered.add(1);
-                }
-            }
-            Ok(Fate::HandOver(worker, parsed, errand)) => {
-                match self.hand_off.give(worker, HandedOver { received, parsed, errand }) {
+            Ok(Fate::Answer) => self.return_answer(received),
+            Ok(Fate::HandOver(worker, errand)) => {
+                let packet = HandedOver { received, parsed: *parsed, errand };
+                match self.hand_off.give(worker, packet) {
                     Ok(()) => self.counters().handed_over.add(1),
                     Err(back) => self.drop_frame(back.received.frame, DropReason::HandOffFull),
                 }
             }
-            Err(reason) => self.refuse(received, parsed, reason, now),
+            Err(reason) => self.refuse(received, Some(parsed), reason, now),
+        }
+    }
+
+    /// Sends a packet that was turned into an answer back to where it came from.
+    pub(crate) fn return_answer(&mut self, received: Received<I::Frame>) {
+        if self.transmit(received.interface, received.frame) {
+            self.counters().answered.add(1);
         }
     }
 
@@ -273,17 +278,18 @@ impl<I: PacketIo> Worker<I> {
         self.counters().drop_packet(reason);
     }
 
+    #[inline]
     fn forward(
         &mut self,
         received: Received<I::Frame>,
-        parsed: Option<&Parsed>,
+        parsed: &Parsed,
         hop: NextHop,
         now: Timestamp,
     ) {
         let neighbour = match hop {
             NextHop::Adjacency(id) => match self.snapshot.roads.adjacency(id).copied() {
-                Some(adjacency) if adjacency.mac.is_some() => {
-                    return self.send(received.frame, adjacency);
+                Some(Adjacency { mac: Some(mac), interface, .. }) => {
+                    return self.send(received.frame, interface, mac);
                 }
                 Some(adjacency) => (adjacency.interface, adjacency.address),
                 None => return self.drop_frame(received.frame, DropReason::NoRoute),
@@ -293,7 +299,12 @@ impl<I: PacketIo> Worker<I> {
                 return self.drop_frame(received.frame, DropReason::NoRoute);
             }
         };
-        let packet = Held { received, parsed: parsed.copied() };
+        self.hold_back(Held { received, parsed: *parsed }, neighbour, now);
+    }
+
+    /// Lets a packet wait for its next hop.
+    #[cold]
+    fn hold_back(&mut self, packet: Held<I::Frame>, neighbour: Neighbour, now: Timestamp) {
         let (ask, refused) = self.hold.push(neighbour, packet, now);
         if ask && self.shared.notices.try_send(Notice::Resolve(neighbour.0, neighbour.1)).is_err() {
             self.counters().events_lost.add(1);
@@ -310,26 +321,30 @@ impl<I: PacketIo> Worker<I> {
         self.counters().held.set(held as u64);
     }
 
-    fn send(&mut self, mut frame: I::Frame, adjacency: Adjacency) {
-        let link = self.interface(adjacency.interface).map(|link| (link.mac, link.mtu));
-        let (Some((source, mtu)), Some(destination)) = (link, adjacency.mac) else {
+    #[inline]
+    fn send(&mut self, mut frame: I::Frame, interface: InterfaceId, destination: Mac) {
+        let link = self.interface(interface).map(|link| (link.mac, link.mtu));
+        let Some((source, mtu)) = link else {
             return self.drop_frame(frame, DropReason::WrongInterface);
         };
-        match Ethernet::new_checked(self.io.bytes_mut(&mut frame)) {
+        let bytes = self.io.bytes_mut(&mut frame);
+        let len = bytes.len();
+        match Ethernet::new_checked(bytes) {
             Ok(mut ethernet) => ethernet.set_addresses(destination, source),
             Err(malformed) => return self.drop_frame(frame, malformed.into()),
         }
-        if self.io.bytes(&frame).len() > ethernet::HEADER + usize::from(mtu) {
-            match self.send_oversized(frame, adjacency.interface, mtu) {
+        if len > ethernet::HEADER + usize::from(mtu) {
+            match self.send_oversized(frame, interface, mtu) {
                 Ok(()) => self.counters().forwarded.add(1),
                 Err(reason) => self.counters().drop_packet(reason),
             }
-        } else if self.transmit(adjacency.interface, frame) {
+        } else if self.transmit(interface, frame) {
             self.counters().forwarded.add(1);
         }
     }
 
     /// Hands a frame to the interface; counts it there, or as dropped.
+    #[inline]
     fn transmit(&mut self, interface: InterfaceId, frame: I::Frame) -> bool {
         let sent = self.transmit_own(interface, frame);
         if !sent {
@@ -339,6 +354,7 @@ impl<I: PacketIo> Worker<I> {
     }
 
     /// The same for what natgate sends by itself: no packet that came in is lost with it.
+    #[inline]
     pub(crate) fn transmit_own(&mut self, interface: InterfaceId, frame: I::Frame) -> bool {
         let len = self.io.bytes(&frame).len() as u64;
         let sent = self.io.transmit(interface, frame);
@@ -372,12 +388,13 @@ impl<I: PacketIo> Worker<I> {
         let roads = &snapshot.roads;
         let resolved = |neighbour: Neighbour| {
             let id = roads.neighbours.get(&neighbour)?;
-            roads.adjacency(*id).filter(|adjacency| adjacency.mac.is_some()).copied()
+            let adjacency = roads.adjacency(*id)?;
+            Some((adjacency.interface, adjacency.mac?))
         };
         while let Some((neighbour, frames)) = self.hold.take_ready(|n| resolved(n).is_some()) {
-            let Some(adjacency) = resolved(neighbour) else { break };
+            let Some((interface, mac)) = resolved(neighbour) else { break };
             for packet in frames {
-                self.send(packet.received.frame, adjacency);
+                self.send(packet.received.frame, interface, mac);
             }
         }
         self.drop_overdue(now);
@@ -385,7 +402,7 @@ impl<I: PacketIo> Worker<I> {
 
     fn drop_overdue(&mut self, now: Timestamp) {
         for Held { received, parsed } in self.hold.take_overdue(now) {
-            self.refuse(received, parsed.as_ref(), DropReason::NeighbourUnresolved, now);
+            self.refuse(received, Some(&parsed), DropReason::NeighbourUnresolved, now);
         }
         self.count_held();
     }

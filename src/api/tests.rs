@@ -141,7 +141,7 @@ fn shared(rows: usize, produced: &Arc<AtomicUsize>) -> Shared {
         warnings: vec![],
         sessions_maximum: 1_000_000,
         now: Box::new(Timestamp::default),
-        steering_drops: Box::new(|| vec![("not-serving".into(), 4)]),
+        steering_drops: Box::new(|| vec![("pod-no-worker".into(), 4)]),
         ready: AtomicBool::new(false),
         mirror_resyncs: AtomicU64::new(0),
     }

@@ -360,3 +360,40 @@ fn range(ports: &RangeInclusive<u16>) -> String {
     let (first, last) = (ports.start(), ports.end());
     if first == last { first.to_string() } else { format!("{first}-{last}") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The rows of `docs/objects.md` whose first cell begins with `name` give both defaults.
+    fn documented(name: &str) -> Option<[String; 2]> {
+        let document = include_str!("../../docs/objects.md");
+        let row = document.lines().find(|line| line.starts_with(&format!("| `{name}`")))?;
+        let mut cells = row.trim_matches('|').split('|').map(|cell| cell.trim().replace(',', ""));
+        let first = cells.find(|cell| cell.parse::<u64>().is_ok())?;
+        Some([first, cells.next()?])
+    }
+
+    #[test]
+    fn the_objects_document_gives_the_timers_of_both_profiles() {
+        let profiles = [PoolSettings::high_density(), PoolSettings::rfc4787()];
+        let timers = profiles.map(|settings| {
+            serde_json::to_value(Spec::new(&settings, 1)).unwrap()["timers"].clone()
+        });
+        let names: Vec<String> = timers[0].as_object().unwrap().keys().cloned().collect();
+        assert_eq!(names.len(), 11);
+        for name in names.iter().filter(|name| *name != "udpByPort") {
+            let values = [&timers[0], &timers[1]].map(|timers| timers[name].to_string());
+            assert_eq!(documented(name), Some(values), "{name}");
+        }
+    }
+
+    #[test]
+    fn no_line_is_too_long_to_read() {
+        for settings in [PoolSettings::high_density(), PoolSettings::rfc4787()] {
+            for (name, text) in Spec::new(&settings, 4).lines() {
+                assert!(name.len() <= 12 && text.len() <= 90, "{name}: {text}");
+            }
+        }
+    }
+}

@@ -113,6 +113,11 @@ fn specs<T>(named: &[(Placed<String>, Option<T>)]) -> impl Iterator<Item = (&str
     named.iter().filter_map(|(name, spec)| Some((name.value.as_str(), spec.as_ref()?)))
 }
 
+/// The public addresses of all port forwards.
+pub(super) fn addresses(forwards: &[NamedForward]) -> Vec<Ipv4Addr> {
+    specs(forwards).map(|(_, spec)| spec.address.value).collect()
+}
+
 /// Compares fixed mappings with each other and with everything else.
 pub(super) fn check(
     forwards: &[NamedForward],

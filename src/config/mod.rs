@@ -134,6 +134,7 @@ fn assemble(
         whole::refuse_missing(&pools, &rules, whole, &mut problems);
     }
     whole::check(&pools, &rules, host, &mut problems);
+    whole::warn_unused(&pools, &rules, &forward::addresses(&forwards), &mut problems);
     if !objects.incomplete {
         forward::check(&forwards, &statics, (&pools, &rules), host, &mut problems);
     }

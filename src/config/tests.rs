@@ -350,3 +350,74 @@ fn fixed_mappings_take_their_ports_out_of_the_pool() {
     assert!(policy.addresses.contains_key(&one) && policy.forwards.is_static(one));
     assert_eq!(policy.pools[1].addresses[0].directory.blocks(), 0);
 }
+
+#[test]
+fn answers_to_scans_lose_a_requirement() {
+    for (answer, lost) in [("silent", 0), ("icmp", 1), ("reset", 1)] {
+        let setting = format!("external: [b]}}, onUnmapped: {answer}");
+        let text = with_pool("").replacen("external: [b]}", &setting, 1);
+        let warnings = load(&text).unwrap().warnings;
+        assert_eq!(warnings.len(), lost, "{answer}: {warnings:?}");
+        assert!(warnings.iter().all(|warning| warning.why.contains("5382-REQ-4.1")));
+    }
+}
+
+/// Every field that is read has a row, or a cell, of its own in the part about its object.
+#[test]
+fn the_objects_document_names_every_field() {
+    let document = include_str!("../../docs/objects.md");
+    let groups = [
+        ("Gateway", "{zz: 1}"),
+        ("Gateway", "{interfaces: {zz: 1}}"),
+        ("Gateway", "{icmpErrors: {zz: 1}}"),
+        ("AddressPool", "{zz: 1}"),
+        ("AddressPool", "{filtering: {zz: 1}}"),
+        ("AddressPool", "{pooling: {zz: 1}}"),
+        ("AddressPool", "{ports: {zz: 1}}"),
+        ("AddressPool", "{scatter: {zz: 1}}"),
+        ("AddressPool", "{quota: {zz: 1}}"),
+        ("AddressPool", "{holdDown: {zz: 1}}"),
+        ("AddressPool", "{timers: {zz: 1}}"),
+        ("NatRule", "{zz: 1}"),
+        ("NatRule", "{services: [{zz: 1}]}"),
+        ("PortForward", "{zz: 1}"),
+        ("PortForward", "{target: {zz: 1}}"),
+        ("StaticNat", "{zz: 1}"),
+    ];
+    let mut count = 0;
+    for (kind, spec) in groups {
+        let (_, part) = document.split_once(&format!("\n## {kind}\n")).unwrap();
+        let part = part.split_once("\n## ").map_or(part, |(part, _)| part);
+        let text = format!(
+            "{{apiVersion: natgate.dev/v1alpha1, kind: {kind}, metadata: {{name: a}}, spec: {spec}}}"
+        );
+        let mistakes = load(&text).unwrap_err().to_string();
+        let (_, fields) = mistakes.split_once("the fields are ").expect(&mistakes);
+        for field in fields.lines().next().unwrap().split(", ") {
+            let ends = [format!("`{field}`"), format!(".{field}`"), format!("{{{field}:")];
+            let inside = [format!(" {field}: "), format!("`{field}:")];
+            let named = ends.iter().chain(&inside).any(|form| part.contains(form.as_str()));
+            assert!(named, "{kind} {spec}: {field} is not documented");
+            count += 1;
+        }
+    }
+    assert!(count > 85, "{count} fields");
+}
+
+#[test]
+fn a_pool_that_nothing_uses_is_warned_about() {
+    let second = "---
+{apiVersion: natgate.dev/v1alpha1, kind: AddressPool, metadata: {name: q}, spec: {addresses: [203.0.113.9]}}
+";
+    let forward = "---
+{apiVersion: natgate.dev/v1alpha1, kind: PortForward, metadata: {name: f},
+ spec: {address: 203.0.113.9, protocol: tcp, ports: 80, target: {address: 10.1.2.3}}}
+";
+    let warnings = |text: &str| {
+        let config = load(text).unwrap();
+        config.warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let both = with_pool("") + second;
+    assert!(matches!(&warnings(&both)[..], [one] if one.contains("no rule uses pool \"q\"")));
+    assert_eq!(warnings(&(both + forward)), Vec::<String>::new());
+}

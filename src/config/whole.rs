@@ -38,7 +38,6 @@ pub(super) fn check(
     refuse_host_addresses(pools, host, problems);
     refuse_internal_pools(pools, rules, problems);
     refuse_ties(rules, problems);
-    warn_unused(pools, rules, problems);
 }
 
 /// Every range of every pool with the pool's name.
@@ -207,10 +206,18 @@ fn services_overlap(a: &[Service], b: &[Service]) -> bool {
     a.is_empty() || b.is_empty() || a.iter().any(|x| b.iter().any(|y| meet(x, y)))
 }
 
-fn warn_unused(pools: &[NamedPool], rules: &[NamedRule], problems: &mut Problems) {
-    for (name, _) in pools {
+/// Warns of pools that neither a rule nor one of the `forwarded` addresses uses.
+pub(super) fn warn_unused(
+    pools: &[NamedPool],
+    rules: &[NamedRule],
+    forwarded: &[Ipv4Addr],
+    problems: &mut Problems,
+) {
+    for (name, spec) in pools {
         let uses = |rule: &RuleSpec| matches!(&rule.target, Some(Target::Pool(pool)) if pool.value == name.value);
-        if !readable(rules).any(|(_, rule)| uses(rule)) {
+        let ranges = || spec.iter().flat_map(|spec| &spec.ranges);
+        let has = |address: &Ipv4Addr| ranges().any(|range| range.value.contains(*address));
+        if !readable(rules).any(|(_, rule)| uses(rule)) && !forwarded.iter().any(has) {
             let why = format!("no rule uses pool {:?}", name.value);
             problems.warn(&name.place, "unused pool", why, "name it in a NatRule or remove it");
         }

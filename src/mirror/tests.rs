@@ -193,7 +193,9 @@ fn workers_requests_resolve() {
     let rig = Rig::new();
     rig.run(async |mut follow| {
         let address = "10.0.0.2".parse().unwrap();
-        assert_eq!(hop(&follow.mirror.state(), "10.0.0.2"), NextHop::Unknown(ID, address));
+        // The route works once the other end of the link is up.
+        let unknown = NextHop::Unknown(ID, address);
+        follow.until("the route of the link", |s| hop(s, "10.0.0.2") == unknown).await;
         let resolver = follow.mirror.resolver();
         for _ in 0..10_000 {
             resolver.resolve(ID, address);

@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use conntrack::{Secret, Timestamp};
+use conntrack::Secret;
 use core_affinity::CoreId;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use crossbeam::utils::CachePadded;
@@ -28,6 +28,7 @@ use crate::api::{InterfaceFacts, Shared, WorkerFacts};
 use crate::config::{Config, Gateway, Mode};
 use crate::mirror::MirrorState;
 
+use super::journal::Journal;
 use super::world::{World, host_warnings};
 
 /// Requests that may wait for a worker.
@@ -44,6 +45,7 @@ pub(crate) struct Dataplane {
     requests: Vec<Sender<Request>>,
     receivers: Vec<Receiver<Request>>,
     shared: worker::Shared,
+    journal: Option<Journal>,
     /// Taken when the workers start.
     io: Vec<XskIo>,
     threads: Vec<JoinHandle<XskIo>>,
@@ -87,6 +89,7 @@ impl Dataplane {
             clock: Clock::start(),
             sessions_per_worker: (config.gateway.sessions as usize).div_ceil(count),
         };
+        let journal = Journal::open(&config.gateway.state_dir, world.policy(), shared.clock.now());
         Ok(Self {
             steering: Arc::new(std::sync::Mutex::new(steering)),
             interfaces,
@@ -95,6 +98,7 @@ impl Dataplane {
             requests,
             receivers,
             shared,
+            journal,
             io: workers,
             threads: Vec::new(),
             all_there: true,
@@ -102,9 +106,11 @@ impl Dataplane {
         })
     }
 
-    /// The time, as the workers have it.
-    pub(crate) fn now(&self) -> Timestamp {
-        self.shared.clock.now()
+    /// Notes which port blocks are busy, if that is to survive this process.
+    fn keep_journal(&mut self) {
+        if let Some(journal) = &mut self.journal {
+            journal.keep(&self.shared.snapshot.get().policy, self.shared.clock.now());
+        }
     }
 
     /// Starts a thread for each worker, pinned to a core.
@@ -206,6 +212,7 @@ impl Dataplane {
     /// an interface is gone; when one of its name is back, it gets the program, which drops all that is
     /// natgate's, and this process has to end: its sockets were of the old one.
     pub(crate) fn watch(&mut self, world: &World) -> anyhow::Result<bool> {
+        self.keep_journal();
         let mut all_there = true;
         for index in 0..self.interfaces.len() {
             let (ifindex, name) = self.interfaces[index].clone();
@@ -271,6 +278,7 @@ impl Dataplane {
 
     /// Lets every worker finish its burst and ends it.
     pub(crate) fn stop_workers(&mut self) {
+        self.keep_journal();
         for (requests, waker) in self.requests.iter().zip(&self.wakers) {
             // A worker that is gone needs no stop.
             let _ = requests.send(Request::Stop);

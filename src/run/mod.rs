@@ -26,7 +26,6 @@ use crate::config::{self, Config, LogFormat, OnExit};
 use crate::mirror::{Mirror, Resolver};
 
 use self::dataplane::Dataplane;
-use self::journal::Journal;
 use self::world::{Overlaps, World};
 
 /// Notices of workers that may wait for the control thread.
@@ -72,8 +71,6 @@ async fn live(config: Config, source: String) -> anyhow::Result<()> {
     let mut dataplane = Dataplane::prepare(&config, &world, &state, notices)?;
     let server = Server::bind(&gateway.socket, gateway.metrics).await?;
     let metrics = server.metrics_address();
-    let policy = world.policy();
-    let mut journal = Journal::open(&gateway.state_dir, policy, dataplane.now());
     let mut overlaps = Overlaps::default();
     overlaps.follow(&world, &state);
     dataplane.start_workers()?;
@@ -93,12 +90,7 @@ async fn live(config: Config, source: String) -> anyhow::Result<()> {
     let mut watch = tokio::time::interval(WATCH);
     loop {
         tokio::select! {
-            _ = watch.tick() => {
-                shared.ready.store(dataplane.watch(&world)?, Ordering::Release);
-                if let Some(journal) = &mut journal {
-                    journal.keep(policy, dataplane.now());
-                }
-            }
+            _ = watch.tick() => shared.ready.store(dataplane.watch(&world)?, Ordering::Release),
             changed = mirror.changed() => {
                 let state = changed.context("the kernel mirror has ended; see the log above")?;
                 shared.mirror_resyncs.store(state.resyncs, Ordering::Relaxed);
@@ -116,9 +108,6 @@ async fn live(config: Config, source: String) -> anyhow::Result<()> {
         }
     }
     shared.ready.store(false, Ordering::Release);
-    if let Some(journal) = &mut journal {
-        journal.keep(policy, dataplane.now());
-    }
     stop(&mut dataplane, gateway.on_exit)?;
     Ok(())
 }

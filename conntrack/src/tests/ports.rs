@@ -47,6 +47,7 @@ fn counts_of(draws: &[u16], ports: impl Iterator<Item = u16>) -> Vec<u32> {
 }
 
 // Proves: 6056-S3.3, 6056-S4a, 6888-REQ-15, 7857-S9
+// Museum: C37
 #[test]
 fn ports_of_a_block_are_drawn_evenly_and_one_says_nothing_about_the_next() {
     let settings = PoolSettings {
@@ -189,6 +190,16 @@ fn parity_is_kept_and_the_other_bits_are_drawn() {
         let drawn = draws(settings.clone(), 5_120, |i| 2_000 + 2 * (i % 1_000) as u16 + odd);
         assert!(drawn.iter().all(|port| port % 2 == odd));
         assert_even(&counts_of(&drawn, (1024..=1535).filter(|port| port % 2 == odd)));
+    }
+}
+
+// Proves: 7857-S8a
+#[test]
+fn parity_is_nobodys_business_in_the_default_profile() {
+    for odd in [0, 1] {
+        let drawn = draws(PoolSettings::default(), 400, |i| 2_000 + 2 * i as u16 + odd);
+        let even = drawn.iter().filter(|&&port| port % 2 == 0).count();
+        assert!((120..280).contains(&even), "{even} of 400 are even");
     }
 }
 

@@ -168,6 +168,7 @@ fn a_limit_changes_while_flows_live() {
 }
 
 // Proves: 6888-REQ-11a, 6888-REQ-11d, 6888-REQ-5
+// Museum: C12, C33
 #[test]
 fn ten_thousand_refusals_disturb_no_old_flow() {
     let settings = PoolSettings { quota: quota(1, 1_000), ..tiny_settings() };

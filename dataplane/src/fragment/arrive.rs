@@ -13,28 +13,28 @@ use crate::worker::Worker;
 
 impl<I: PacketIo> Worker<I> {
     /// A fragment has arrived, at this worker or at another one that is not its keeper.
+    #[cold]
     pub(crate) fn fragment_arrives(
         &mut self,
         mut received: Received<I::Frame>,
-        parsed: Parsed,
+        mut parsed: Parsed,
         now: Timestamp,
     ) {
         // Before it waits, or goes around by other workers.
         if parsed.packet.ttl <= 1 {
-            return self.finish(received, Some(&parsed), Err(DropReason::TtlExpired), now);
+            return self.finish(received, &parsed, Err(DropReason::TtlExpired), now);
         }
         let key = DatagramKey::of(&parsed.packet, parsed.realm);
         let Some(key) = key.filter(|_| !self.needs_no_ports(&parsed)) else {
-            let fate = self.at_home(&mut received, parsed, now);
-            return self.finish(received, Some(&parsed), fate, now);
+            let fate = self.at_home(&mut received, &mut parsed, now);
+            return self.finish(received, &parsed, fate, now);
         };
         match self.keeper_of(key, &parsed) {
             Ok(keeper) if keeper == self.id => self.keep_fragment(received, parsed, key, now),
             Ok(keeper) => {
-                let fate = Ok(Fate::HandOver(keeper, parsed, Errand::Keep));
-                self.finish(received, Some(&parsed), fate, now);
+                self.finish(received, &parsed, Ok(Fate::HandOver(keeper, Errand::Keep)), now);
             }
-            Err(reason) => self.finish(received, Some(&parsed), Err(reason), now),
+            Err(reason) => self.finish(received, &parsed, Err(reason), now),
         }
     }
 
@@ -60,6 +60,7 @@ impl<I: PacketIo> Worker<I> {
             return self.home_of(parsed);
         }
         if parsed.packet.ports().is_some() {
+            self.believe_sender(parsed)?;
             self.home_of(parsed)?;
         }
         Ok(self.nat.secret().worker_for(key, self.hand_off.workers()))
@@ -87,7 +88,7 @@ impl<I: PacketIo> Worker<I> {
                     self.drop_frame(frame, DropReason::FragmentLimit);
                 }
             }
-            Verdict::Refuse(reason) => self.finish(received, Some(&parsed), Err(reason), now),
+            Verdict::Refuse(reason) => self.finish(received, &parsed, Err(reason), now),
         }
         while let Some(frame) = self.fragments.next_displaced() {
             self.drop_frame(frame, DropReason::FragmentLimit);
@@ -110,8 +111,8 @@ impl<I: PacketIo> Worker<I> {
         parsed.fresh_id = fresh_id.or_else(|| self.inbound_id(key, &parsed, now));
         let flow = parsed.packet.flow_key(parsed.realm).ok();
         parsed.key = flow.map(|flow| self.nat.secret().hash_key(&flow));
-        let fate = self.at_home(&mut received, parsed, now);
-        self.finish(received, Some(&parsed), fate, now);
+        let fate = self.at_home(&mut received, &mut parsed, now);
+        self.finish(received, &parsed, fate, now);
     }
 
     /// Drops fragments whose first one has not come in time.

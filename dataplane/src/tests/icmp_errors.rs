@@ -67,6 +67,24 @@ fn errors_from_outside_reach_the_pod_with_its_own_packet_quoted() {
     }
 }
 
+/// RFC 768: a checksum of zero is none, in a quote as well.
+// Museum: C31
+#[test]
+fn a_quoted_checksum_of_zero_stays_zero() {
+    let mut rig = Rig::new(2);
+    let mut sent = udp((pod(1), 4000), (SERVER, 53), b"unchecked");
+    sent[40..42].fill(0);
+    let out = rig.one(INSIDE, &sent).expect("forwarded").1;
+    assert_eq!(out[40..42], [0, 0]);
+    let flow = Flow { sent, out };
+    for (kind, len) in kinds().flat_map(|kind| [28, 35, 1500].map(|len| (kind, len))) {
+        let (error, want) = error_about(&flow, ROUTER, kind, len);
+        let back = rig.one(OUTSIDE, &error).expect("translated").1;
+        assert_eq!(back[14..], want, "{kind:?} {len}");
+        assert_eq!(back[14 + 28 + 26..][..2], [0, 0]);
+    }
+}
+
 // Proves: 5508-REQ-5a, 5508-REQ-5b, 5508-S4.2.2, 5508-REQ-5c.2
 #[test]
 fn errors_from_inside_reach_the_remote_with_its_own_packet_quoted() {

@@ -4,7 +4,8 @@ use std::net::Ipv4Addr;
 
 use conntrack::ChecksumDelta;
 
-/// Folds a sum of 16-bit words to 16 bits.
+/// Folds a sum of 16-bit words, or of 32-bit ones, to 16 bits.
+#[inline]
 pub fn fold(sum: u64) -> u16 {
     let sum = (sum & 0xffff_ffff) + (sum >> 32);
     let sum = (sum & 0xffff) + (sum >> 16);
@@ -25,20 +26,37 @@ pub fn sum(bytes: &[u8]) -> u64 {
     u64::from(u16::from_be(fold(native)))
 }
 
-/// The sum of the pseudo-header of TCP and UDP over IPv4; `len` in bytes.
+/// The sum of the pseudo-header of TCP and UDP over IPv4, not folded; `len` in bytes.
+#[inline]
 pub fn pseudo_header(src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, len: u16) -> u64 {
-    let (src, dst) = (u32::from(src), u32::from(dst));
-    u64::from(src >> 16)
-        + u64::from(src & 0xffff)
-        + u64::from(dst >> 16)
-        + u64::from(dst & 0xffff)
-        + u64::from(protocol)
-        + u64::from(len)
+    // Words of 32 bits: folding makes them words of 16.
+    u64::from(u32::from(src)) + u64::from(u32::from(dst)) + u64::from(protocol) + u64::from(len)
 }
 
 /// `checksum` after the words it covers have changed by `delta` (RFC 1624 section 3, equation 3).
+#[inline]
 pub fn update(checksum: u16, delta: ChecksumDelta) -> u16 {
-    !fold(u64::from(!checksum) + u64::from(delta.0))
+    !add(!checksum, delta.0)
+}
+
+/// The one's-complement sum of two words.
+#[inline]
+pub fn add(a: u16, b: u16) -> u16 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum + u16::from(carry)
+}
+
+/// The sum of a whole number of 32-bit words; not complemented, and not folded.
+#[inline]
+fn sum_words(bytes: &[u8]) -> u64 {
+    bytes.chunks_exact(4).map(|c| u64::from(u32::from_ne_bytes([c[0], c[1], c[2], c[3]]))).sum()
+}
+
+/// Whether a header is intact whose checksum lies in it: its words sum up to all ones.
+#[inline]
+pub fn is_right(header: &[u8; 20], options: &[u8]) -> bool {
+    let sum = sum_words(header) + if options.is_empty() { 0 } else { sum_words(options) };
+    fold(sum) == 0xffff
 }
 
 #[cfg(test)]

@@ -16,6 +16,9 @@ pub(crate) const TOS: usize = field::TOS;
 /// Time to live of packets that natgate sends itself.
 const OWN_TTL: u8 = 64;
 
+/// The word of TTL and protocol falls by 0x0100: !old + new is !0x0100.
+const ONE_HOP: ChecksumDelta = ChecksumDelta(!0x0100);
+
 mod field {
     pub(super) const VERSION_IHL: usize = 0;
     pub(super) const TOS: usize = 1;
@@ -158,7 +161,8 @@ impl<B: AsRef<[u8]>> Ipv4<B> {
 
     /// Whether the header checksum is right.
     pub fn checksum_is_right(&self) -> bool {
-        checksum::fold(checksum::sum(&self.bytes()[..self.header_len()])) == 0xffff
+        let header = self.bytes()[..self.header_len()].split_first_chunk();
+        header.is_some_and(|(fixed, options)| checksum::is_right(fixed, options))
     }
 
     /// The kinds of the options, up to the end of the list; stops at one that does not fit.
@@ -189,8 +193,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ipv4<B> {
     pub fn decrement_ttl(&mut self) {
         let ttl = self.ttl();
         self.0.as_mut()[field::TTL] = ttl.saturating_sub(1);
-        // The word of TTL and protocol falls by 0x0100: !old + new is !0x0100.
-        self.update_checksum(ChecksumDelta(!0x0100));
+        self.update_checksum(ONE_HOP);
     }
 
     /// Replaces the identification.
@@ -233,6 +236,25 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ipv4<B> {
         let sum = checksum::fold(checksum::sum(&b[..header]));
         write_u16(b, field::CHECKSUM, !sum);
     }
+}
+
+/// Does to a header that was parsed before all that a translation does, in one step: replaces the addresses, which
+/// changes the checksum by `delta`, and lowers the time to live if it `spends` a hop.
+pub(crate) fn translate(
+    header: &mut [u8; HEADER],
+    (src, dst): (Ipv4Addr, Ipv4Addr),
+    delta: ChecksumDelta,
+    spends: bool,
+) {
+    let mut delta = delta.0;
+    if spends {
+        header[field::TTL] = header[field::TTL].saturating_sub(1);
+        delta = checksum::add(delta, ONE_HOP.0);
+    }
+    write_u32(header, field::SRC, src.into());
+    write_u32(header, field::DST, dst.into());
+    let old = read_u16(header, field::CHECKSUM);
+    write_u16(header, field::CHECKSUM, checksum::update(old, ChecksumDelta(delta)));
 }
 
 /// Writes a header without options to the first [`HEADER`] bytes of `bytes`: TTL 64, DF set (such packets are

@@ -34,6 +34,11 @@ impl<B: AsRef<[u8]>> Tcp<B> {
         if header < HEADER || b.len() < header { Err(Malformed) } else { Ok(Self(bytes)) }
     }
 
+    /// A view of `bytes` that were checked before.
+    pub fn new_header(bytes: B) -> Result<Self, Malformed> {
+        if bytes.as_ref().len() < HEADER { Err(Malformed) } else { Ok(Self(bytes)) }
+    }
+
     /// Source port.
     pub fn src_port(&self) -> u16 {
         read_u16(self.0.as_ref(), field::SRC)
