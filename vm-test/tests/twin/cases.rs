@@ -16,13 +16,8 @@ use super::Bench;
 
 /// A second address inside.
 pub(crate) const SECOND: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 22);
-/// With the first pod one more than there are public addresses.
-pub(crate) const CROWD: [Ipv4Addr; 4] = [
-    SECOND,
-    Ipv4Addr::new(10, 244, 1, 23),
-    Ipv4Addr::new(10, 244, 1, 24),
-    Ipv4Addr::new(10, 244, 1, 25),
-];
+/// Last bytes of further pods' addresses: with the first pod one more than there are public addresses.
+pub(crate) const CROWD: [u8; 4] = [22, 23, 24, 25];
 /// A router that sends errors.
 const ROUTER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 
@@ -581,8 +576,9 @@ fn esp(bench: &Bench) -> Result<String> {
 /// Answers to two pods under one address could not be told apart: what do those hear who get none?
 fn esp_crowd(bench: &Bench) -> Result<String> {
     let mut addresses = BTreeSet::new();
-    let mut heard = BTreeSet::new();
-    for pod in [INSIDE].into_iter().chain(CROWD) {
+    let mut heard = String::new();
+    for pod in [21].into_iter().chain(CROWD) {
+        let pod = Ipv4Addr::new(10, 244, 1, pod);
         bench.lab.inside.send(&Ip::new(pod, OUTSIDE, 50).packet(&pattern(7, 100)))?;
         let outside = bench.lab.came_outside()?;
         let inside = bench.lab.came_inside()?;
@@ -591,12 +587,11 @@ fn esp_crowd(bench: &Bench) -> Result<String> {
                 let new = addresses.insert(packet.ip().source());
                 ensure!(new, "two pods under {}", packet.ip().source());
             }
-            None => _ = heard.insert(name(&inside, "inside")),
+            None => heard = name(&inside, "inside"),
         }
     }
     ensure!(!addresses.is_empty(), "no ESP came outside");
-    let heard: Vec<_> = heard.into_iter().collect();
-    Ok(format!("one pod under each address; others: {}", heard.join(", ")))
+    Ok(format!("one pod under each address; others: {heard}"))
 }
 
 fn dccp(bench: &Bench) -> Result<String> {

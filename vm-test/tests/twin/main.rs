@@ -31,7 +31,8 @@ impl Bench {
     fn open(rig: &Rig) -> Result<Self> {
         let mac = hex(rig.pods[0].mac("eth0")?);
         for pod in CROWD {
-            rig.node.ip(&format!("neigh replace {pod} lladdr {mac} dev pods nud permanent"))?;
+            rig.node
+                .ip(&format!("neigh replace 10.244.1.{pod} lladdr {mac} dev pods nud permanent"))?;
         }
         Ok(Self { lab: Lab::open(rig)?, node: Wire::node(rig)?, router: Wire::router(rig)? })
     }
