@@ -197,6 +197,10 @@ fn without_ports(rig: &Rig) -> Result<()> {
         ensure!(got.ip().body == body && got.ip().destination() == INSIDE, "{}", got.ip());
         // The same remote would not know whom to answer.
         lab.inside.send(&Ip::new(SECOND, OUTSIDE, protocol).packet(&body))?;
+        let refusal = lab.inside.expect("the second pod's refusal (3/1)", |ip| {
+            ip.protocol() == ICMP && ip.destination() == SECOND
+        })?;
+        ensure!(refusal.ip().body[..2] == [3, 1], "{}", refusal.ip());
         lab.nothing_outside(&format!("a second pod's protocol {protocol}"))?;
         // And the first one's still works.
         lab.inside.send(&Ip::new(INSIDE, OUTSIDE, protocol).packet(&body))?;
