@@ -18,7 +18,7 @@ use anyhow::Result;
 use vm_test::inject::hex;
 use vm_test::{Lab, Options, Rig, Translator, Wire};
 
-use cases::{CASES, Case, SECOND};
+use cases::{CASES, CROWD, Case};
 
 /// What a case plays on.
 struct Bench {
@@ -30,7 +30,10 @@ struct Bench {
 impl Bench {
     fn open(rig: &Rig) -> Result<Self> {
         let mac = hex(rig.pods[0].mac("eth0")?);
-        rig.node.ip(&format!("neigh replace {SECOND} lladdr {mac} dev pods nud permanent"))?;
+        for pod in CROWD {
+            rig.node
+                .ip(&format!("neigh replace 10.244.1.{pod} lladdr {mac} dev pods nud permanent"))?;
+        }
         Ok(Self { lab: Lab::open(rig)?, node: Wire::node(rig)?, router: Wire::router(rig)? })
     }
 
