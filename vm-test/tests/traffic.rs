@@ -51,7 +51,7 @@ impl Rig {
     /// Starts a sink that expects sources in `prefix`, and waits until it counts.
     fn sink(&self, prefix: &str) -> Result<Process> {
         let line =
-            format!("sink --interface in --expect {prefix} --seconds 6 --interval 0.2 --json");
+            format!("sink --interface in --expect {prefix} --seconds 4 --interval 0.2 --json");
         let sink = Process::start(Self::traffic(&self.sink, &line)?, "sink", self.logs.path())?;
         wait::until("the sink", Duration::from_secs(5), || {
             Ok((!sink.stdout().is_empty()).then_some(()))
@@ -60,49 +60,33 @@ impl Rig {
     }
 }
 
-/// Packets that the link refused: a veth device queues 256, and a busy machine may leave them there.
-fn refused(rig: &Rig) -> Result<u64> {
-    let text = rig.generator.exec("ethtool -S out")?;
-    let lines = text.lines().filter_map(|line| line.trim().split_once(": "));
-    let errors: Vec<u64> = lines
-        .filter(|(name, _)| name.ends_with("xdp_xmit_errors"))
-        .map(|(_, count)| Ok(count.parse()?))
-        .collect::<Result<_>>()?;
-    ensure!(!errors.is_empty(), "no counter of refused packets: {text}");
-    Ok(errors.iter().sum())
-}
-
 fn totals(sink: &Process) -> Result<serde_json::Value> {
     let text = sink.stdout();
     let last = text.lines().last().context("the sink printed nothing")?;
     Ok(serde_json::from_str::<serde_json::Value>(last)?["totals"].clone())
 }
 
-/// What the sink counted, how many packets got to it, and whether it was content.
-fn counted(expected: &str) -> Result<(serde_json::Value, u64, bool)> {
+fn counted(expected: &str) -> Result<(serde_json::Value, bool)> {
     let rig = Rig::new()?;
     let mut sink = rig.sink(expected)?;
     let sent = rig.generate()?;
     ensure!(sent == PACKETS, "{sent} packets were sent");
-    ensure!(sink.ended()?.is_none(), "the sink ended before the generator");
-    let refused = refused(&rig)?;
-    ensure!(refused < PACKETS / 2, "the link refused {refused} packets");
-    let status = wait::until("the end of the sink", Duration::from_secs(10), || sink.ended())?;
-    Ok((totals(&sink)?, PACKETS - refused, status.success()))
+    let status = wait::until("the end of the sink", Duration::from_secs(8), || sink.ended())?;
+    Ok((totals(&sink)?, status.success()))
 }
 
 #[test]
 fn every_packet_sent_is_counted() {
-    let (totals, arrived, success) = counted("10.1.0.0/24").unwrap();
-    assert_eq!(totals["packets"], arrived, "{totals}");
+    let (totals, success) = counted("10.1.0.0/24").unwrap();
+    assert_eq!(totals["packets"], PACKETS, "{totals}");
     assert_eq!(totals["unexpected"], 0, "{totals}");
     assert!(success);
 }
 
 #[test]
 fn a_wrong_source_is_counted_and_fails_the_command() {
-    let (totals, arrived, success) = counted("10.9.0.0/24").unwrap();
-    assert_eq!(totals["unexpected"], arrived, "{totals}");
+    let (totals, success) = counted("10.9.0.0/24").unwrap();
+    assert_eq!(totals["unexpected"], PACKETS, "{totals}");
     assert!(!success);
 }
 
