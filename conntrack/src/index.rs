@@ -62,11 +62,13 @@ pub(crate) struct Index {
     entries: usize,
 }
 
+#[inline]
 fn tag_of(hash: u64) -> u16 {
     ((hash >> 48) as u16).max(1)
 }
 
 /// The two places where a hash may live, before the fold to the number of buckets.
+#[inline]
 fn places(hash: u64) -> [usize; 2] {
     let second = (hash ^ hash >> 29).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     [hash as u32 as usize, (second >> 32) as usize]
@@ -82,12 +84,14 @@ impl Index {
     }
 
     /// The bucket of a place: linear hashing, where the first buckets are split already.
+    #[inline]
     fn bucket_of(&self, place: usize) -> usize {
         let wide = place & (2 * self.base - 1);
         if wide < self.buckets.len() { wide } else { wide & (self.base - 1) }
     }
 
     /// Reads the line of the first bucket of `hash`, so that it is near when it is needed.
+    #[inline]
     pub(crate) fn touch(&self, hash: u64) {
         let [first, _] = places(hash);
         std::hint::black_box(self.buckets[self.bucket_of(first)].overflowed);

@@ -49,6 +49,11 @@ impl SessionTable {
         if self.has(Slot(key.probable), key) {
             return Some(Slot(key.probable));
         }
+        self.search(key)
+    }
+
+    #[inline(never)]
+    fn search(&self, key: &HashedKey) -> Option<Slot> {
         self.index.find(key.hash, |slot| self.has(Slot(slot), key)).map(Slot)
     }
 
@@ -60,6 +65,7 @@ impl SessionTable {
     }
 
     /// Reads the index line of `key`.
+    #[inline]
     pub(crate) fn touch_bucket(&self, key: &HashedKey) {
         self.index.touch(key.hash);
     }

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use conntrack::{Protocol, Realm, Slot, Timestamp};
+use conntrack::{Realm, Slot, Timestamp};
 
 use crate::drop_reason::DropReason;
 use crate::fragment::DatagramKey;
@@ -19,7 +19,7 @@ type Kind = (u64, u8);
 
 fn kind(source: Ipv4Addr, destination: Ipv4Addr, packet: &Packet) -> Kind {
     let addresses = u64::from(u32::from(source)) << 32 | u64::from(u32::from(destination));
-    (addresses, packet.protocol().map_or(0, Protocol::number))
+    (addresses, packet.number)
 }
 
 impl<I: PacketIo> Worker<I> {
@@ -53,9 +53,9 @@ impl<I: PacketIo> Worker<I> {
         if fresh.reused && !packet.is_later_fragment() {
             self.counters().ip_id_reused.add(1);
         }
-        if let Some(key) = DatagramKey::of(packet, realm).filter(|_| packet.fragment.is_fragment())
-        {
-            self.fragments.keep_id(key, fresh);
+        if packet.fragment.is_fragment() {
+            let key = DatagramKey::of(packet, realm);
+            key.inspect(|&key| self.fragments.keep_id(key, fresh));
         }
         packet.set_id(self.io.bytes_mut(&mut received.frame), fresh.id)
     }

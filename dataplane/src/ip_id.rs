@@ -73,6 +73,7 @@ impl IpIds {
 
     /// The next identification for datagrams of one kind: `flow` is what they must differ in. `None` if
     /// every one may be in use and `strict` forbids to repeat any.
+    #[inline]
     pub(crate) fn issue(
         &mut self,
         secret: &Secret,

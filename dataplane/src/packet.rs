@@ -79,6 +79,8 @@ pub struct Packet {
     pub len: u16,
     /// Time to live on arrival.
     pub ttl: u8,
+    /// Number of the protocol.
+    pub number: u8,
     /// Flags and fragment offset.
     pub fragment: FragmentField,
     /// Identification on arrival.
@@ -87,6 +89,7 @@ pub struct Packet {
 
 impl Content {
     /// Parses a frame that arrived at the interface with the Ethernet address `own`.
+    #[inline]
     pub fn parse(frame: &[u8], own: Mac) -> Result<Self, DropReason> {
         let ethernet = Ethernet::new_checked(frame)?;
         match ethernet.ether_type() {
@@ -100,6 +103,7 @@ impl Content {
 
 impl Packet {
     /// Parses an IPv4 packet (RFC 1812 5.2.2: length, version, header length, checksum).
+    #[inline]
     fn parse(bytes: &[u8]) -> Result<Self, DropReason> {
         let ip = Ipv4::new_checked(bytes)?;
         if !ip.checksum_is_right() {
@@ -111,33 +115,32 @@ impl Packet {
         if ip.header_len() > 20 && ip.options().any(|kind| REFUSED_OPTIONS.contains(&kind)) {
             return Err(DropReason::IpOption);
         }
+        let protocol = Protocol::from_number(ip.protocol());
         let payload = &bytes[ip.header_len()..usize::from(ip.total_len())];
-        let mut packet = Self {
+        let packet = Self {
             src: Endpoint::new(ip.src(), 0),
             dst: Endpoint::new(ip.dst(), 0),
             transport: Transport::Refused(DropReason::UnsupportedProtocol),
             l4: (ethernet::HEADER + ip.header_len()) as u16,
             len: ip.total_len(),
             ttl: ip.ttl(),
+            number: ip.protocol(),
             fragment: ip.fragment(),
             id: ip.id(),
         };
-        if packet.fragment.is_fragment() {
-            packet.parse_fragment(Protocol::from_number(ip.protocol()), payload)?;
-            return Ok(packet);
+        match protocol {
+            _ if packet.fragment.is_fragment() => packet.parse_fragment(protocol, payload),
+            Protocol::Tcp => packet.parse_tcp(payload),
+            Protocol::Udp => packet.parse_udp(payload),
+            Protocol::Icmp => packet.parse_icmp(payload),
+            Protocol::Other(number) => Ok(packet.parse_other(number)),
         }
-        match Protocol::from_number(ip.protocol()) {
-            Protocol::Tcp => packet.parse_tcp(payload)?,
-            Protocol::Udp => packet.parse_udp(payload)?,
-            Protocol::Icmp => packet.parse_icmp(payload)?,
-            Protocol::Other(number) => packet.parse_other(number),
-        }
-        Ok(packet)
     }
 
     /// A part of a datagram. It must be one that a sender or router can have made (RFC 791), and neither
     /// leave the transport header in pieces nor overwrite it (RFC 1858, RFC 3128; RFC 6146 3.4e).
-    fn parse_fragment(&mut self, protocol: Protocol, payload: &[u8]) -> Result<(), DropReason> {
+    #[cold]
+    fn parse_fragment(self, protocol: Protocol, payload: &[u8]) -> Result<Self, DropReason> {
         let (offset, more) = (self.fragment.offset(), self.fragment.more());
         let end = usize::from(self.l4) - ethernet::HEADER + usize::from(offset) + payload.len();
         if payload.is_empty()
@@ -147,63 +150,67 @@ impl Packet {
             return Err(DropReason::Malformed);
         }
         match (protocol, offset) {
-            (Protocol::Other(number), 0) => self.parse_other(number),
-            (Protocol::Tcp, 8 | 16) => return Err(DropReason::FragmentTiny),
+            (Protocol::Other(number), 0) => Ok(self.parse_other(number)),
+            (Protocol::Tcp, 8 | 16) => Err(DropReason::FragmentTiny),
             (Protocol::Tcp, 0) => {
                 Tcp::new_checked(payload).map_err(|_| DropReason::FragmentTiny)?;
-                self.parse_tcp(payload)?;
+                self.parse_tcp(payload)
             }
             (Protocol::Udp, 0) => {
                 let udp = Udp::new_header(payload).map_err(|_| DropReason::FragmentTiny)?;
-                self.transport = Transport::Udp;
-                self.set_ports(udp.src_port(), udp.dst_port())?;
+                self.with_ports(Transport::Udp, udp.src_port(), udp.dst_port())
             }
             (Protocol::Icmp, 0) => {
                 let icmp = Icmp::new_checked(payload).map_err(|_| DropReason::FragmentTiny)?;
                 // An error's checksum, and what it quotes, are in the other fragments as well.
                 match icmp.query() {
-                    Some(_) => self.parse_icmp(payload)?,
-                    None => self.transport = Transport::Refused(DropReason::Fragment),
+                    Some(_) => self.parse_icmp(payload),
+                    None => Ok(self.with(Transport::Refused(DropReason::Fragment))),
                 }
             }
-            _ => self.transport = Transport::Later(protocol),
+            _ => Ok(self.with(Transport::Later(protocol))),
         }
-        Ok(())
     }
 
     /// A protocol without ports, as far as natgate is concerned. Those that protect the addresses, by a
     /// pseudo-header or more, can't be translated (requirements.md, "What no RFC settles").
-    fn parse_other(&mut self, number: u8) {
+    fn parse_other(self, number: u8) -> Self {
         const DCCP: u8 = 33;
         const AH: u8 = 51;
         const UDP_LITE: u8 = 136;
-        self.transport = match number {
+        self.with(match number {
             DCCP | AH | UDP_LITE => Transport::Refused(DropReason::UnsupportedProtocol),
             _ => Transport::Other(number),
-        };
+        })
     }
 
-    fn set_ports(&mut self, src: u16, dst: u16) -> Result<(), DropReason> {
+    fn with(self, transport: Transport) -> Self {
+        Self { transport, ..self }
+    }
+
+    #[inline]
+    fn with_ports(self, transport: Transport, src: u16, dst: u16) -> Result<Self, DropReason> {
         if src == 0 || dst == 0 {
             return Err(DropReason::PortZero);
         }
-        (self.src.port, self.dst.port) = (src, dst);
-        Ok(())
+        let (src, dst) = (Endpoint::new(self.src.addr, src), Endpoint::new(self.dst.addr, dst));
+        Ok(Self { transport, src, dst, ..self })
     }
 
-    fn parse_tcp(&mut self, payload: &[u8]) -> Result<(), DropReason> {
+    #[inline]
+    fn parse_tcp(self, payload: &[u8]) -> Result<Self, DropReason> {
         let tcp = Tcp::new_checked(payload)?;
-        self.transport = Transport::Tcp(tcp.segment());
-        self.set_ports(tcp.src_port(), tcp.dst_port())
+        self.with_ports(Transport::Tcp(tcp.segment()), tcp.src_port(), tcp.dst_port())
     }
 
-    fn parse_udp(&mut self, payload: &[u8]) -> Result<(), DropReason> {
+    #[inline]
+    fn parse_udp(self, payload: &[u8]) -> Result<Self, DropReason> {
         let udp = Udp::new_checked(payload)?;
-        self.transport = Transport::Udp;
-        self.set_ports(udp.src_port(), udp.dst_port())
+        self.with_ports(Transport::Udp, udp.src_port(), udp.dst_port())
     }
 
-    fn parse_icmp(&mut self, payload: &[u8]) -> Result<(), DropReason> {
+    #[inline(never)]
+    fn parse_icmp(mut self, payload: &[u8]) -> Result<Self, DropReason> {
         let icmp = Icmp::new_checked(payload)?;
         self.transport = match icmp.query() {
             Some(query) => {
@@ -216,7 +223,7 @@ impl Packet {
             }
             None => Transport::Refused(refused_type(icmp.kind().0)),
         };
-        Ok(())
+        Ok(self)
     }
 
     /// The protocol, if natgate translates this packet.
@@ -287,6 +294,7 @@ impl Packet {
     }
 
     /// The key of the session that this packet belongs to when it arrives from `realm`.
+    #[inline]
     pub fn flow_key(&self, realm: Realm) -> Result<FlowKey, DropReason> {
         match self.transport {
             Transport::Refused(reason) => Err(reason),
@@ -370,6 +378,7 @@ impl Packet {
 
     /// Rewrites addresses, ports and checksums, and lowers the time to live by one if it `spends` a hop. Every
     /// other byte stays, and a checksum that was wrong stays wrong by as much.
+    #[inline]
     pub fn translate(
         &self,
         frame: &mut [u8],
@@ -407,7 +416,8 @@ impl Packet {
 
     /// Replaces the identification.
     pub(crate) fn set_id(&self, frame: &mut [u8], id: u16) -> Result<(), DropReason> {
-        Ipv4::new_checked(self.ip_mut(frame))?.set_id(id);
+        let (header, _) = self.split_mut(frame).ok_or(DropReason::Malformed)?;
+        ipv4::set_id(header, id);
         Ok(())
     }
 
@@ -453,28 +463,35 @@ impl Packet {
     /// Computes the L4 checksum whole if the sender left only the pseudo-header sum in it, for an offload
     /// that never happens (veth, virtio). A complete checksum that equals that sum by chance is computed
     /// to the same value. Returns whether it did.
+    #[inline]
     pub fn repair_partial_checksum(&self, frame: &mut [u8]) -> bool {
-        let (number, offset) = match self.transport {
-            Transport::Tcp(_) => (6, tcp::CHECKSUM),
-            Transport::Udp => (17, udp::CHECKSUM),
+        let offset = match self.transport {
+            Transport::Tcp(_) => tcp::CHECKSUM,
+            Transport::Udp => udp::CHECKSUM,
             _ => return false,
         };
-        // The checksum covers bytes that are elsewhere.
-        if self.fragment.is_fragment() {
+        let at = usize::from(self.l4) + offset;
+        let Some(&[high, low]) = frame.get(at..at + 2) else { return false };
+        let len = self.payload_len();
+        let pseudo = checksum::pseudo_header(self.src.addr, self.dst.addr, self.number, len);
+        let found = u16::from_be_bytes([high, low]);
+        // The checksum of a fragment covers bytes that are elsewhere.
+        if found != checksum::fold(pseudo) || found == 0 || self.fragment.is_fragment() {
             return false;
         }
+        self.complete_checksum(frame, offset, pseudo);
+        true
+    }
+
+    /// Computes the checksum at `offset` of the transport header.
+    #[cold]
+    fn complete_checksum(&self, frame: &mut [u8], offset: usize, pseudo: u64) {
         let payload = self.payload_mut(frame);
-        let pseudo =
-            checksum::pseudo_header(self.src.addr, self.dst.addr, number, payload.len() as u16);
-        let partial = checksum::fold(pseudo).to_be_bytes();
-        if payload[offset..offset + 2] != partial || payload[offset..offset + 2] == [0, 0] {
-            return false;
-        }
         payload[offset..offset + 2].fill(0);
         let whole = !checksum::fold(pseudo + checksum::sum(payload));
-        let whole = if whole == 0 && number == 17 { 0xffff } else { whole };
+        let is_udp = self.transport == Transport::Udp;
+        let whole = if whole == 0 && is_udp { 0xffff } else { whole };
         payload[offset..offset + 2].copy_from_slice(&whole.to_be_bytes());
-        true
     }
 }
 

@@ -144,6 +144,7 @@ impl<I: PacketIo> Worker<I> {
     }
 
     /// The packet's session, if this worker has it.
+    #[inline]
     fn find(&self, parsed: &Parsed) -> Option<Slot> {
         self.nat.find_hashed(parsed.key.as_ref()?)
     }
@@ -276,16 +277,21 @@ impl<I: PacketIo> Worker<I> {
     }
 
     /// The next hop of a session's packets: kept until the mirror's routes change.
+    #[inline]
     pub(crate) fn next_hop(&mut self, slot: Slot, destination: std::net::Ipv4Addr) -> NextHop {
-        let roads = &self.snapshot.roads;
-        let generation = roads.generation;
         let kept = self.nat.hop(slot);
-        if kept.generation == generation && kept != CachedHop::NONE {
+        if kept.generation == self.snapshot.roads.generation && kept != CachedHop::NONE {
             return match AdjacencyId(kept.adjacency) {
                 AdjacencyId::HAIRPIN => NextHop::Hairpin,
                 id => NextHop::Adjacency(id),
             };
         }
+        self.find_hop(slot, destination)
+    }
+
+    #[cold]
+    fn find_hop(&mut self, slot: Slot, destination: std::net::Ipv4Addr) -> NextHop {
+        let generation = self.snapshot.roads.generation;
         let hop = self.way_to(destination);
         let keep = match hop {
             NextHop::Adjacency(id) => id,
@@ -351,6 +357,7 @@ impl<I: PacketIo> Worker<I> {
     }
 
     /// Computes a partial checksum whole, on interfaces that are known for them.
+    #[inline]
     fn repair_checksum(&mut self, received: &mut Received<I::Frame>, packet: &Packet) {
         let repairs = self.interface(received.interface).is_some_and(|i| i.repair_checksums);
         let frame = self.io.bytes_mut(&mut received.frame);

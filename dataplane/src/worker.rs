@@ -239,6 +239,7 @@ impl<I: PacketIo> Worker<I> {
         &self.shared.counters[usize::from(self.id)]
     }
 
+    #[inline]
     pub(crate) fn interface(&self, id: InterfaceId) -> Option<&Interface> {
         self.snapshot.interfaces.get(id.index())
     }
@@ -267,12 +268,14 @@ impl<I: PacketIo> Worker<I> {
     }
 
     /// Sends a packet that was turned into an answer back to where it came from.
+    #[cold]
     pub(crate) fn return_answer(&mut self, received: Received<I::Frame>) {
         if self.transmit(received.interface, received.frame) {
             self.counters().answered.add(1);
         }
     }
 
+    #[cold]
     pub(crate) fn drop_frame(&mut self, frame: I::Frame, reason: DropReason) {
         self.io.release(frame);
         self.counters().drop_packet(reason);
@@ -383,6 +386,7 @@ impl<I: PacketIo> Worker<I> {
     }
 
     /// Sends the packets whose next hop has been resolved.
+    #[cold]
     fn send_ready(&mut self, now: Timestamp) {
         let snapshot = Arc::clone(&self.snapshot);
         let roads = &snapshot.roads;

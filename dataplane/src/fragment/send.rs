@@ -11,6 +11,7 @@ impl<I: PacketIo> Worker<I> {
     /// Sends a frame that holds more than `mtu` bytes behind its Ethernet header, addresses written: in
     /// pieces, all of them or none (RFC 4787 REQ-13a, RFC 5508 7.1.1c). Its DF flag is clear, else it would
     /// have been refused before (RFC 5508 7.1.1a, RFC 6864 4.3b).
+    #[cold]
     pub(crate) fn send_oversized(
         &mut self,
         mut frame: I::Frame,

@@ -30,10 +30,12 @@ pub struct Ethernet<B>(B);
 
 impl<B: AsRef<[u8]>> Ethernet<B> {
     /// A view of `bytes`, which must hold the header.
+    #[inline]
     pub fn new_checked(bytes: B) -> Result<Self, Malformed> {
         if bytes.as_ref().len() < HEADER { Err(Malformed) } else { Ok(Self(bytes)) }
     }
 
+    #[inline]
     fn mac(&self, range: std::ops::Range<usize>) -> Mac {
         let mut mac = [0; 6];
         mac.copy_from_slice(&self.0.as_ref()[range]);
@@ -41,16 +43,19 @@ impl<B: AsRef<[u8]>> Ethernet<B> {
     }
 
     /// Source address.
+    #[inline]
     pub fn src(&self) -> Mac {
         self.mac(field::SRC)
     }
 
     /// Destination address.
+    #[inline]
     pub fn dst(&self) -> Mac {
         self.mac(field::DST)
     }
 
     /// Type of the payload.
+    #[inline]
     pub fn ether_type(&self) -> EtherType {
         EtherType(read_u16(self.0.as_ref(), field::TYPE))
     }
@@ -58,6 +63,7 @@ impl<B: AsRef<[u8]>> Ethernet<B> {
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Ethernet<B> {
     /// Sets both addresses.
+    #[inline]
     pub fn set_addresses(&mut self, dst: Mac, src: Mac) {
         self.0.as_mut()[field::DST].copy_from_slice(&dst.0);
         self.0.as_mut()[field::SRC].copy_from_slice(&src.0);

@@ -62,16 +62,19 @@ pub struct Icmp<B>(B);
 
 impl<B: AsRef<[u8]>> Icmp<B> {
     /// A view of `bytes`, the whole IP payload.
+    #[inline]
     pub fn new_checked(bytes: B) -> Result<Self, Malformed> {
         if bytes.as_ref().len() < HEADER { Err(Malformed) } else { Ok(Self(bytes)) }
     }
 
     /// Type and code.
+    #[inline]
     pub fn kind(&self) -> (u8, u8) {
         (self.0.as_ref()[field::TYPE], self.0.as_ref()[field::CODE])
     }
 
     /// Which query this is, if it is one that sessions carry.
+    #[inline]
     pub fn query(&self) -> Option<Query> {
         let long = self.0.as_ref().len() >= TIMESTAMP_LEN;
         match self.kind() {
@@ -85,16 +88,19 @@ impl<B: AsRef<[u8]>> Icmp<B> {
 
     /// Whether this is an error that quotes a packet and is translated with it. Source quench and redirect
     /// are not (RFC 5508 REQ-10).
+    #[inline]
     pub fn is_error(&self) -> bool {
         matches!(self.kind().0, UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM)
     }
 
     /// Whether the checksum over the whole message is right.
+    #[inline]
     pub fn checksum_is_right(&self) -> bool {
         checksum::fold(checksum::sum(self.0.as_ref())) == 0xffff
     }
 
     /// Identifier of a query.
+    #[inline]
     pub fn identifier(&self) -> u16 {
         read_u16(self.0.as_ref(), field::IDENTIFIER)
     }
@@ -107,6 +113,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Icmp<B> {
     }
 
     /// Replaces the identifier; `delta` is the change of the checksum that this makes.
+    #[inline]
     pub fn set_identifier(&mut self, identifier: u16, delta: ChecksumDelta) {
         write_u16(self.0.as_mut(), field::IDENTIFIER, identifier);
         self.update_checksum(delta);

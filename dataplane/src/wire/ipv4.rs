@@ -81,6 +81,7 @@ pub struct Ipv4<B>(B);
 impl<B: AsRef<[u8]>> Ipv4<B> {
     /// A view of `bytes`: version, header length and total length fit them (RFC 1812 5.2.2). The
     /// checksum is not looked at, see [`checksum_is_right`](Self::checksum_is_right).
+    #[inline]
     pub fn new_checked(bytes: B) -> Result<Self, Malformed> {
         let b = bytes.as_ref();
         if b.len() < HEADER || b[field::VERSION_IHL] >> 4 != 4 {
@@ -110,26 +111,31 @@ impl<B: AsRef<[u8]>> Ipv4<B> {
         }
     }
 
+    #[inline]
     fn bytes(&self) -> &[u8] {
         self.0.as_ref()
     }
 
     /// Length of the header in bytes, options included.
+    #[inline]
     pub fn header_len(&self) -> usize {
         usize::from(self.bytes()[field::VERSION_IHL] & 0xf) * 4
     }
 
     /// Length of header and payload in bytes.
+    #[inline]
     pub fn total_len(&self) -> u16 {
         read_u16(self.bytes(), field::TOTAL_LEN)
     }
 
     /// Identification.
+    #[inline]
     pub fn id(&self) -> u16 {
         read_u16(self.bytes(), field::ID)
     }
 
     /// Flags and fragment offset.
+    #[inline]
     pub fn fragment(&self) -> FragmentField {
         FragmentField(read_u16(self.bytes(), field::FRAGMENT))
     }
@@ -140,26 +146,31 @@ impl<B: AsRef<[u8]>> Ipv4<B> {
     }
 
     /// Time to live.
+    #[inline]
     pub fn ttl(&self) -> u8 {
         self.bytes()[field::TTL]
     }
 
     /// Protocol number of the payload.
+    #[inline]
     pub fn protocol(&self) -> u8 {
         self.bytes()[field::PROTOCOL]
     }
 
     /// Source address.
+    #[inline]
     pub fn src(&self) -> Ipv4Addr {
         read_u32(self.bytes(), field::SRC).into()
     }
 
     /// Destination address.
+    #[inline]
     pub fn dst(&self) -> Ipv4Addr {
         read_u32(self.bytes(), field::DST).into()
     }
 
     /// Whether the header checksum is right.
+    #[inline]
     pub fn checksum_is_right(&self) -> bool {
         let header = self.bytes()[..self.header_len()].split_first_chunk();
         header.is_some_and(|(fixed, options)| checksum::is_right(fixed, options))
@@ -190,17 +201,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ipv4<B> {
     }
 
     /// Lowers the time to live by one; it must not be zero (RFC 1812 5.3.1).
+    #[inline]
     pub fn decrement_ttl(&mut self) {
         let ttl = self.ttl();
         self.0.as_mut()[field::TTL] = ttl.saturating_sub(1);
         self.update_checksum(ONE_HOP);
-    }
-
-    /// Replaces the identification.
-    pub fn set_id(&mut self, id: u16) {
-        let change = u64::from(!self.id()) + u64::from(id);
-        write_u16(self.0.as_mut(), field::ID, id);
-        self.update_checksum(ChecksumDelta(checksum::fold(change)));
     }
 
     /// Raises the time to live by one: takes back [`decrement_ttl`](Self::decrement_ttl).
@@ -218,6 +223,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ipv4<B> {
     }
 
     /// Replaces both addresses; `delta` is the change of the header checksum that this makes.
+    #[inline]
     pub fn set_addresses(&mut self, src: Ipv4Addr, dst: Ipv4Addr, delta: ChecksumDelta) {
         write_u32(self.0.as_mut(), field::SRC, src.into());
         write_u32(self.0.as_mut(), field::DST, dst.into());
@@ -240,6 +246,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ipv4<B> {
 
 /// Does to a header that was parsed before all that a translation does, in one step: replaces the addresses, which
 /// changes the checksum by `delta`, and lowers the time to live if it `spends` a hop.
+#[inline]
 pub(crate) fn translate(
     header: &mut [u8; HEADER],
     (src, dst): (Ipv4Addr, Ipv4Addr),
@@ -253,6 +260,15 @@ pub(crate) fn translate(
     }
     write_u32(header, field::SRC, src.into());
     write_u32(header, field::DST, dst.into());
+    let old = read_u16(header, field::CHECKSUM);
+    write_u16(header, field::CHECKSUM, checksum::update(old, ChecksumDelta(delta)));
+}
+
+/// Replaces the identification.
+#[inline]
+pub(crate) fn set_id(header: &mut [u8; HEADER], id: u16) {
+    let delta = checksum::add(!read_u16(header, field::ID), id);
+    write_u16(header, field::ID, id);
     let old = read_u16(header, field::CHECKSUM);
     write_u16(header, field::CHECKSUM, checksum::update(old, ChecksumDelta(delta)));
 }
@@ -301,6 +317,7 @@ pub(crate) fn make_fragment(
 }
 
 impl<B: AsRef<[u8]>> fmt::Display for Ipv4<B> {
+    #[inline]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (src, dst) = (self.src(), self.dst());
         write!(

@@ -28,6 +28,7 @@ pub struct Tcp<B>(B);
 
 impl<B: AsRef<[u8]>> Tcp<B> {
     /// A view of `bytes`, the whole IP payload; the data offset fits it.
+    #[inline]
     pub fn new_checked(bytes: B) -> Result<Self, Malformed> {
         let b = bytes.as_ref();
         let header = b.get(field::OFFSET).map_or(0, |offset| usize::from(offset >> 4) * 4);
@@ -35,40 +36,48 @@ impl<B: AsRef<[u8]>> Tcp<B> {
     }
 
     /// A view of `bytes` that were checked before.
+    #[inline]
     pub fn new_header(bytes: B) -> Result<Self, Malformed> {
         if bytes.as_ref().len() < HEADER { Err(Malformed) } else { Ok(Self(bytes)) }
     }
 
     /// Source port.
+    #[inline]
     pub fn src_port(&self) -> u16 {
         read_u16(self.0.as_ref(), field::SRC)
     }
 
     /// Destination port.
+    #[inline]
     pub fn dst_port(&self) -> u16 {
         read_u16(self.0.as_ref(), field::DST)
     }
 
     /// Sequence number.
+    #[inline]
     pub fn seq(&self) -> u32 {
         read_u32(self.0.as_ref(), field::SEQ)
     }
 
     /// Acknowledgement number.
+    #[inline]
     pub fn ack(&self) -> u32 {
         read_u32(self.0.as_ref(), field::ACK)
     }
 
     /// Flags.
+    #[inline]
     pub fn flags(&self) -> TcpFlags {
         TcpFlags(self.0.as_ref()[field::FLAGS])
     }
 
+    #[inline]
     fn header_len(&self) -> usize {
         usize::from(self.0.as_ref()[field::OFFSET] >> 4) * 4
     }
 
     /// What a NAT must follow of the segment.
+    #[inline]
     pub fn segment(&self) -> Segment {
         let (b, flags) = (self.0.as_ref(), self.flags());
         Segment {
@@ -82,6 +91,7 @@ impl<B: AsRef<[u8]>> Tcp<B> {
     }
 
     /// The window scale option (RFC 7323 section 2.2), at most 14.
+    #[cold]
     fn window_scale(&self) -> Option<u8> {
         let mut options = &self.0.as_ref()[HEADER..self.header_len()];
         loop {
@@ -99,6 +109,7 @@ impl<B: AsRef<[u8]>> Tcp<B> {
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Tcp<B> {
     /// Replaces both ports; `delta` is the change of the checksum that this and the new addresses make.
+    #[inline]
     pub fn set_ports(&mut self, src: u16, dst: u16, delta: ChecksumDelta) {
         let b = self.0.as_mut();
         write_u16(b, field::SRC, src);

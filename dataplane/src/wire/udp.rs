@@ -23,6 +23,7 @@ pub struct Udp<B>(B);
 
 impl<B: AsRef<[u8]>> Udp<B> {
     /// A view of `bytes`, the whole IP payload; the length field fits it.
+    #[inline]
     pub fn new_checked(bytes: B) -> Result<Self, Malformed> {
         let b = bytes.as_ref();
         if b.len() < HEADER {
@@ -34,21 +35,25 @@ impl<B: AsRef<[u8]>> Udp<B> {
 
     /// A view of `bytes` that hold the header at least: the first fragment of a datagram is shorter than
     /// its length field says.
+    #[inline]
     pub fn new_header(bytes: B) -> Result<Self, Malformed> {
         if bytes.as_ref().len() < HEADER { Err(Malformed) } else { Ok(Self(bytes)) }
     }
 
     /// Source port.
+    #[inline]
     pub fn src_port(&self) -> u16 {
         read_u16(self.0.as_ref(), field::SRC)
     }
 
     /// Destination port.
+    #[inline]
     pub fn dst_port(&self) -> u16 {
         read_u16(self.0.as_ref(), field::DST)
     }
 
     /// Whether the sender has computed a checksum.
+    #[inline]
     pub fn has_checksum(&self) -> bool {
         read_u16(self.0.as_ref(), field::CHECKSUM) != 0
     }
@@ -57,6 +62,7 @@ impl<B: AsRef<[u8]>> Udp<B> {
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Udp<B> {
     /// Replaces both ports; `delta` is the change of the checksum that this and the new addresses make.
     /// A checksum of 0 (none) stays 0; a computed 0 becomes 0xffff.
+    #[inline]
     pub fn set_ports(&mut self, src: u16, dst: u16, delta: ChecksumDelta) {
         let b = self.0.as_mut();
         write_u16(b, field::SRC, src);
