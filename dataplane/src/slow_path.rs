@@ -195,8 +195,9 @@ impl<I: PacketIo> Worker<I> {
         // The answer leaves by the interface that the ping came in by: outside, no internal address may be
         // its destination. (Only here: sources inside `from` may send replies, to exempt traffic say.)
         let source = packet.src.addr;
-        let known = self.is_public(source) || self.snapshot.policy.rules.knows_source(source);
-        if realm == Realm::External && known {
+        let is_pod = self.snapshot.policy.rules.knows_source(source);
+        // RFC 1812 5.3.7: nobody else has a public address.
+        if self.is_public(source) || realm == Realm::External && is_pod {
             return Err(DropReason::Spoofed);
         }
         if !self.snapshot.policy.answers.ping || !self.echo_limit.allow(now) {

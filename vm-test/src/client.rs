@@ -1,12 +1,21 @@
 //! What do the pods do?
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn};
+use nix::sys::socket::{
+    self, AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, setsockopt,
+    sockopt,
+};
+use nix::sys::time::TimeVal;
+
+use crate::craft;
+use crate::oracle::Ipv4;
+use crate::oracle::packet::ECHO_REPLY;
 
 /// How long a client waits for any one answer.
 pub const PATIENCE: Duration = Duration::from_secs(3);
@@ -106,4 +115,46 @@ pub fn pattern(seed: u64, length: usize) -> Vec<u8> {
             (state >> 33) as u8
         })
         .collect()
+}
+
+/// Sends `count` echo requests of `size` bytes of data that differ with `seed`, one each 20 ms, and
+/// expects each answer with its data once. Run as a thread of a namespace.
+///
+/// `ping -c` waits for late answers no longer than one interval once one answer came, so on a
+/// busy machine it calls late what nothing lost.
+pub fn ping(server: Ipv4Addr, identifier: u16, count: u16, size: usize, seed: u64) -> Result<()> {
+    let socket = socket::socket(
+        AddressFamily::Inet,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        Some(SockProtocol::Icmp),
+    )?;
+    let to = SockaddrIn::from(SocketAddrV4::new(server, 0));
+    socket::connect(socket.as_raw_fd(), &to)?;
+    let data = move |sequence: u16| pattern(seed << 16 | u64::from(sequence), size);
+    let sending = socket.try_clone()?;
+    let sender = std::thread::spawn(move || -> Result<()> {
+        for sequence in 1..=count {
+            let request = craft::echo_request(identifier, sequence, &data(sequence));
+            socket::send(sending.as_raw_fd(), &request, MsgFlags::empty())?;
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    });
+    let timeout = TimeVal::new(PATIENCE.as_secs().try_into()?, 0);
+    setsockopt(&socket, sockopt::ReceiveTimeout, &timeout)?;
+    let mut missing: BTreeSet<u16> = (1..=count).collect();
+    let mut packet = vec![0; 65_536];
+    while !missing.is_empty() {
+        let length = socket::recv(socket.as_raw_fd(), &mut packet, MsgFlags::empty())
+            .with_context(|| format!("no answer to the pings {missing:?} of {size} bytes"))?;
+        let ip = Ipv4::parse(&packet[..length]).context("no IPv4 packet")?;
+        if ip.body.first() != Some(&ECHO_REPLY) || ip.word(4) != Some(identifier) {
+            continue;
+        }
+        let sequence = ip.word(6).context("a short answer")?;
+        ensure!(missing.remove(&sequence), "ping {sequence} was answered twice");
+        ensure!(ip.body[8..] == data(sequence), "ping {sequence}: other data came back");
+    }
+    sender.join().expect("the sender panicked")
 }

@@ -93,6 +93,18 @@ impl Gateway {
         Ok(rows)
     }
 
+    /// What was dropped for which reason, in a line.
+    pub fn drops(&self) -> String {
+        let text = |row: &serde_json::Value| {
+            let packets = row["packets"].as_u64().filter(|packets| *packets > 0)?;
+            Some(format!("{} {packets}", row["reason"].as_str()?))
+        };
+        match self.json(&["drops"]) {
+            Ok(rows) => rows.iter().filter_map(text).collect::<Vec<_>>().join(", "),
+            Err(error) => format!("unknown ({error:#})"),
+        }
+    }
+
     /// How many packets were dropped for `reason`, everywhere.
     pub fn dropped(&self, reason: &str) -> Result<u64> {
         let rows = self.json(&["drops"])?;

@@ -84,8 +84,9 @@ fn kill_and_restart(rig: &mut Rig) -> Result<()> {
     Ok(())
 }
 
-/// natgate is silent towards older connections for 10 s after it started, so that a standby's
-/// packets are not answered, then resets them; the pod's retransmission comes some seconds later.
+/// natgate is silent towards older connections for a time after it started (here 3 s), so that a
+/// standby's packets are not answered, then resets them; the pod's retransmission comes some seconds
+/// later.
 fn is_reset(old: std::thread::JoinHandle<std::io::Error>) -> Result<()> {
     wait::until("the end of the old connection", Duration::from_secs(45), || {
         Ok(old.is_finished().then_some(()))
@@ -98,7 +99,8 @@ fn is_reset(old: std::thread::JoinHandle<std::io::Error>) -> Result<()> {
 // Proves: 6888-REQ-8c
 #[test]
 fn nothing_leaks_after_a_crash_and_a_restart_serves() {
-    let mut rig = Rig::start(options()).unwrap();
+    let config = Some(include_str!("objects/short_grace.yaml").to_owned());
+    let mut rig = Rig::start(Options { config, ..options() }).unwrap();
     rig.must(serve(&rig));
     let old = rig.must(long_stream(&rig.pods[0]));
     let done = kill_and_restart(&mut rig);

@@ -7,7 +7,8 @@
 //!  c2 ────────────────────────┘   (both profiles)     └─ x
 //! ```
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -194,10 +195,9 @@ fn class_and_parity(rig: &Rig) -> Result<()> {
 fn paired(rig: &Rig) -> Result<()> {
     let peers = server::udp_echo(&rig.s1, S1[0], 1001)?;
     for pod in &rig.pods {
-        let mut addresses = std::collections::BTreeSet::<IpAddr>::new();
-        for _ in 0..100 {
-            addresses.insert(IpAddr::V4(*probe(pod, &peers, 0)?.public.ip()));
-        }
+        // All stay open: a port that the kernel gave out again would be the old session.
+        let probes: Vec<_> = (0..100).map(|_| probe(pod, &peers, 0)).collect::<Result<_>>()?;
+        let addresses: BTreeSet<_> = probes.iter().map(|it| *it.public.ip()).collect();
         ensure!(addresses.len() == 1, "one pod was seen as {addresses:?}");
     }
     Ok(())

@@ -9,7 +9,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use anyhow::{Context, Result, ensure};
-use vm_test::client::{echo_datagram, pattern, udp};
+use vm_test::client::{echo_datagram, pattern, ping, udp};
 use vm_test::craft::{self, Ip, Segment};
 use vm_test::inject::{INSIDE, OUTSIDE, Received, hex};
 use vm_test::oracle::packet::{TCP, UDP};
@@ -232,8 +232,7 @@ fn large_datagrams(rig: &Rig) -> Result<()> {
             }
             Ok(())
         })??;
-        let said = pod.exec(&format!("ping -n -q -c 5 -i 0.05 -W 1 -s 4096 {}", S1[0]))?;
-        ensure!(said.contains("5 received"), "{said}");
+        pod.run(|| ping(S1[0], 77, 5, 4096, 1))??;
     }
     Ok(())
 }
@@ -242,24 +241,8 @@ fn large_datagrams(rig: &Rig) -> Result<()> {
 fn flood(rig: &Rig) -> Result<()> {
     let lab = Lab::open(rig)?;
     let flow = lab.udp(3000, 7, b"open")?;
-    let mut command = rig.pods[1].command("ping");
-    command.args(["-n", "-q", "-c", "60", "-i", "0.02", "-W", "1", &S1[0].to_string()]);
-    let whole = std::thread::spawn(move || vm_test::namespace::output(&mut command));
-    let mut command = rig.pods[1].command("ping");
-    command.args([
-        "-n",
-        "-q",
-        "-c",
-        "60",
-        "-i",
-        "0.02",
-        "-W",
-        "1",
-        "-s",
-        "2000",
-        &S1[0].to_string(),
-    ]);
-    let large = std::thread::spawn(move || vm_test::namespace::output(&mut command));
+    let whole = rig.pods[1].spawn(|| ping(S1[0], 77, 60, 56, 1))?;
+    let large = rig.pods[1].spawn(|| ping(S1[0], 78, 60, 2000, 2))?;
     let mut id = 0;
     while !(whole.is_finished() && large.is_finished()) {
         for offset in [0, 1480, 2960] {
@@ -278,13 +261,11 @@ fn flood(rig: &Rig) -> Result<()> {
         // Some thousands a second: what a worker of a debug build takes beside the pings.
         std::thread::sleep(std::time::Duration::from_micros(500));
     }
-    let said = whole.join().expect("the ping panicked")?;
-    ensure!(said.contains("60 received"), "beside {id} floods of orphans: {said}");
-    let said = large.join().expect("the ping panicked")?;
+    let beside = || format!("beside {id} floods of orphans");
+    whole.join().expect("the ping panicked").with_context(beside)?;
+    let large = large.join().expect("the ping panicked").with_context(beside);
     // Linux gives way here: its memory for fragments is full.
-    let kept = said.contains("60 received") || rig.natgate.is_none();
-    ensure!(kept, "fragments beside {id} floods of orphans: {said}");
-    Ok(())
+    if rig.natgate.is_some() { large } else { Ok(()) }
 }
 
 // Proves: 4787-REQ-14, 5508-REQ-1, 5382-REQ-2

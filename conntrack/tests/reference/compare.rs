@@ -28,8 +28,13 @@ pub fn compare<S: Subject>(usual: usize) {
     let seed = number_from_env("NATGATE_SEED", 1);
     // Scenarios are half as long as they may be, on average.
     let cases = (steps * 2 / STEPS_PER_CASE).max(1) as u32;
-    let config =
-        Config { cases, failure_persistence: None, max_shrink_iters: 20_000, ..Config::default() };
+    let config = Config {
+        cases,
+        failure_persistence: None,
+        max_shrink_iters: 20_000,
+        max_shrink_time: 30_000,
+        ..Config::default()
+    };
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&(seed as u64).to_le_bytes());
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);

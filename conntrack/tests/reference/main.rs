@@ -15,7 +15,7 @@ mod scenario;
 mod speech;
 mod tcp;
 
-const USUAL_STEPS: usize = 40_000;
+const USUAL_STEPS: usize = 15_000;
 
 // Proves: 4787-REQ-1, 4787-REQ-2, 4787-REQ-3, 4787-REQ-3a, 4787-REQ-4, 4787-REQ-6, 4787-REQ-6a, 4787-REQ-8, 4787-REQ-8a
 // Proves: 4787-REQ-11, 5382-REQ-1, 5382-REQ-3, 5382-REQ-3b, 5382-REQ-5.2, 5382-REQ-5.3, 5382-REQ-7, 5382-S9a

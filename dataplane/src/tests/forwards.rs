@@ -110,6 +110,22 @@ fn a_forwarded_pod_is_seen_under_one_address_and_its_forwarded_endpoints() {
     }
 }
 
+// Proves: 4787-REQ-2
+#[test]
+fn the_first_flow_of_a_forwarded_pod_chooses_no_other_address() {
+    for settings in [PoolSettings::high_density(), PoolSettings::rfc4787()] {
+        let mut others = std::collections::HashSet::new();
+        for port in 40_000..40_024 {
+            let mut rig = plain(2, settings.clone());
+            let first = udp((pod(2), port), (SERVER, 443), b"");
+            assert_eq!(pass(&mut rig, INSIDE, &first, OUTSIDE).src.0, PUBLIC);
+            let other = udp((pod(1), port), (SERVER, 443), b"");
+            others.insert(pass(&mut rig, INSIDE, &other, OUTSIDE).src.0);
+        }
+        assert_eq!(others.len(), 2, "who has no forward may get either address");
+    }
+}
+
 // Museum: C34, C35
 #[test]
 fn no_pod_gets_a_forwarded_port() {
@@ -250,6 +266,11 @@ fn a_scan_of_a_whole_address_makes_no_state_and_no_answer() {
     for mut rig in every_rig() {
         rig.one(INSIDE, &udp((pod(1), 5000), (SERVER, 443), b"q")).unwrap();
         let before = sessions(&rig);
+        let memory = |rig: &Rig| -> Vec<(u64, u64)> {
+            let stats = rig.workers.iter().map(|worker| worker.nat.stats());
+            stats.map(|stats| (stats.subscribers, stats.table_bytes)).collect()
+        };
+        let occupied = memory(&rig);
         let address = Ipv4Addr::new(203, 0, 113, 11);
         let mut answers = 0;
         let mut packets = 0;
@@ -267,6 +288,7 @@ fn a_scan_of_a_whole_address_makes_no_state_and_no_answer() {
         }
         answers += rig.run().len();
         assert_eq!((answers, sessions(&rig)), (0, before));
+        assert_eq!(memory(&rig), occupied);
         let held: usize = rig.workers.iter().map(|worker| worker.unsolicited.len()).sum();
         assert!(held <= 1_024 * rig.workers.len(), "SYNs that wait are bounded");
         let dropped = rig.dropped(DropReason::NoSession) + rig.dropped(DropReason::Filtered);

@@ -4,6 +4,7 @@
 //! pods 10.244.0.0/16 ── node 10.0.0.1 ── [0] natgate [1] ── router 203.0.113.1 ── servers 192.0.2.0/24
 //! ```
 
+mod anybody;
 mod damage;
 mod fixed_rig;
 mod forwards;

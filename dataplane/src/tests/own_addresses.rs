@@ -23,6 +23,16 @@ fn pings_to_pool_addresses_are_answered_within_limits() {
     assert_eq!(rig.dropped(DropReason::EchoLimited), 1_800 - 98);
 }
 
+// Proves: 1812-S5.3.7
+#[test]
+fn a_ping_in_the_name_of_a_pool_address_is_not_answered_on_either_side() {
+    let mut rig = Rig::new(2);
+    for (count, interface) in [(1, INSIDE), (2, OUTSIDE)] {
+        assert_eq!(rig.one(interface, &ping(PUBLIC, PUBLIC, 9, b"hello")), None);
+        assert_eq!(rig.dropped(DropReason::Spoofed), count);
+    }
+}
+
 #[test]
 fn a_ping_from_outside_with_an_internal_source_is_not_answered() {
     let mut rig = Rig::new(2);

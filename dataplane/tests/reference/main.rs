@@ -26,7 +26,7 @@ mod frames;
 mod gateway;
 mod pipeline;
 
-const USUAL_STEPS: usize = 6_000;
+const USUAL_STEPS: usize = 4_000;
 
 // Proves: 4787-REQ-8, 4787-REQ-9, 4787-REQ-9a, 4787-REQ-12, 4787-S9a, 5382-REQ-8, 5382-REQ-8a, 5382-REQ-10
 #[test]

@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::packet::{ECHO_REPLY, ICMP, TCP, UDP};
-use super::{Faults, Ipv4, Kind, Scope, Trace};
+use super::{Faults, Ipv4, Kind, Packet, Scope, Trace};
 
 /// The oracle's name in [`Faults`].
 pub const NAME: &str = "d: fidelity";
@@ -54,10 +54,12 @@ struct Original {
 
 type Originals = HashMap<u64, Vec<Original>>;
 
-/// Checks all directions and yields the pairs that were found.
+/// Checks all directions and yields the pairs that were found. Nothing is said about what left the
+/// gateway after `end`, when one of the captures may have ended.
 pub fn check(
     internal: &Trace,
     external: &Trace,
+    end: Duration,
     scope: &Scope,
     faults: &mut Faults,
 ) -> Vec<Translated> {
@@ -68,7 +70,8 @@ pub fn check(
     for (trace, gateway) in
         [(external, scope.gateway_external_mac), (internal, scope.gateway_internal_mac)]
     {
-        for packet in trace.packets().filter(|packet| packet.source_mac == gateway) {
+        let left = |packet: &Packet<'_>| packet.source_mac == gateway && packet.time <= end;
+        for packet in trace.packets().filter(left) {
             let Kind::Ipv4(ip) = &packet.kind else { continue };
             let (way, originals) = if gateway == scope.gateway_external_mac {
                 (Way::Out, &mut out)

@@ -81,6 +81,8 @@ impl Oracles {
         let mut internal = Trace::read(&self.internal)?;
         let mut external = Trace::read(&self.external)?;
         let packets = internal.len() + external.len();
+        // One capture ends before the other, and connections may be closing meanwhile.
+        let end = internal.end().min(external.end());
         let scope = &self.scope;
         let mut faults = Faults::default();
         checksums::check(&internal, scope.gateway_internal_mac, scope, &mut faults);
@@ -93,7 +95,7 @@ impl Oracles {
         if external.reassemble() {
             checksums::check(&external, scope.gateway_external_mac, scope, &mut faults);
         }
-        let translated = fidelity::check(&internal, &external, scope, &mut faults);
+        let translated = fidelity::check(&internal, &external, end, scope, &mut faults);
         sharing::check(&translated, &mut faults);
         ensure!(faults.is_empty(), "{faults}");
         ensure!(!translated.is_empty(), "no translated packet in the captures");

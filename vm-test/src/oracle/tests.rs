@@ -167,7 +167,8 @@ fn every_internal_address_outside_fires() {
 
 fn fidelity_faults(internal: &[&[u8]], external: &[&[u8]]) -> (usize, usize) {
     let mut faults = Faults::default();
-    let found = fidelity::check(&trace(internal), &trace(external), &scope(), &mut faults);
+    let found =
+        fidelity::check(&trace(internal), &trace(external), Duration::MAX, &scope(), &mut faults);
     (faults.count(fidelity::NAME), found.len())
 }
 
@@ -221,7 +222,7 @@ fn fragments_are_compared_as_datagrams() {
     let check = |inside: &[&[u8]], outside: &[&[u8]]| {
         let mut faults = Faults::default();
         let (inside, outside) = (reassembled(inside), reassembled(outside));
-        let found = fidelity::check(&inside, &outside, &scope(), &mut faults);
+        let found = fidelity::check(&inside, &outside, Duration::MAX, &scope(), &mut faults);
         checksums::check(&outside, OUTSIDE, &scope(), &mut faults);
         (faults.count(fidelity::NAME), faults.count(checksums::NAME), found.len())
     };
@@ -301,8 +302,22 @@ fn a_packet_twice_or_too_early_fires() {
     assert_eq!(fidelity_faults(&[&original], &[&forwarded, &forwarded]), (1, 1));
     let mut faults = Faults::default();
     let (late, early) = (timed(&[(2, &original)]), timed(&[(1, &forwarded)]));
-    fidelity::check(&late, &early, &scope(), &mut faults);
+    fidelity::check(&late, &early, Duration::MAX, &scope(), &mut faults);
     assert_eq!(faults.count(fidelity::NAME), 1);
+}
+
+// What was captured when the other link's capture had ended has no original there.
+#[test]
+fn nothing_is_said_about_what_came_after_the_end() {
+    let original = original(POD, b"query");
+    let mut faults = Faults::default();
+    let internal = timed(&[(1, &original)]);
+    let external = timed(&[(2, &forwarded(b"query")), (4, &forwarded(b"late"))]);
+    for (end, late) in [(3, 0), (4, 1)] {
+        let end = Duration::from_secs(end);
+        let found = fidelity::check(&internal, &external, end, &scope(), &mut faults);
+        assert_eq!((found.len(), faults.count(fidelity::NAME)), (1, late));
+    }
 }
 
 fn sharing_faults(times: [u64; 3]) -> usize {
@@ -315,7 +330,7 @@ fn sharing_faults(times: [u64; 3]) -> usize {
     ];
     let internal = timed(&frames.each_ref().map(|(time, inside, _)| (*time, inside.as_slice())));
     let external = timed(&frames.each_ref().map(|(time, _, outside)| (*time, outside.as_slice())));
-    let found = fidelity::check(&internal, &external, &scope(), &mut faults);
+    let found = fidelity::check(&internal, &external, Duration::MAX, &scope(), &mut faults);
     assert!(faults.is_empty() && found.len() == 3, "{faults}");
     sharing::check(&found, &mut faults);
     faults.count(sharing::NAME)

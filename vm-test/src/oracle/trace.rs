@@ -68,6 +68,11 @@ impl Trace {
         all != self.frames.len()
     }
 
+    /// When its last frame was captured.
+    pub fn end(&self) -> Duration {
+        self.frames.last().map_or(Duration::ZERO, |(time, _)| *time)
+    }
+
     /// How many frames it has.
     pub fn len(&self) -> usize {
         self.frames.len()

@@ -183,13 +183,13 @@ impl Rig {
         })
     }
 
-    /// Unwraps `result`; a failure prints what natgate wrote.
+    /// Unwraps `result`; a failure prints what natgate wrote and dropped.
     pub fn must<T>(&self, result: Result<T>) -> T {
         match result {
             Ok(value) => value,
             Err(error) => {
                 if let Some(natgate) = &self.natgate {
-                    eprintln!("{}", natgate.output());
+                    eprintln!("{}\n--- natgate's drops\n{}\n", natgate.output(), natgate.drops());
                 }
                 panic!("{error:#}");
             }

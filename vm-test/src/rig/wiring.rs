@@ -7,8 +7,9 @@ use crate::namespace::link;
 
 impl Rig {
     pub(super) fn wire_inside(&self) -> Result<()> {
+        // A bridge that snoops on multicast joins a group itself, and its reports reach the pods.
         self.node
-            .ip("link add pods type bridge forward_delay 0\naddr add 10.244.1.1/24 dev pods\n\
+            .ip("link add pods type bridge forward_delay 0 mcast_snooping 0\naddr add 10.244.1.1/24 dev pods\n\
              link set pods up")?;
         for (index, pod) in self.pods.iter().enumerate() {
             let port = format!("pod{index}");

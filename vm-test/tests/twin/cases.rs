@@ -13,9 +13,12 @@ use vm_test::oracle::reassembly::Reassembly;
 use vm_test::oracle::{Ipv4, checksums};
 
 use super::Bench;
+use super::portless::{dccp, esp, esp_crowd};
 
 /// A second address inside.
 pub(crate) const SECOND: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 22);
+/// Last bytes of further pods' addresses: with the first pod one more than there are public addresses.
+pub(crate) const CROWD: [u8; 4] = [22, 23, 24, 25];
 /// A router that sends errors.
 const ROUTER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 
@@ -165,10 +168,13 @@ pub(crate) const CASES: &[Case] = &[
     case("Unknown option", "1812-S5.3.13.1", ["as sent"; 2], unknown_option),
     case("ESP of one pod", "no RFC", ["address translated, body as sent"; 2], esp),
     case(
-        "ESP of a second pod to the same remote",
+        "ESP of more pods than public addresses to the same remote",
         "no RFC",
-        ["the packet outside", "nothing outside"],
-        esp_second,
+        [
+            "one pod under each address; others: nothing inside",
+            "one pod under each address; others: 3/1 inside",
+        ],
+        esp_crowd,
     ),
     case(
         "DCCP",
@@ -191,7 +197,7 @@ fn segment(flags: u8, sequence: u32, acknowledgement: u32, data: &[u8]) -> Segme
 }
 
 /// Names what came: nothing, a reset, an ICMP error, something untranslated.
-fn name(came: &[Received], place: &str) -> String {
+pub(super) fn name(came: &[Received], place: &str) -> String {
     let Some(packet) = came.first() else { return format!("nothing {place}") };
     let ip = packet.ip();
     let what = match (ip.protocol(), ip.tcp_flags()) {
@@ -554,27 +560,4 @@ fn source_route(bench: &Bench) -> Result<String> {
 
 fn unknown_option(bench: &Bench) -> Result<String> {
     option(bench, 3037, &[222, 6, 1, 2, 3, 4, 0, 0])
-}
-
-fn esp(bench: &Bench) -> Result<String> {
-    let body = pattern(6, 100);
-    bench.lab.inside.send(&Ip::new(INSIDE, OUTSIDE, 50).packet(&body))?;
-    let came = bench.lab.came_outside()?;
-    let Some(got) = came.first() else { return Ok("nothing outside".to_owned()) };
-    let public = got.ip().source();
-    bench.lab.outside.send(&Ip::new(OUTSIDE, public, 50).packet(&body))?;
-    let back = bench.lab.one_inside("ESP")?;
-    let right = got.ip().body == body && public.octets()[0] == 203 && back.ip().body == body;
-    Ok(if right { "address translated, body as sent" } else { "changed" }.to_owned())
-}
-
-fn esp_second(bench: &Bench) -> Result<String> {
-    bench.lab.inside.send(&Ip::new(SECOND, OUTSIDE, 50).packet(&pattern(7, 100)))?;
-    Ok(name(&bench.lab.came_outside()?, "outside"))
-}
-
-fn dccp(bench: &Bench) -> Result<String> {
-    bench.lab.inside.send(&Ip::new(INSIDE, OUTSIDE, 33).packet(&[0; 32]))?;
-    let outside = name(&bench.lab.came_outside()?, "outside");
-    Ok(format!("{outside}; {}", name(&bench.lab.came_inside()?, "inside")))
 }

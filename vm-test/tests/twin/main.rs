@@ -10,6 +10,7 @@
 //! `VM_TEST_WRITE=1 cargo nextest run -p natgate-vm-test --test twin`.
 
 mod cases;
+mod portless;
 
 use std::fmt::Write;
 use std::path::Path;
@@ -18,7 +19,7 @@ use anyhow::Result;
 use vm_test::inject::hex;
 use vm_test::{Lab, Options, Rig, Translator, Wire};
 
-use cases::{CASES, Case, SECOND};
+use cases::{CASES, CROWD, Case};
 
 /// What a case plays on.
 struct Bench {
@@ -30,7 +31,10 @@ struct Bench {
 impl Bench {
     fn open(rig: &Rig) -> Result<Self> {
         let mac = hex(rig.pods[0].mac("eth0")?);
-        rig.node.ip(&format!("neigh replace {SECOND} lladdr {mac} dev pods nud permanent"))?;
+        for pod in CROWD {
+            rig.node
+                .ip(&format!("neigh replace 10.244.1.{pod} lladdr {mac} dev pods nud permanent"))?;
+        }
         Ok(Self { lab: Lab::open(rig)?, node: Wire::node(rig)?, router: Wire::router(rig)? })
     }
 
