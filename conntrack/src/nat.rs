@@ -138,6 +138,8 @@ pub struct Nat {
     pub(crate) rests: Rests,
     pub(crate) scatter_rests: ScatterRests,
     pub(crate) events: Events,
+    /// Some subscriber was once seen under several addresses.
+    spread: bool,
     created: u64,
     ended: u64,
     unannounced: u64,
@@ -164,6 +166,7 @@ impl Nat {
             rests: Rests::default(),
             scatter_rests: ScatterRests::new(max_sessions),
             events: Events::default(),
+            spread: false,
             created: 0,
             ended: 0,
             unannounced: 0,
@@ -265,7 +268,13 @@ impl Nat {
 
     /// Whether the subscriber of `slot` is seen under public addresses other than that of `slot`: what is
     /// sent to several of them meets at the subscriber (RFC 6864 section 5.3.1).
+    ///
+    /// Asked for every DF-clear packet from outside: as long as no subscriber ever was, it costs nothing.
     pub fn has_other_addresses(&self, slot: Slot) -> bool {
+        self.spread && self.is_spread(slot)
+    }
+
+    fn is_spread(&self, slot: Slot) -> bool {
         let public = self.table.get(slot).public().addr;
         self.subscribers
             .get(self.table.owner(slot).subscriber)

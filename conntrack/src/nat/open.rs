@@ -367,6 +367,7 @@ impl Nat {
         if let Via::Mapping(mapping) = owner.via {
             self.mappings.link(mapping, slot.number(), outbound.dst.addr, owner.addressed);
         }
+        self.spread = self.spread || self.is_spread(slot);
         Ok(slot)
     }
 }

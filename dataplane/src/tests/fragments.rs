@@ -296,7 +296,7 @@ fn a_repeated_identification_sends_no_pods_data_to_another() {
     for workers in [1, 2, 5] {
         let mut rig = Rig::new(workers);
         let public = |rig: &mut Rig, n: u8| {
-            let request = udp((pod(n), 6000), (SERVER, 53), b"q");
+            let request = udp((pod(n), 6000), (SERVER, 5300), b"q");
             seen(&rig.one(INSIDE, &request).unwrap().1).src
         };
         // Two pods behind one address.
@@ -308,7 +308,7 @@ fn a_repeated_identification_sends_no_pods_data_to_another() {
             })
             .expect("two pods share an address");
         let reply = |(_, port): (u8, u16), fill: u8| {
-            pieces(&udp((SERVER, 53), (addr, port), &[fill; 2000]), 99, 1480)
+            pieces(&udp((SERVER, 5300), (addr, port), &[fill; 2000]), 99, 1480)
         };
         // One after the other: the end of the first datagram frees the identification.
         for (pod_port, fill) in [(one, 1), (two, 2), (one, 3)] {
