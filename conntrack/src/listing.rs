@@ -70,7 +70,7 @@ impl Nat {
         let (session, owner) = self.table.live(number)?;
         let expires_in_ms = self.pool(owner.pool).map_or(0, |pool| {
             let settings = &pool.settings;
-            let timeout = session.timeout(&settings.timers).as_millis() as u32;
+            let timeout = session.timeout(settings).as_millis() as u32;
             timeout.saturating_sub(session.unrenewed(&owner, settings.inbound_refresh, now))
         });
         Some(SessionView {

@@ -26,6 +26,8 @@ pub struct Timers {
     pub udp: Duration,
     /// UDP by destination port below 1024 (RFC 4787 REQ-5a).
     pub udp_by_port: Vec<(u16, Duration)>,
+    /// The same, once the only packet out has got one back: one question and one answer is all there is.
+    pub udp_answered: Vec<(u16, Duration)>,
     /// TCP established or half-closed (RFC 5382 REQ-5).
     pub tcp_established: Duration,
     /// TCP before the handshake is complete (RFC 7857 section 2.1).
@@ -55,6 +57,7 @@ impl Default for Timers {
         Self {
             udp: secs(300),
             udp_by_port: vec![(53, secs(10)), (123, secs(10))],
+            udp_answered: vec![(53, secs(2))],
             tcp_established: secs(7440),
             tcp_opening: secs(60),
             tcp_closing: secs(240),
@@ -363,6 +366,7 @@ impl PoolSettings {
             on_expiry: OnExpiry::Silent,
             timers: Timers {
                 udp_by_port: Vec::new(),
+                udp_answered: Vec::new(),
                 tcp_opening: secs(240),
                 tcp_time_wait: secs(240),
                 tcp_reset: secs(240),

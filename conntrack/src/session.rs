@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::endpoint::{Endpoint, FlowKey, Protocol, Realm};
 use crate::key::PackedKey;
-use crate::pool::{InboundRefresh, PoolId, Timers};
+use crate::pool::{InboundRefresh, PoolId, PoolSettings};
 use crate::rewrite::Rewrite;
 use crate::tcp::{Segment, State, TcpFlags};
 use crate::time::Timestamp;
@@ -252,16 +252,32 @@ impl Session {
         }
     }
 
+    /// Whether the only packet out has got one back. A socket may ask two questions at once, as resolvers do
+    /// for A and AAAA: there the first answer is not the last.
+    fn is_answered(&self) -> bool {
+        self.inbound.packets() > 0 && self.outbound.packets() == 1
+    }
+
     /// How long the session may be idle in its state.
-    pub(crate) fn timeout(&self, timers: &Timers) -> Duration {
+    pub(crate) fn timeout(&self, settings: &PoolSettings) -> Duration {
+        let timers = &settings.timers;
         match self.state() {
             State::Open => match self.protocol() {
                 Protocol::Icmp => timers.icmp_query,
                 Protocol::Other(_) => timers.other,
                 Protocol::Tcp | Protocol::Udp => {
                     let port = self.remote().port;
-                    let special = timers.udp_by_port.iter().find(|&&(p, _)| p == port);
-                    special.map_or(timers.udp, |&(_, timeout)| timeout)
+                    let of_port = |all: &[(u16, Duration)]| {
+                        all.iter().find(|&&(p, _)| p == port).map(|&(_, timeout)| timeout)
+                    };
+                    // The answer begins the short time only where it renews the session.
+                    let counts = settings.inbound_refresh == InboundRefresh::Peers;
+                    let answered =
+                        (counts && self.is_answered()).then(|| of_port(&timers.udp_answered));
+                    answered
+                        .flatten()
+                        .or_else(|| of_port(&timers.udp_by_port))
+                        .unwrap_or(timers.udp)
                 }
             },
             // RFC 7857 section 2.1: opening and closing have timers of their own.

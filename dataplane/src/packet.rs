@@ -194,7 +194,7 @@ impl Packet {
             return Err(DropReason::PortZero);
         }
         let (src, dst) = (Endpoint::new(self.src.addr, src), Endpoint::new(self.dst.addr, dst));
-        Ok(Self { transport, src, dst, ..self })
+        Ok(Self { src, dst, transport, ..self })
     }
 
     #[inline]

@@ -85,11 +85,18 @@ struct HoldDown {
     after_restart: u64,
 }
 
+/// Times for one destination port.
+#[derive(Serialize)]
+struct ByPort {
+    idle: u64,
+    answered: Option<u64>,
+}
+
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Timers {
     udp: u64,
-    udp_by_port: BTreeMap<u16, u64>,
+    udp_by_port: BTreeMap<u16, ByPort>,
     tcp_established: u64,
     tcp_opening: u64,
     tcp_closing: u64,
@@ -249,10 +256,17 @@ impl HoldDown {
 
 impl From<&conntrack::Timers> for Timers {
     fn from(timers: &conntrack::Timers) -> Self {
-        let by_port = timers.udp_by_port.iter();
+        let answered = |port: u16| {
+            let own = timers.udp_answered.iter().find(|(other, _)| *other == port);
+            own.map(|(_, time)| time.as_secs())
+        };
+        let by_port = timers
+            .udp_by_port
+            .iter()
+            .map(|&(port, time)| (port, ByPort { idle: time.as_secs(), answered: answered(port) }));
         Self {
             udp: timers.udp.as_secs(),
-            udp_by_port: by_port.map(|(port, time)| (*port, time.as_secs())).collect(),
+            udp_by_port: by_port.collect(),
             tcp_established: timers.tcp_established.as_secs(),
             tcp_opening: timers.tcp_opening.as_secs(),
             tcp_closing: timers.tcp_closing.as_secs(),
@@ -268,7 +282,11 @@ impl From<&conntrack::Timers> for Timers {
 
 impl Timers {
     fn udp_words(&self) -> String {
-        let word = |(port, time): (&u16, &u64)| format!(", to port {port} {time} s");
+        let word = |(port, time): (&u16, &ByPort)| {
+            let answered =
+                time.answered.map_or_else(String::new, |s| format!(" ({s} s once answered)"));
+            format!(", to port {port} {} s{answered}", time.idle)
+        };
         format!("udp {} s{}", self.udp, self.udp_by_port.iter().map(word).collect::<String>())
     }
 

@@ -88,6 +88,11 @@ fn pool_settings_are_read() {
     assert_eq!((settings.hold_down.block, settings.spill), (seconds(121), false));
     let timers = settings.timers;
     assert_eq!((timers.udp, timers.udp_by_port), (seconds(200), vec![(53, seconds(5))]));
+    assert_eq!(timers.udp_answered, []);
+    let text = "  timers: {udpByPort: {53: {idle: 9, answered: 3}, 123: 7}}";
+    let by_port = load(&with_pool(text)).unwrap().pools[0].settings.timers.clone();
+    assert_eq!(by_port.udp_by_port, [(53, seconds(9)), (123, seconds(7))]);
+    assert_eq!(by_port.udp_answered, [(53, seconds(3))]);
     assert_eq!((timers.tcp_established, timers.tcp_opening), (seconds(8000), seconds(30)));
     assert_eq!((timers.tcp_closing, timers.tcp_time_wait), (seconds(250), seconds(20)));
     assert_eq!((timers.tcp_reset, timers.icmp_query), (seconds(10), seconds(70)));

@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-/// A kind of packet. All but the new ones and the exempt ones belong to established flows.
+/// A kind of packet. All but the new ones and the exempt ones belong to established flows, and have DF clear unless named otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
@@ -11,6 +11,10 @@ pub enum Kind {
     TcpOut,
     /// TCP data from a server.
     TcpIn,
+    /// The same with DF set, as nearly all TCP comes: its identification need not be changed.
+    TcpOutDf,
+    /// TCP data from a server, with DF set.
+    TcpInDf,
     /// UDP from a pod.
     UdpOut,
     /// UDP from a server.
@@ -51,6 +55,8 @@ impl Kind {
         match self {
             Self::TcpOut => "TCP, outbound",
             Self::TcpIn => "TCP, inbound",
+            Self::TcpOutDf => "TCP with DF, outbound",
+            Self::TcpInDf => "TCP with DF, inbound",
             Self::UdpOut => "UDP, outbound",
             Self::UdpIn => "UDP, inbound",
             Self::PingOut => "ping, outbound",

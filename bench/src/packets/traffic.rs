@@ -77,7 +77,9 @@ pub fn prepare(gateway: &mut Gateway, kind: Kind, flows: u32, count: usize) -> R
         opened.push(open(gateway, kind, Flow::new(n))?);
     }
     let frames = (0..count).map(|k| {
-        let flow = &opened[k * STRIDE % opened.len()];
+        // Both halves of a datagram are of one flow.
+        let turn = if matches!(kind, Kind::FragmentOut | Kind::FragmentIn) { k / 2 } else { k };
+        let flow = &opened[turn * STRIDE % opened.len()];
         let fresh = Flow::new(flows + k as u32);
         let to = if kind == Kind::Foreign { [2, 7, 7, 7, 7, 7] } else { OWN_MAC };
         let other = &opened[(k * STRIDE + STRIDE) % opened.len()];
@@ -86,6 +88,7 @@ pub fn prepare(gateway: &mut Gateway, kind: Kind, flows: u32, count: usize) -> R
     let from_outside = matches!(
         kind,
         Kind::TcpIn
+            | Kind::TcpInDf
             | Kind::UdpIn
             | Kind::PingIn
             | Kind::ExemptIn
@@ -102,6 +105,8 @@ fn packet(kind: Kind, k: usize, flow: &Flow, other: &Flow, fresh: &Flow) -> Ip {
     match kind {
         Kind::TcpOut => flow.tcp_out(ACK, (1001, 5001), &PAYLOAD),
         Kind::TcpIn => flow.tcp_in(ACK, (5001, 1001), &PAYLOAD),
+        Kind::TcpOutDf => with_df(packet(Kind::TcpOut, k, flow, other, fresh)),
+        Kind::TcpInDf => with_df(packet(Kind::TcpIn, k, flow, other, fresh)),
         Kind::UdpOut | Kind::Foreign => flow.udp_out(&PAYLOAD),
         Kind::UdpIn => flow.udp_in(&PAYLOAD),
         Kind::PingOut => flow.ping_out(),
@@ -128,6 +133,10 @@ fn packet(kind: Kind, k: usize, flow: &Flow, other: &Flow, fresh: &Flow) -> Ip {
     }
 }
 
+fn with_df(packet: Ip) -> Ip {
+    Ip { fragment: 0x4000, ..packet }
+}
+
 /// The first half of a datagram for an even `k`, the second for an odd one.
 fn half(whole: &Ip, k: usize) -> Ip {
     let (pair, middle) = (k / 2, whole.payload.len() / 2);
@@ -140,7 +149,7 @@ type Step = (InterfaceId, fn(&Flow) -> Ip);
 /// Opens a flow of the protocol that `kind` needs, with packets from both sides.
 fn open(gateway: &mut Gateway, kind: Kind, mut flow: Flow) -> Result<Flow> {
     let steps: Vec<Step> = match kind {
-        Kind::TcpOut | Kind::TcpIn | Kind::NewTcp => vec![
+        Kind::TcpOut | Kind::TcpIn | Kind::TcpOutDf | Kind::TcpInDf | Kind::NewTcp => vec![
             (INSIDE, |flow| flow.tcp_out(SYN, (1000, 0), &[])),
             (OUTSIDE, |flow| flow.tcp_in(SYN | ACK, (5000, 1001), &[])),
             (INSIDE, |flow| flow.tcp_out(ACK, (1001, 5001), &[])),

@@ -89,7 +89,7 @@ impl Nat {
             let slot = Slot::new(number, Direction::Outbound);
             let Some((session, owner)) = self.table.live(number as usize) else { continue };
             let Some(pool) = self.pools.get(owner.pool.index()) else { continue };
-            let timeout = session.timeout(&pool.settings.timers).as_millis() as u32;
+            let timeout = session.timeout(&pool.settings).as_millis() as u32;
             let idle = session.unrenewed(&owner, pool.settings.inbound_refresh, now);
             if idle >= timeout {
                 self.mourn(slot);

@@ -48,8 +48,12 @@ impl Nat {
             half.last_seen = now.stored();
         } else {
             half.last_seen = now.stored();
-            if first && slot.direction() == Direction::Outbound {
-                self.address(slot);
+            if first {
+                match slot.direction() {
+                    Direction::Outbound => self.address(slot),
+                    // Its timer may be shorter from now on.
+                    Direction::Inbound => self.arm(slot, now),
+                }
             }
         }
     }
@@ -95,7 +99,7 @@ impl Nat {
         let session = self.table.get(slot);
         let idle = session.unrenewed(&owner, pool.settings.inbound_refresh, now);
         let idle = Duration::from_millis(idle.into());
-        let left = session.timeout(&pool.settings.timers).saturating_sub(idle);
+        let left = session.timeout(&pool.settings).saturating_sub(idle);
         let tick = (now + left).as_millis().div_ceil(1000);
         self.wheel.arm(slot.number(), tick as u32);
     }

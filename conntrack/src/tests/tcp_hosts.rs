@@ -95,7 +95,7 @@ impl Host {
             }
             5..8 => {
                 let open: Vec<_> =
-                    self.sent.iter().filter(|s| !before(s.1 + 1, self.acked)).collect();
+                    self.sent.iter().filter(|s| !before(s.1.wrapping_add(1), self.acked)).collect();
                 let &&(flags, seq, len) = open.get(usize::from(n) % open.len().max(1))?;
                 Some(self.segment(flags, seq, len))
             }

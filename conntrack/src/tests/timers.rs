@@ -2,6 +2,28 @@
 
 use super::*;
 
+/// One question and one answer is all there is; but two questions may be on their way.
+// Proves: 4787-REQ-5a
+// Museum: C2
+#[test]
+fn answered_dns_leaves_soon() {
+    let (mut nat, _) = nat_with(PoolSettings::default(), 1, 10);
+    let flow = |port| key(Protocol::Udp, (pod(1), port), remote(1, 53));
+    for (port, questions) in [(1, 1), (2, 2)] {
+        let slot = nat.open(&flow(port), POOL, None, secs(0)).unwrap();
+        (0..questions).for_each(|_| nat.commit(slot, secs(0), 60, None));
+        let back = nat.find(&reply_to(&nat, &flow(port))).unwrap();
+        nat.commit(back, secs(1), 60, None);
+    }
+    nat.expire(secs(2), 100);
+    assert!(nat.find(&flow(1)).is_some());
+    nat.expire(secs(4), 100);
+    assert_eq!(nat.find(&flow(1)), None, "2 s after its answer");
+    assert!(nat.find(&flow(2)).is_some(), "the second answer may be late");
+    nat.expire(secs(12), 100);
+    assert_eq!(nat.find(&flow(2)), None);
+}
+
 // Proves: 4787-REQ-5a, 4787-REQ-5c
 // Museum: C11
 #[test]

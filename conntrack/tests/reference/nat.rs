@@ -5,6 +5,7 @@
 //! it foretells.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use conntrack::{
     Behavior, Direction, Endpoint, FlowKey, InboundRefresh, Overlap, PoolSettings, Protocol, Realm,
@@ -28,6 +29,8 @@ pub struct Session {
     opened: u64,
     /// The last packets that renewed it, from inside and from outside.
     seen: [u64; 2],
+    /// Packets from inside and from outside.
+    packets: [u64; 2],
     /// The internal endpoint has spoken to this remote itself.
     addressed: bool,
     /// The remote for which the mapping was made that the session belongs to.
@@ -85,8 +88,14 @@ impl Reference {
         let idle = match (session.state(), session.protocol) {
             (State::Open, Protocol::Icmp) => timers.icmp_query,
             (State::Open, Protocol::Udp | Protocol::Tcp) => {
-                let special = timers.udp_by_port.iter().find(|(p, _)| *p == session.remote.port);
-                special.map_or(timers.udp, |(_, timer)| *timer)
+                let of_port = |all: &[(u16, Duration)]| {
+                    all.iter().find(|(p, _)| *p == session.remote.port).map(|(_, timer)| *timer)
+                };
+                let [out, back] = session.packets;
+                let counts = self.settings.inbound_refresh == InboundRefresh::Peers;
+                let answered =
+                    (counts && back > 0 && out == 1).then(|| of_port(&timers.udp_answered));
+                answered.flatten().or_else(|| of_port(&timers.udp_by_port)).unwrap_or(timers.udp)
             }
             (State::Open, Protocol::Other(_)) => timers.other,
             (State::SynSent | State::SynExternal | State::SynReceived, _) => timers.tcp_opening,
@@ -324,6 +333,7 @@ impl Reference {
             opened_by,
             opened: now,
             seen: [now; 2],
+            packets: [0; 2],
             addressed: opened_by == Realm::Internal,
             made_for,
             tcp: segment.map(|_| Tcp::new(first)),
@@ -337,6 +347,7 @@ impl Reference {
             (Some(tcp), Some(segment)) => tcp.follow(from, segment),
             _ => true,
         };
+        session.packets[from as usize] += 1;
         if renews {
             session.seen[from as usize] = now;
         }

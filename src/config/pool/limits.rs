@@ -7,6 +7,7 @@ use conntrack::{HoldDown, PoolSettings, Quota, Timers};
 use super::MAX_SECONDS;
 use crate::config::field::{Field, Group, Schema};
 use crate::config::problem::Problems;
+use crate::config::tree::Value;
 
 const QUOTA: Schema = Schema {
     of: "quota",
@@ -30,6 +31,7 @@ const HOLD_DOWN: Schema = Schema {
     known: &["seconds", "blockSeconds", "maxPorts", "afterRestart"],
     later: &[],
 };
+const BY_PORT: Schema = Schema { of: "a timer by port", known: &["idle", "answered"], later: &[] };
 const TIMERS: Schema = Schema {
     of: "timers",
     known: &[
@@ -139,14 +141,14 @@ fn read_timers(group: &Group<'_>, timers: &mut Timers, problems: &mut Problems) 
         }
     }
     if let Some(field) = group.get("udpByPort") {
-        timers.udp_by_port = udp_by_port(field, problems);
+        udp_by_port(field, timers, problems);
     }
 }
 
 /// Timers by destination port; only registered ports, whose protocols are one question and one
 /// answer, may have shorter ones (RFC 4787 REQ-5a), and QUIC's never.
-fn udp_by_port(field: &Field<'_>, problems: &mut Problems) -> Vec<(u16, Duration)> {
-    let mut timers = Vec::new();
+fn udp_by_port(field: &Field<'_>, timers: &mut Timers, problems: &mut Problems) {
+    (timers.udp_by_port, timers.udp_answered) = (Vec::new(), Vec::new());
     for (key, value, place) in field.entries(problems).unwrap_or_default() {
         let port = key.parse::<u16>().ok().filter(|port| (1..1024).contains(port) && *port != 443);
         if port.is_none() {
@@ -154,8 +156,25 @@ fn udp_by_port(field: &Field<'_>, problems: &mut Problems) -> Vec<(u16, Duration
             let remedy = "use spec.timers.udp for all other ports";
             problems.error(&place, "bad port", why, remedy);
         }
-        let seconds = value.number(1..=MAX_SECONDS, problems);
-        timers.extend(port.zip(seconds.map(Duration::from_secs)));
+        let (idle, answered) = by_port_times(&value, problems);
+        timers.udp_by_port.extend(port.zip(idle));
+        timers.udp_answered.extend(port.zip(answered));
     }
-    timers
+}
+
+/// A number, or a group with the time once the only question is answered.
+fn by_port_times(
+    value: &Field<'_>,
+    problems: &mut Problems,
+) -> (Option<Duration>, Option<Duration>) {
+    let seconds = |field: &Field<'_>, problems: &mut Problems| {
+        field.number(1..=MAX_SECONDS, problems).map(Duration::from_secs)
+    };
+    if !matches!(value.node().value, Value::Map(_)) {
+        return (seconds(value, problems), None);
+    }
+    let Some(group) = value.group(&BY_PORT, problems) else { return (None, None) };
+    let remedy = "write for example {idle: 10, answered: 2}";
+    let idle = group.required("idle", remedy, problems).and_then(|f| seconds(f, problems));
+    (idle, group.get("answered").and_then(|f| seconds(f, problems)))
 }

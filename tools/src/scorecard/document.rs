@@ -43,6 +43,10 @@ pub fn document(card: &Scorecard) -> String {
         requirement(&mut page, card, row);
     }
     museum(&mut page, card);
+    page.push_str("\n# Beside Linux's NAT\n\n");
+    page.push_str("The same packets through both: where they differ, by requirement. Made by the suite `twin`; ");
+    page.push_str("what they agree on is in [twin.md](twin.md).\n\n");
+    page.push_str(&card.twin);
     page
 }
 

@@ -26,6 +26,8 @@ pub const REQUIREMENTS: &str = "docs/rfc-requirements.tsv";
 pub const MUSEUM: &str = "docs/bug-museum.tsv";
 /// What is not shown, and why.
 pub const UNPROVEN: &str = "docs/rfc-unproven.tsv";
+/// Where natgate and Linux's NAT differ; made by the suite `twin`.
+pub const TWIN: &str = "docs/twin.md";
 /// The document that is made of all this.
 pub const DOCUMENT: &str = "docs/rfc-compliance.md";
 
@@ -37,6 +39,8 @@ pub struct Scorecard {
     pub bugs: Vec<Bug>,
     /// What is wrong with tables or marks.
     pub problems: Vec<String>,
+    /// The table of the differences from Linux's NAT.
+    pub twin: String,
     unproven: BTreeMap<String, String>,
     tests: BTreeMap<String, BTreeSet<Test>>,
     code: BTreeMap<String, BTreeSet<String>>,
@@ -69,6 +73,7 @@ impl Scorecard {
             bugs: requirement::bugs(MUSEUM, museum, &mut problems),
             unproven: requirement::unproven(UNPROVEN, unproven, &mut problems),
             problems,
+            twin: String::new(),
             tests: BTreeMap::new(),
             code: BTreeMap::new(),
             shown: BTreeSet::new(),
@@ -92,10 +97,14 @@ impl Scorecard {
         collect(root, "", &mut sources)?;
         ensure!(!sources.is_empty(), "error: the sources ({}): there are none", root.display());
         let [requirements, museum, unproven] = &tables;
-        Ok(Self::new(
+        let twin = table(TWIN)?;
+        let differences = twin.lines().skip_while(|line| !line.starts_with("| "));
+        let differences = differences.take_while(|line| line.starts_with('|'));
+        let card = Self::new(
             [requirements, museum, unproven],
             sources.iter().map(|(file, text)| (file.as_str(), text.as_str())),
-        ))
+        );
+        Ok(Self { twin: differences.fold(String::new(), |all, line| all + line + "\n"), ..card })
     }
 
     fn ids(&self) -> impl Iterator<Item = &str> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use vm_test::Flow;
 use vm_test::client::pattern;
 use vm_test::craft::{self, ACK, FIN, Ip, PSH, RST, SYN, Segment};
@@ -13,6 +13,7 @@ use vm_test::oracle::reassembly::Reassembly;
 use vm_test::oracle::{Ipv4, checksums};
 
 use super::Bench;
+use super::portless::{dccp, esp, esp_crowd};
 
 /// A second address inside.
 pub(crate) const SECOND: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 22);
@@ -196,7 +197,7 @@ fn segment(flags: u8, sequence: u32, acknowledgement: u32, data: &[u8]) -> Segme
 }
 
 /// Names what came: nothing, a reset, an ICMP error, something untranslated.
-fn name(came: &[Received], place: &str) -> String {
+pub(super) fn name(came: &[Received], place: &str) -> String {
     let Some(packet) = came.first() else { return format!("nothing {place}") };
     let ip = packet.ip();
     let what = match (ip.protocol(), ip.tcp_flags()) {
@@ -559,43 +560,4 @@ fn source_route(bench: &Bench) -> Result<String> {
 
 fn unknown_option(bench: &Bench) -> Result<String> {
     option(bench, 3037, &[222, 6, 1, 2, 3, 4, 0, 0])
-}
-
-fn esp(bench: &Bench) -> Result<String> {
-    let body = pattern(6, 100);
-    bench.lab.inside.send(&Ip::new(INSIDE, OUTSIDE, 50).packet(&body))?;
-    let came = bench.lab.came_outside()?;
-    let Some(got) = came.first() else { return Ok("nothing outside".to_owned()) };
-    let public = got.ip().source();
-    bench.lab.outside.send(&Ip::new(OUTSIDE, public, 50).packet(&body))?;
-    let back = bench.lab.one_inside("ESP")?;
-    let right = got.ip().body == body && public.octets()[0] == 203 && back.ip().body == body;
-    Ok(if right { "address translated, body as sent" } else { "changed" }.to_owned())
-}
-
-/// Answers to two pods under one address could not be told apart: what do those hear who get none?
-fn esp_crowd(bench: &Bench) -> Result<String> {
-    let mut addresses = BTreeSet::new();
-    let mut heard = String::new();
-    for pod in [21].into_iter().chain(CROWD) {
-        let pod = Ipv4Addr::new(10, 244, 1, pod);
-        bench.lab.inside.send(&Ip::new(pod, OUTSIDE, 50).packet(&pattern(7, 100)))?;
-        let outside = bench.lab.came_outside()?;
-        let inside = bench.lab.came_inside()?;
-        match outside.first() {
-            Some(packet) => {
-                let new = addresses.insert(packet.ip().source());
-                ensure!(new, "two pods under {}", packet.ip().source());
-            }
-            None => heard = name(&inside, "inside"),
-        }
-    }
-    ensure!(!addresses.is_empty(), "no ESP came outside");
-    Ok(format!("one pod under each address; others: {heard}"))
-}
-
-fn dccp(bench: &Bench) -> Result<String> {
-    bench.lab.inside.send(&Ip::new(INSIDE, OUTSIDE, 33).packet(&[0; 32]))?;
-    let outside = name(&bench.lab.came_outside()?, "outside");
-    Ok(format!("{outside}; {}", name(&bench.lab.came_inside()?, "inside")))
 }

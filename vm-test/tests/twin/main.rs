@@ -10,6 +10,7 @@
 //! `VM_TEST_WRITE=1 cargo nextest run -p natgate-vm-test --test twin`.
 
 mod cases;
+mod portless;
 
 use std::fmt::Write;
 use std::path::Path;
