@@ -46,7 +46,7 @@ fn learns(rig: &Rig, mtu: u16, router: Ipv4Addr) -> Result<()> {
     server::tcp_echo(&rig.s1, S1[0], PORT)?;
     forget(rig)?;
     let mut ping = pod.command("ping");
-    ping.args(["-n", "-M", "do", "-s", "1400", "-c", "1", "-W", "1", &S1[0].to_string()]);
+    ping.args(["-n", "-M", "do", "-s", "1400", "-c", "1", "-W", "5", &S1[0].to_string()]);
     let said = String::from_utf8(ping.output()?.stdout)?;
     ensure!(said.contains(&format!("mtu = {mtu}")), "ping: {said}");
     ensure!(said.contains(&format!("From {router} ")), "ping: {said}");
