@@ -50,7 +50,8 @@ pub(super) fn sessions(shared: Arc<Shared>, filter: Filter, permit: OwnedSemapho
     let ask = move |rows| Request::Sessions(wanted.clone(), rows);
     let show = |row: request::SessionRow, snapshot: &Snapshot| {
         let rule = snapshot.policy.rules.rules().get(usize::from(row.rule));
-        let rule = rule.map_or_else(|| format!("#{}", row.rule), |rule| rule.name.clone());
+        // Who calls a port forward or a 1:1 address comes in by no rule.
+        let rule = rule.map_or_else(|| "(from outside)".to_owned(), |rule| rule.name.clone());
         let pool = pool_name(snapshot, row.pool);
         SessionRow::new(&row, pool, rule)
     };

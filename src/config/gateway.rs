@@ -263,12 +263,6 @@ fn read_answers(group: &Group<'_>, gateway: &mut Gateway, problems: &mut Problem
             *target = refused;
         }
     }
-    if let Some(field) = group.get("onUnmapped").filter(|_| answers.unmapped != Refused::Silent) {
-        let why = "a SYN that nobody waits for is answered at once: requirement 5382-REQ-4.1 is lost, and \
-                   scans show the gateway";
-        let remedy = "write silent, or unsolicitedSyn: delayed in the pools";
-        problems.warn(&field.place(), "requirement lost", why, remedy);
-    }
     if let Some(seconds) = group.get("grace").and_then(|f| f.number(0..=86_400, problems)) {
         answers.grace = Duration::from_secs(seconds);
     }

@@ -26,10 +26,10 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 
-use conntrack::{Pool, PoolId, PoolSettings};
+use conntrack::{Pool, PoolId, PoolSettings, UnsolicitedSyn};
 use dataplane::forward::{Forwards, PortForward, StaticNat};
 use dataplane::rule::{Rule, RuleSet};
-use dataplane::snapshot::Policy;
+use dataplane::snapshot::{Policy, Refused};
 
 use crate::cli::GatewayArgs;
 
@@ -126,6 +126,7 @@ fn assemble(
     mut problems: Problems,
 ) -> Result<Config, ConfigErrors> {
     let gateway = read_gateway(&objects, args, whole, &mut problems);
+    let objects_place = on_unmapped(&objects);
     let pools = read_all(objects.pools, pool::read, &mut problems);
     let rules = read_all(objects.rules, nat_rule::read, &mut problems);
     let forwards = read_all(objects.forwards, forward::read_forward, &mut problems);
@@ -138,6 +139,7 @@ fn assemble(
     if !objects.incomplete {
         forward::check(&forwards, &statics, (&pools, &rules), host, &mut problems);
     }
+    warn_of_answers_to_scans(&gateway, &objects_place, &pools, &mut problems);
     let warnings = problems.finish()?;
     let rules = whole::compile(&pools, rules);
     let forwards = forward::compile_forwards(forwards, &pools);
@@ -149,6 +151,30 @@ fn assemble(
     };
     let pools = pools.into_iter().filter_map(pool_config).collect();
     Ok(Config { gateway, pools, rules, forwards, statics, warnings })
+}
+
+/// Where the `Gateway` says what strangers get.
+fn on_unmapped(objects: &Objects) -> Option<Place> {
+    let gateway = objects.gateways.first()?;
+    Some(gateway.spec().member("onUnmapped")?.place())
+}
+
+/// Only pools that hold unsolicited SYNs wait as long as RFC 5382 REQ-4 asks.
+fn warn_of_answers_to_scans(
+    gateway: &Gateway,
+    place: &Option<Place>,
+    pools: &[whole::NamedPool],
+    problems: &mut Problems,
+) {
+    let mut settings = pools.iter().filter_map(|(_, spec)| spec.as_ref()).map(|s| &s.settings);
+    let at_once = settings.any(|s| s.unsolicited_syn == UnsolicitedSyn::Drop);
+    if let (Some(place), true, true) = (place, at_once, gateway.answers.unmapped != Refused::Silent)
+    {
+        let why = "a SYN that nobody waits for is answered at once: it loses 5382-REQ-4.1, and scans \
+                   show the gateway";
+        let remedy = "write silent, or unsolicitedSyn: delayed in the pools";
+        problems.warn(place, "requirement lost", why, remedy);
+    }
 }
 
 fn read_gateway(

@@ -131,8 +131,14 @@ fn read_ports(group: &Group<'_>, settings: &mut PoolSettings, problems: &mut Pro
     if let Some(low) = field.get("low") {
         read_low(low, settings, problems);
     }
-    for item in field.get("except").map_or_else(Vec::new, |except| except.list(problems)) {
+    let Some(except) = field.get("except") else { return };
+    for item in except.list(problems) {
         settings.except.extend(port_range(&item, problems));
+    }
+    let excepted = |port: &u16| settings.except.iter().any(|range| range.contains(port));
+    if settings.ports.clone().all(|port| excepted(&port)) {
+        let why = "no port of spec.ports.range is left";
+        problems.error(&except.place(), "no ports", why, "except fewer ports");
     }
 }
 

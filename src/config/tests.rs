@@ -364,6 +364,8 @@ fn answers_to_scans_lose_a_requirement() {
         let warnings = load(&text).unwrap().warnings;
         assert_eq!(warnings.len(), lost, "{answer}: {warnings:?}");
         assert!(warnings.iter().all(|warning| warning.why.contains("5382-REQ-4.1")));
+        let strict = with_pool("  profile: rfc4787").replacen("external: [b]}", &setting, 1);
+        assert_eq!(load(&strict).unwrap().warnings, [], "the pool waits for 6 s");
     }
 }
 

@@ -309,3 +309,22 @@ fn an_address_lingers_as_long_as_the_pool_says() {
         }
     }
 }
+
+/// Strangers who call a published pod leave it half of its sessions.
+// Proves: 6888-REQ-5
+#[test]
+fn strangers_do_not_use_up_what_the_pod_needs_itself() {
+    let settings = PoolSettings { quota: quota(4, 100), ..tiny_settings() };
+    let (mut nat, _) = nat_with(settings, 1, 1_000);
+    let (internal, public) =
+        (Endpoint::new(pod(1), 80), Endpoint::new([203, 0, 113, 10].into(), 80));
+    let mapping = FixedMapping { internal, public, pool: PoolId(0), rule: 0 };
+    let caller = |n: u16| inbound(Protocol::Udp, remote(9, n), public);
+    let called = (1..=200).filter(|&n| nat.open_fixed(&caller(n), mapping, None, secs(1)).is_ok());
+    assert_eq!(called.count(), 50);
+    let own = (1..=200).filter(|&n| open(&mut nat, flow(Protocol::Udp, 1, n, 1), secs(1)).is_ok());
+    assert_eq!(own.count(), 50);
+    nat.expire(secs(400), u32::MAX);
+    assert_eq!(nat.stats().sessions, 0);
+    assert!(nat.open_fixed(&caller(1), mapping, None, secs(400)).is_ok());
+}

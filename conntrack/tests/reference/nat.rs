@@ -300,6 +300,12 @@ impl Reference {
         let mut reasons = Vec::new();
         reasons
             .extend((own().count() >= quota.sessions as usize).then_some(Refusal::QuotaSessions));
+        // 6888-REQ-11d in spirit: what strangers open leaves half of the quota to the pod.
+        let strangers = own().filter(|s| s.opened_by == Realm::External).count();
+        let strangers_full = strangers >= quota.sessions.div_ceil(2) as usize;
+        reasons.extend(
+            (opener == Realm::External && strangers_full).then_some(Refusal::QuotaSessions),
+        );
         let too_many = segment.is_some() && half_open >= quota.half_open as usize;
         reasons.extend(too_many.then_some(Refusal::QuotaHalfOpen));
         reasons

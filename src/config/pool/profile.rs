@@ -67,7 +67,7 @@ const MINIMA: [Minimum; 11] = [
 /// A choice that keeps requirements.
 type Choice = (&'static str, &'static str, fn(&PoolSettings) -> bool);
 
-const CHOICES: [Choice; 9] = [
+const CHOICES: [Choice; 10] = [
     ("mapping", "4787-REQ-1, 5382-REQ-1 and 5508-REQ-1a", |s| {
         s.mapping == Behavior::EndpointIndependent
     }),
@@ -82,6 +82,7 @@ const CHOICES: [Choice; 9] = [
     ("unsolicitedSyn", "5382-REQ-4.3", |s| s.unsolicited_syn == UnsolicitedSyn::Delayed),
     ("onExhaustion", "6888-REQ-11b", |s| s.on_exhaustion != OnExhaustion::Silent),
     ("preserve", "6056-S4a", |s| !s.preserve),
+    ("holdDown", "6888-REQ-8", |s| s.hold_down.max_ports != Some(0)),
 ];
 
 /// Names every requirement that `settings` lose and the profile keeps.
