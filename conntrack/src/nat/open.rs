@@ -152,6 +152,8 @@ impl Nat {
         self.counted((key, first), addr, pool, now, |nat, subscriber| {
             let pool = nat.admitted(subscriber, mapping.pool, state, key.realm, now)?;
             nat.has_room(number, &pool)?;
+            let holding = nat.subscribers.get_mut(subscriber).holding_mut(pool.id);
+            holding.admits_stranger(&pool.settings.quota)?;
             let via = Via::Mapping(number);
             let owner = owner(subscriber, (mapping.pool, mapping.rule), via, key.realm, now);
             nat.add(&outbound, public, state, owner, now)
