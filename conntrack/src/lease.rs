@@ -104,6 +104,7 @@ impl Search<'_> {
                 let public = self.unused(holding).ok_or(NoBlock::Exhausted)?;
                 Ok(Lease { claimed: Some(claimed), ..Lease::of(public) })
             }
+            Err(no_block) if !holding.may_search(self.now) => Err(no_block),
             Err(no_block) => {
                 let found = self
                     .reusable(holding, FULL_PROBES)
@@ -172,7 +173,8 @@ impl Search<'_> {
             && self.sharing != Sharing::Nobody
             && holding.blocks.len() >= self.pool.settings.quota.blocks as usize
             && self.unused(holding).is_none()
-            && holding.refused_lately(self.key, self.kind(), self.now).is_none();
+            && holding.refused_lately(self.key, self.kind(), self.now).is_none()
+            && holding.may_search(self.now);
         if !all_used {
             return None;
         }

@@ -37,7 +37,7 @@ pub(crate) struct Bucket {
 
 impl Bucket {
     /// Whether one more may be had at `now`; then it is taken.
-    fn take(&mut self, per_second: u32, burst: u32, now: Timestamp) -> bool {
+    pub(crate) fn take(&mut self, per_second: u32, burst: u32, now: Timestamp) -> bool {
         let Some(interval) = 1_000_000_000_u64.checked_div(per_second.into()) else { return false };
         let now = now.as_millis().saturating_mul(1_000_000);
         let due = self.due_ns.max(now);
@@ -71,6 +71,13 @@ impl Holding {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether strangers may open one more session: those that the subscriber has not answered have
+    /// half of its sessions at most, since anybody can forge more of them than it may have.
+    pub(crate) fn admits_stranger(&self, quota: &Quota) -> Result<(), Refusal> {
+        let full = self.strangers >= quota.sessions.div_ceil(2);
+        if full { Err(Refusal::QuotaSessions) } else { Ok(()) }
     }
 
     /// Whether the subscriber has as many public ports of `protocol` as it may have (RFC 6888 REQ-4b).

@@ -245,6 +245,9 @@ impl Nat {
         if std::mem::replace(&mut owner.addressed, true) {
             return;
         }
+        let owner = *owner;
+        let holding = self.subscribers.get_mut(owner.subscriber).holding_mut(owner.pool);
+        holding.strangers = holding.strangers.saturating_sub(1);
         if let Via::Mapping(mapping) = owner.via {
             self.mappings.address(mapping, remote);
         }

@@ -14,6 +14,7 @@ use crate::endpoint::{Endpoint, FlowKey, Protocol, Realm};
 use crate::events::Told;
 use crate::limits::Bucket;
 use crate::pool::{Pool, PoolId, Pooling};
+use crate::session::Owner;
 use crate::tcp::State;
 use crate::time::Timestamp;
 
@@ -70,6 +71,11 @@ const REFUSED_REMOTES: usize = 8;
 /// For this long, no port is looked for again after there was none.
 const REFUSED_FOR: Duration = Duration::from_millis(100);
 
+/// Searches in vain for a port, of the longest kind, that a subscriber may cause in one pool each second.
+const VAIN_SEARCHES: u32 = 100;
+/// Those at once.
+const VAIN_AT_ONCE: u32 = 8;
+
 /// Which ports would have done.
 pub(crate) type Kind = (PortClass, Parity);
 
@@ -94,6 +100,8 @@ pub(crate) struct Holding {
     /// TCP sessions before the handshake is complete, by the realm of who opened them: strangers use up
     /// nothing of what the pod may open.
     pub(crate) half_open: [u32; 2],
+    /// Sessions whose remote the pod has not addressed.
+    pub(crate) strangers: u32,
     /// Ports in use, by protocol.
     pub(crate) ports: [u32; 3],
     /// New sessions a second, by the same.
@@ -106,6 +114,8 @@ pub(crate) struct Holding {
     recent: VecDeque<Place>,
     /// Remotes for which no port was found lately.
     refused: VecDeque<RefusedLately>,
+    /// Long searches in vain.
+    vain: Bucket,
 }
 
 impl Holding {
@@ -116,6 +126,7 @@ impl Holding {
             blocks: Vec::new(),
             sessions: 0,
             half_open: [0; 2],
+            strangers: 0,
             ports: [0; 3],
             buckets: [Bucket::default(); 2],
             told_soft: Told::default(),
@@ -123,6 +134,7 @@ impl Holding {
             idle_since: Timestamp::default(),
             recent: VecDeque::new(),
             refused: VecDeque::new(),
+            vain: Bucket::default(),
         }
     }
 
@@ -144,12 +156,19 @@ impl Holding {
         self.refused.iter().find(same).map(|r| r.why)
     }
 
+    /// Whether a long search for a port may begin: whoever is refused towards more remotes than are remembered
+    /// may not have all the time of a worker.
+    pub(crate) fn may_search(&self, now: Timestamp) -> bool {
+        self.vain.clone().take(VAIN_SEARCHES, VAIN_AT_ONCE, now)
+    }
+
     /// Remembers for a moment that flows like `key` are refused: the search for a port that is not there
     /// is the longest.
     pub(crate) fn refuse(&mut self, key: &FlowKey, kind: Kind, why: NoBlock, now: Timestamp) {
         if self.refused.len() == REFUSED_REMOTES {
             self.refused.pop_front();
         }
+        self.vain.take(VAIN_SEARCHES, VAIN_AT_ONCE, now);
         let until = now + REFUSED_FOR;
         let (protocol, remote) = (key.protocol, key.dst);
         self.refused.push_back(RefusedLately { protocol, kind, remote, until, why });
@@ -295,13 +314,15 @@ impl Holding {
     /// Counts one more session, opened from `opener`.
     pub(crate) fn count_begin(&mut self, state: State, opener: Realm) {
         self.sessions += 1;
+        self.strangers += u32::from(opener == Realm::External);
         self.half_open[opener as usize] += u32::from(state.is_opening());
     }
 
     /// Counts one session less.
-    pub(crate) fn count_end(&mut self, state: State, opener: Realm, now: Timestamp) {
+    pub(crate) fn count_end(&mut self, state: State, owner: &Owner, now: Timestamp) {
         self.sessions = self.sessions.saturating_sub(1);
-        let half_open = &mut self.half_open[opener as usize];
+        self.strangers = self.strangers.saturating_sub((!owner.addressed).into());
+        let half_open = &mut self.half_open[owner.opened_by as usize];
         *half_open = half_open.saturating_sub(state.is_opening().into());
         self.refused.clear();
         self.idle_since = now;

@@ -206,8 +206,9 @@ impl<I: PacketIo> Worker<I> {
     }
 
     /// A packet from a pod to a public address goes on as if it had come from outside: the pod behind that
-    /// address sees the sender's public endpoint (RFC 4787 REQ-9a). It can't turn back twice, because no
-    /// packet from outside is translated to a public destination.
+    /// address sees the sender's public endpoint (RFC 4787 REQ-9a). It can't turn back twice: no packet from
+    /// outside is translated to a public destination, as configuration keeps pods and public addresses apart,
+    /// and if one is, it ends here.
     #[cold]
     pub(crate) fn turn_back(
         &mut self,
@@ -216,6 +217,9 @@ impl<I: PacketIo> Worker<I> {
         packet: Packet,
         now: Timestamp,
     ) -> Result<Fate, DropReason> {
+        if parsed.realm == Realm::External {
+            return Err(DropReason::NoRoute);
+        }
         let realm = Realm::External;
         let key = Some(self.nat.secret().hash_key(&packet.flow_key(realm)?));
         let hairpin = Some(parsed.arrived());

@@ -223,7 +223,8 @@ impl<I: PacketIo> Worker<I> {
             }
         };
         let source = self.source_of_errors(parsed, &packet, interface)?;
-        if !self.error_limits.allow(sender, now) {
+        let side = if parsed.is_from_inside() { Realm::Internal } else { Realm::External };
+        if !self.error_limits.allow(side, sender, now) {
             self.counters().icmp_errors_limited.add(1);
             return None;
         }

@@ -13,6 +13,7 @@ use crate::interface::Interface;
 use crate::io::{PacketIo, Received};
 use crate::packet::{Packet, Transport};
 use crate::pipeline::{Fate, Parsed};
+use crate::roads::NextHop;
 use crate::rule::Action;
 use crate::snapshot::Snapshot;
 use crate::worker::Worker;
@@ -80,9 +81,12 @@ impl<I: PacketIo> Worker<I> {
         let (rule, action) = self.rule_for(packet, realm).ok_or(DropReason::NoRule)?;
         let opens = packet.segment().is_some_and(|s| s.flags.opens());
         let pool = match (action, realm) {
-            // Pods open exempt connections, nobody else: from outside come replies only. Other protocols
+            // Pods open exempt connections, nobody else: from outside come replies only, and not in the name
+            // of other pods (RFC 1812 5.3.8). Other protocols
             // do not tell an opening from a reply, and there is no state that could.
-            (Action::Exempt, Realm::External) if opens => return Err(DropReason::Spoofed),
+            (Action::Exempt, Realm::External) if opens || self.lies_inside(packet.src.addr) => {
+                return Err(DropReason::Spoofed);
+            }
             (Action::Exempt, _) => return Ok(Admitted::Exempt),
             (Action::Pool(_), Realm::External) => return Err(DropReason::Spoofed),
             (Action::Pool(pool), Realm::Internal) => pool,
@@ -111,6 +115,18 @@ impl<I: PacketIo> Worker<I> {
             }
             Err(refusal) => Err(refusal.into()),
         }
+    }
+
+    /// Whether the way to `addr` is by an interface that has pods only.
+    fn lies_inside(&self, addr: Ipv4Addr) -> bool {
+        let roads = &self.snapshot.roads;
+        let interface = match roads.next_hop(addr) {
+            NextHop::Adjacency(id) => roads.adjacency(id).map(|way| way.interface),
+            NextHop::Unknown(interface, _) => Some(interface),
+            NextHop::Hairpin | NextHop::Unreachable | NextHop::NotOurs => None,
+        };
+        let roles = interface.and_then(|id| self.interface(id)).map(|interface| interface.roles);
+        roles.is_some_and(|roles| roles.internal && !roles.external)
     }
 
     /// The fixed mapping that a flow from inside leaves by: of a 1:1 address always, of a port forward if the

@@ -143,7 +143,7 @@ impl<I: PacketIo> Worker<I> {
         if muted {
             return;
         }
-        if !self.error_limits.allow(held.packet.src.addr, now) {
+        if !self.error_limits.allow(Realm::External, held.packet.src.addr, now) {
             self.counters().icmp_errors_limited.add(1);
             return;
         }

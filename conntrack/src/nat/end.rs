@@ -36,7 +36,7 @@ impl Nat {
         }
         let holding = subscriber.holding_mut(owner.pool);
         let pool = self.pools.get(owner.pool.index());
-        holding.count_end(state, owner.opened_by, now);
+        holding.count_end(state, &owner, now);
         let mut rests = None;
         match (owner.via, pool) {
             (Via::Block | Via::Mapping(_), Some(pool)) => {

@@ -119,7 +119,11 @@ impl Nat {
         let FixedMapping { internal, public, pool, rule } = mapping;
         let outbound = outbound_key(key, internal);
         self.counted((key, first), internal.addr, pool, now, |nat, subscriber| {
-            nat.admitted(subscriber, pool, state, key.realm, now)?;
+            let settings = nat.admitted(subscriber, pool, state, key.realm, now)?;
+            if key.realm == Realm::External {
+                let holding = nat.subscribers.get_mut(subscriber).holding_mut(pool);
+                holding.admits_stranger(&settings.settings.quota)?;
+            }
             let owner = owner(subscriber, (pool, rule), Via::Fixed, key.realm, now);
             nat.add(&outbound, public, state, owner, now)
         })
@@ -152,6 +156,8 @@ impl Nat {
         self.counted((key, first), addr, pool, now, |nat, subscriber| {
             let pool = nat.admitted(subscriber, mapping.pool, state, key.realm, now)?;
             nat.has_room(number, &pool)?;
+            let holding = nat.subscribers.get_mut(subscriber).holding_mut(pool.id);
+            holding.admits_stranger(&pool.settings.quota)?;
             let via = Via::Mapping(number);
             let owner = owner(subscriber, (mapping.pool, mapping.rule), via, key.realm, now);
             nat.add(&outbound, public, state, owner, now)

@@ -71,7 +71,16 @@ fn a_fixed_session_counts_for_its_subscriber() {
         nat.open_fixed(&call(Protocol::Udp, remote(1, port), 6000), forward(6000), None, secs(1))
     };
     for port in 1..=3 {
+        // Unanswered callers may have two of the three; the pod answers each.
         open(&mut nat, port).unwrap();
+        let back = call(Protocol::Udp, remote(1, port), 6000);
+        let answer = nat.find(&FlowKey {
+            realm: Realm::Internal,
+            src: nat.rewrite(nat.find(&back).unwrap()).dst,
+            dst: back.src,
+            ..back
+        });
+        nat.commit(answer.unwrap(), secs(1), 60, None);
     }
     assert_eq!(open(&mut nat, 4), Err(Refusal::QuotaSessions));
     let flow = |n| key(Protocol::Udp, (pod(n), 5000), remote(1, 443));

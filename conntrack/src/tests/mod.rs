@@ -1,5 +1,6 @@
 //! The NAT as a whole, on warped time.
 
+mod attack;
 mod blocks;
 mod classes;
 mod filtering;

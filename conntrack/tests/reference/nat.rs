@@ -300,8 +300,8 @@ impl Reference {
         let mut reasons = Vec::new();
         reasons
             .extend((own().count() >= quota.sessions as usize).then_some(Refusal::QuotaSessions));
-        // 6888-REQ-11d in spirit: what strangers open leaves half of the quota to the pod.
-        let strangers = own().filter(|s| s.opened_by == Realm::External).count();
+        // 6888-REQ-5: strangers whom the pod has not answered leave it half of the quota.
+        let strangers = own().filter(|s| !s.addressed).count();
         let strangers_full = strangers >= quota.sessions.div_ceil(2) as usize;
         reasons.extend(
             (opener == Realm::External && strangers_full).then_some(Refusal::QuotaSessions),

@@ -5,6 +5,7 @@
 //! ```
 
 mod anybody;
+mod attack;
 mod damage;
 mod fixed_rig;
 mod forwards;
