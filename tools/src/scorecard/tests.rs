@@ -237,6 +237,7 @@ fn a_document_that_is_not_up_to_date_fails_the_check() {
     write(REQUIREMENTS, &requirements());
     write(MUSEUM, BUGS);
     write(UNPROVEN, NOTHING_ADMITTED);
+    write(TWIN, "# Twin\n\n| what | natgate |\n| --- | --- |\n| ports | random |\n");
     write("src/x.rs", &source("|// Proves: 4787-REQ-1, 4787-REQ-10\n|#[test]\n|fn t() {}"));
     write("target/y.rs", &source("|// Proves: nothing"));
     write(".hidden/y.rs", &source("|// Proves: nothing"));
