@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use bench::contestant::Contestant;
+use bench::level2::sessions::Story;
 use bench::measure::{Settings, trial};
 use bench::packets;
 use bench::report::Run;
@@ -53,6 +54,21 @@ struct Cli {
 enum Measurement {
     /// Measures what each kind of packet costs without the kernel: instructions (by callgrind) and time.
     Packets(Packets),
+    /// Measures how fast sessions begin and end, in memory.
+    Setup(Setup),
+}
+
+#[derive(Args)]
+struct Setup {
+    /// What a session consists of.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Story::value_variants().to_vec())]
+    only: Vec<Story>,
+    /// Live sessions.
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [65_536, 1 << 20])]
+    live: Vec<u32>,
+    /// Sessions that are measured.
+    #[arg(long, value_name = "N", default_value_t = 1 << 20)]
+    sessions: u64,
 }
 
 #[derive(Args)]
@@ -86,8 +102,10 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let cli = Cli::parse();
-    if let Some(Measurement::Packets(arguments)) = cli.command {
-        return run_packets(arguments);
+    match cli.command {
+        Some(Measurement::Packets(arguments)) => return run_packets(arguments),
+        Some(Measurement::Setup(arguments)) => return run_setup(&arguments),
+        None => {}
     }
     let base = cli.compare.as_deref().map(Run::read).transpose()?;
     fs::create_dir_all(&cli.results)?;
@@ -122,6 +140,19 @@ fn run() -> Result<()> {
     println!("{}\n\n{}\nwritten to {}", run.machine.join("; "), run.table()?, path.display());
     if let Some(base) = base {
         println!("\n{}", run.compare(&base)?);
+    }
+    Ok(())
+}
+
+fn run_setup(arguments: &Setup) -> Result<()> {
+    for &live in &arguments.live {
+        for &story in &arguments.only {
+            let rate = bench::level2::sessions::measure(story, live, arguments.sessions)?;
+            println!(
+                "{:<36} {:>9} live {:>8.0} ns {:>10.0}/s  longest turn {:.0} us, filling {:.0} us",
+                story.name(), rate.live, rate.nanoseconds, rate.per_second(), rate.longest_turn, rate.longest_fill_turn
+            );
+        }
     }
     Ok(())
 }
