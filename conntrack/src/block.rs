@@ -349,9 +349,7 @@ impl PortBlock {
     ) -> Option<u16> {
         let number = match &self.ports[protocol.index()?] {
             Some(ports) => ports.unused.draw(parity, random),
-            None => {
-                Ports::new(self.len, false, self.never.as_deref()).unused.draw(parity, random)
-            }
+            None => Ports::new(self.len, false, self.never.as_deref()).unused.draw(parity, random),
         };
         number.map(|number| self.first_port + number)
     }
@@ -392,7 +390,8 @@ impl PortBlock {
             return false;
         }
         let (len, rests, never) = (self.len, self.rests, self.never.as_deref());
-        let ports = self.ports[protocol].get_or_insert_with(|| Box::new(Ports::new(len, rests, never)));
+        let ports =
+            self.ports[protocol].get_or_insert_with(|| Box::new(Ports::new(len, rests, never)));
         self.resting -= u32::from(!ports.used.has(number) && !ports.unused.is_free(number));
         ports.use_one(number)
     }
@@ -447,6 +446,12 @@ impl PortBlock {
         ports.unused.give_back(number);
         self.resting -= 1;
         true
+    }
+
+    /// Reads the state of its ports, so that it is near when it is needed.
+    pub(crate) fn touch(&self) -> u16 {
+        let free = |ports: &Ports| ports.unused.count(Parity::Any);
+        self.ports.iter().flatten().map(|ports| free(ports)).sum()
     }
 
     /// Whether no session uses the block, and none of its ports rests.

@@ -171,7 +171,10 @@ impl Mappings {
         let entry = |capacity: usize, size: usize| capacity * (size + 1);
         self.all.capacity() * size_of::<Mapping>()
             + self.links.bytes()
-            + entry(self.by_internal.capacity(), size_of::<((Protocol, Endpoint, PoolId, Reach), u32)>())
+            + entry(
+                self.by_internal.capacity(),
+                size_of::<((Protocol, Endpoint, PoolId, Reach), u32)>(),
+            )
             + entry(self.by_public.capacity(), size_of::<((Protocol, Endpoint, Reach), u32)>())
             + entry(self.peers.capacity(), size_of::<((u32, Ipv4Addr), u32)>())
     }
@@ -290,12 +293,7 @@ impl Mappings {
 
     /// Counts one session less. A mapping lives as long as there is a remote that its internal endpoint has
     /// addressed itself: strangers can not keep it alive (RFC 4787 REQ-6a, section 12).
-    pub(crate) fn unlink(
-        &mut self,
-        session: u32,
-        remote: Ipv4Addr,
-        addressed: bool,
-    ) -> Left {
+    pub(crate) fn unlink(&mut self, session: u32, remote: Ipv4Addr, addressed: bool) -> Left {
         let Link { mapping: number, newer, older } = self.links[session as usize];
         if let Some(link) = self.links.get_mut(older as usize) {
             link.newer = newer;

@@ -19,8 +19,8 @@ use crate::rewrite::Rewrite;
 use crate::session::{CachedHop, Slot, Via};
 use crate::subscriber::Subscribers;
 use crate::table::SessionTable;
-use crate::time::Timestamp;
 use crate::tails::Tails;
+use crate::time::Timestamp;
 use crate::wheel::Wheel;
 
 /// Why a new flow was refused. Nothing has changed.
@@ -238,6 +238,14 @@ impl Nat {
     /// for a whole burst before [`find_hashed`](Self::find_hashed).
     pub fn touch_session(&self, key: &mut HashedKey) {
         self.table.touch_session(key);
+    }
+
+    /// Reads what a new session of the subscriber at `addr` needs. Call it for all packets of a burst that have no
+    /// session, before the first of them opens one.
+    pub fn touch_subscriber(&self, addr: std::net::Ipv4Addr) {
+        if let Some(number) = self.subscribers.find(addr) {
+            self.subscribers.touch(number);
+        }
     }
 
     /// How packets of `slot` are rewritten.

@@ -284,10 +284,10 @@ mod tests {
     }
 
     fn rule() -> impl Strategy<Value = Rule> {
-        let services = prop::collection::vec((0u16..4).prop_map(|port| Service {
-            protocol: Protocol::Tcp,
-            ports: port..=port + 1,
-        }), 0..2);
+        let services = prop::collection::vec(
+            (0u16..4).prop_map(|port| Service { protocol: Protocol::Tcp, ports: port..=port + 1 }),
+            0..2,
+        );
         let except = prop_oneof![2 => Just(Vec::new()), 1 => nets(3)];
         (0u32..3, nets(5), nets(5), except, services).prop_map(
             |(priority, from, to, except, services)| Rule {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use conntrack::{Nat, Secret, Timestamp};
+use conntrack::{Nat, Realm, Secret, Timestamp};
 use crossbeam::channel::{Receiver, Sender};
 
 use crate::answer::{self, RateLimit};
@@ -17,8 +17,8 @@ use crate::interface::{Interface, InterfaceId, Mac};
 use crate::io::{self, BURST, PacketIo, Received};
 use crate::ip_id::IpIds;
 use crate::listing::{Listing, Progress};
-use crate::pipeline::{Arrival, Fate, Parsed};
 use crate::overload::Overload;
+use crate::pipeline::{Arrival, Fate, Parsed};
 use crate::request::{Notice, Request};
 use crate::roads::{Adjacency, NextHop};
 use crate::snapshot::{Published, Snapshot};
@@ -218,6 +218,13 @@ impl<I: PacketIo> Worker<I> {
         for arrival in &mut arrivals {
             if let Ok(Some(Parsed { key: Some(key), .. })) = arrival {
                 self.nat.touch_session(key);
+            }
+        }
+        for arrival in &arrivals {
+            if let Ok(Some(Parsed { key: Some(key), realm: Realm::Internal, packet, .. })) = arrival
+                && !key.is_probable()
+            {
+                self.nat.touch_subscriber(packet.src.addr);
             }
         }
         for (received, arrival) in burst.drain(..).zip(&mut arrivals) {

@@ -19,10 +19,8 @@ use serde::{Deserialize, Serialize};
 use crate::frame::{Ip, Party, tcp, udp};
 use crate::gateway::{Gateway, INSIDE, OUTSIDE, OWN_MAC, PODS, Setup};
 
-/// Pods that the flows are of.
-const PODS_TALKING: u32 = 20_000;
-/// Public addresses: the pods' blocks fit.
-const ADDRESSES: u16 = 64;
+/// Sessions of each pod that are live at once, on average.
+const SESSIONS_PER_POD: u32 = 50;
 /// Connections that are opened side by side.
 const SIDE_BY_SIDE: usize = 16 * BURST;
 const SYN: u8 = 0x02;
@@ -99,34 +97,42 @@ fn mix(n: u64) -> u64 {
 }
 
 impl Flow {
-    /// The flow with the number `n`: no two are alike.
-    fn new(n: u64) -> Self {
+    /// The flow with the number `n`, of one of `pods`: no two are alike.
+    fn new(n: u64, pods: u32) -> Self {
         let random = mix(n);
-        let pod = (u32::from(PODS) << 24) + 0x1_0000 + (random % u64::from(PODS_TALKING)) as u32;
+        let pod = (u32::from(PODS) << 24) + 0x1_0000 + (random % u64::from(pods)) as u32;
         let port = 1_024 + (n % 60_000) as u16;
-        let server = Ipv4Addr::from(0x2d00_0000 + ((n / 60_000) as u32) * 64 + (random >> 58) as u32);
-        Self { pod: (Ipv4Addr::from(pod), port), server: (server, 4433), public: (Ipv4Addr::UNSPECIFIED, 0) }
+        let server =
+            Ipv4Addr::from(0x2d00_0000 + ((n / 60_000) as u32) * 64 + (random >> 58) as u32);
+        Self {
+            pod: (Ipv4Addr::from(pod), port),
+            server: (server, 4433),
+            public: (Ipv4Addr::UNSPECIFIED, 0),
+        }
     }
 }
 
 /// A gateway whose worker is fed with bursts, and the time that its turns took.
-struct Rig {
-    gateway: Gateway,
+pub(crate) struct Rig {
+    pub(crate) gateway: Gateway,
+    pods: u32,
     next: u64,
-    spent: Duration,
-    longest: Duration,
+    pub(crate) spent: Duration,
+    pub(crate) longest: Duration,
     /// How far the clock goes on for each session.
     step: Duration,
     owed: Duration,
 }
 
 impl Rig {
-    fn new(story: Story, live: u32) -> Result<Self> {
+    pub(crate) fn new(story: Story, live: u32) -> Result<Self> {
+        let pods = live / SESSIONS_PER_POD;
         let gateway = Gateway::new(&Setup {
             workers: 1,
             sessions: live as usize * 9 / 8 + 65_536,
             frames: 4 * BURST,
-            addresses: ADDRESSES,
+            // Two blocks for each pod fit.
+            addresses: (pods / 400 + 4) as u16,
             pool: PoolSettings::default(),
             forwards: Forwards::default(),
             answers: Answers::default(),
@@ -134,6 +140,7 @@ impl Rig {
         })?;
         Ok(Self {
             gateway,
+            pods,
             next: 0,
             spent: Duration::ZERO,
             longest: Duration::ZERO,
@@ -157,7 +164,11 @@ impl Rig {
         let sent: Vec<_> = std::iter::from_fn(|| io.take_sent()).map(|(_, frame)| frame).collect();
         if sent.len() != packets.len() {
             let ends = self.gateway.ends().into_iter().filter(|&(_, count)| count > 0);
-            bail!("of {taken} packets {} were forwarded: {:?}", sent.len(), ends.collect::<Vec<_>>());
+            bail!(
+                "of {taken} packets {} were forwarded: {:?}",
+                sent.len(),
+                ends.collect::<Vec<_>>()
+            );
         }
         Ok(sent)
     }
@@ -172,7 +183,7 @@ impl Rig {
 
     fn udp(&mut self) -> Result<usize> {
         let packets: Vec<Ip> = (0..BURST as u64)
-            .map(|i| Flow::new(self.next + i))
+            .map(|i| Flow::new(self.next + i, self.pods))
             .map(|flow| udp(flow.pod, flow.server, &[7; 26]))
             .collect();
         self.next += BURST as u64;
@@ -191,7 +202,7 @@ impl Rig {
             (INSIDE, |f| tcp(f.pod, f.server, ACK, (1002, 5002), &[])),
         ];
         let mut flows: Vec<Flow> =
-            (0..SIDE_BY_SIDE as u64).map(|i| Flow::new(self.next + i)).collect();
+            (0..SIDE_BY_SIDE as u64).map(|i| Flow::new(self.next + i, self.pods)).collect();
         self.next += SIDE_BY_SIDE as u64;
         for (step, (from, packet)) in STEPS.into_iter().enumerate() {
             for flows in flows.chunks_mut(BURST) {
@@ -216,7 +227,7 @@ impl Rig {
         Ok(())
     }
 
-    fn run_until(&mut self, story: Story, flows: u64) -> Result<()> {
+    pub(crate) fn run_until(&mut self, story: Story, flows: u64) -> Result<()> {
         while self.next < flows {
             self.round(story)?;
         }

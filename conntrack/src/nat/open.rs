@@ -59,12 +59,7 @@ fn outbound_key(key: &FlowKey, internal: Endpoint) -> FlowKey {
 }
 
 /// What is remembered of a session that a packet from `realm` opens now, under a pool and a rule.
-fn owner(
-    subscriber: u32,
-    (pool, rule): (PoolId, u16),
-    via: Via,
-    realm: Realm,
-) -> Owner {
+fn owner(subscriber: u32, (pool, rule): (PoolId, u16), via: Via, realm: Realm) -> Owner {
     let addressed = realm == Realm::Internal;
     Owner { subscriber, pool, rule, via, opened_by: realm, addressed }
 }
