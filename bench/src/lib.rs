@@ -11,6 +11,8 @@ pub mod contestant;
 pub mod forward;
 pub mod frame;
 pub mod gateway;
+pub mod level2;
+pub mod level4;
 pub mod measure;
 pub mod packets;
 pub mod report;

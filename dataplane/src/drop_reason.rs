@@ -123,6 +123,8 @@ drop_reasons! {
     SuperPacket = "super-packet", "ethtool -K IF gro off lro off tso off gso off at the sender or on this host";
     /// The ring towards the home worker was full.
     HandOffFull = "hand-off-full", "steer the NIC's queues by source address, or add workers";
+    /// A new flow while receive rings overflow: established ones go first.
+    Overload = "overload", "look for a flood of new flows (quota.newPerSecond bounds a pod's); else add workers";
     /// The transmit ring was full.
     TransmitFull = "transmit-full", "the link or the kernel is slower than the traffic";
     /// More pings to pool addresses than natgate answers.

@@ -23,6 +23,7 @@ mod ip_id;
 mod listing;
 pub mod lpm;
 pub mod memory;
+mod overload;
 pub mod packet;
 mod pipeline;
 mod refuse;

@@ -97,6 +97,7 @@ impl<I: PacketIo> Worker<I> {
         }
         // A flow that has no way out takes no port.
         self.may_leave(self.way_to(packet.dst.addr), realm, packet)?;
+        self.may_open(packet)?;
         let opened = if let Some(fixed) = self.fixed_for(&key, pool) {
             let Fixed { internal, public, pool } = fixed;
             let mapping = FixedMapping { internal, public, pool, rule };
@@ -115,6 +116,12 @@ impl<I: PacketIo> Worker<I> {
             }
             Err(refusal) => Err(refusal.into()),
         }
+    }
+
+    /// Whether there is time for one more session. A segment that opens none is refused without search.
+    fn may_open(&mut self, packet: &Packet) -> Result<(), DropReason> {
+        let opens = packet.segment().is_none_or(|segment| segment.flags.opens());
+        if opens && !self.overload.admits() { Err(DropReason::Overload) } else { Ok(()) }
     }
 
     /// Whether the way to `addr` is by an interface that has pods only.
@@ -147,6 +154,7 @@ impl<I: PacketIo> Worker<I> {
         if !packet.may_open() {
             return Err(packet.opens_nothing());
         }
+        self.may_open(packet)?;
         let forwards = &self.snapshot.policy.forwards;
         let opened = match forwards.by_public(key.protocol, key.dst) {
             Some(Fixed { internal, public, pool }) => {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use conntrack::{Nat, Secret, Timestamp};
+use conntrack::{Nat, Realm, Secret, Timestamp};
 use crossbeam::channel::{Receiver, Sender};
 
 use crate::answer::{self, RateLimit};
@@ -17,6 +17,7 @@ use crate::interface::{Interface, InterfaceId, Mac};
 use crate::io::{self, BURST, PacketIo, Received};
 use crate::ip_id::IpIds;
 use crate::listing::{Listing, Progress};
+use crate::overload::Overload;
 use crate::pipeline::{Arrival, Fate, Parsed};
 use crate::request::{Notice, Request};
 use crate::roads::{Adjacency, NextHop};
@@ -24,7 +25,7 @@ use crate::snapshot::{Published, Snapshot};
 use crate::unsolicited::Unsolicited;
 use crate::wire::{Ethernet, ethernet};
 
-/// Timer-wheel items looked at in a busy burst, and in an idle one.
+/// Timer-wheel items looked at in a busy burst, beside two for each new session, and in an idle one.
 const EXPIRE_BUDGET: (u32, u32) = (32, 1024);
 /// Empty loops before a worker sleeps.
 const SPINS: u32 = 64;
@@ -88,6 +89,9 @@ pub struct Worker<I: PacketIo> {
     pub(crate) started: Timestamp,
     pub(crate) fragments: Fragments<I::Frame>,
     pub(crate) ip_ids: IpIds,
+    pub(crate) overload: Overload,
+    /// Sessions that had been created at the end of the last turn.
+    created: u64,
     /// A packet that is being cut into pieces.
     pub(crate) datagram: Vec<u8>,
     shared: Shared,
@@ -133,6 +137,8 @@ impl<I: PacketIo> Worker<I> {
             unsolicited: Unsolicited::default(),
             fragments: Fragments::new(lifetime),
             ip_ids: IpIds::new(id, hand_off.workers(), &shared.secret),
+            overload: Overload::default(),
+            created: 0,
             datagram: Vec::new(),
             hand_off,
             started: now,
@@ -174,7 +180,9 @@ impl<I: PacketIo> Worker<I> {
     /// and a slice of everything else. Returns the packets processed.
     pub fn turn(&mut self, now: Timestamp) -> usize {
         self.follow_snapshot(now);
+        self.overload.begin(now);
         let packets = self.take_burst(now) + self.take_hand_offs(now);
+        self.overload.end(packets);
         self.hand_off.wake();
         let listing = self.serve_requests(now);
         let expiring = self.expire(now, packets > 0);
@@ -192,7 +200,11 @@ impl<I: PacketIo> Worker<I> {
 
     /// Ends what has been idle for too long, within a budget; whether more may be due.
     fn expire(&mut self, now: Timestamp, busy: bool) -> bool {
-        let budget = if busy { EXPIRE_BUDGET.0 } else { EXPIRE_BUDGET.1 };
+        let created = self.nat.created();
+        // As many as begin must be able to end, however fast they come.
+        let new = (created - self.created) as u32;
+        self.created = created;
+        let budget = if busy { EXPIRE_BUDGET.0 + 2 * new } else { EXPIRE_BUDGET.1 };
         self.nat.expire(now, budget)
     }
 
@@ -206,6 +218,13 @@ impl<I: PacketIo> Worker<I> {
         for arrival in &mut arrivals {
             if let Ok(Some(Parsed { key: Some(key), .. })) = arrival {
                 self.nat.touch_session(key);
+            }
+        }
+        for arrival in &arrivals {
+            if let Ok(Some(Parsed { key: Some(key), realm: Realm::Internal, packet, .. })) = arrival
+                && !key.is_probable()
+            {
+                self.nat.touch_subscriber(packet.src.addr);
             }
         }
         for (received, arrival) in burst.drain(..).zip(&mut arrivals) {
@@ -420,6 +439,7 @@ impl<I: PacketIo> Worker<I> {
         self.drop_overdue_fragments(now);
         self.count_held();
         let (nat, io) = (self.nat.stats(), self.io.stats());
+        self.overload.observe(io.receive_ring_full, now);
         let counters = self.counters();
         counters.sessions.set(nat.sessions);
         counters.sessions_created.set(nat.created);
@@ -525,6 +545,11 @@ impl<I: PacketIo> Worker<I> {
         }
         self.keep_house(self.shared.clock.now());
         self.io.flush();
+    }
+
+    /// Its sessions, and what belongs to them.
+    pub fn nat(&self) -> &Nat {
+        &self.nat
     }
 
     /// The packet I/O backend.
