@@ -15,3 +15,4 @@ pub mod measure;
 pub mod packets;
 pub mod report;
 pub mod rig;
+pub mod veth;

@@ -12,6 +12,7 @@ use bench::contestant::Contestant;
 use bench::measure::{Settings, trial};
 use bench::packets;
 use bench::report::Run;
+use bench::veth::command::{self as veth, Veth};
 use clap::{Args, Parser, Subcommand, ValueEnum as _};
 
 /// Measures natgate, its limit and its peers on veth pairs, interleaved, and prints one table.
@@ -51,6 +52,8 @@ struct Cli {
 /// Anything but the end-to-end measurement.
 #[derive(Subcommand)]
 enum Measurement {
+    /// Measures gateways between a generator and a sink, on veth pairs.
+    Veth(Veth),
     /// Measures what each kind of packet costs without the kernel: instructions (by callgrind) and time.
     Packets(Packets),
 }
@@ -86,8 +89,14 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let cli = Cli::parse();
-    if let Some(Measurement::Packets(arguments)) = cli.command {
-        return run_packets(arguments);
+    match cli.command {
+        Some(Measurement::Packets(arguments)) => return run_packets(arguments),
+        Some(Measurement::Veth(arguments)) => {
+            let results = veth::run(&arguments, &machine().join("; "))?;
+            println!("{}\n\n{}", results.machine.join("\n"), results.tables()?);
+            return Ok(());
+        }
+        None => {}
     }
     let base = cli.compare.as_deref().map(Run::read).transpose()?;
     fs::create_dir_all(&cli.results)?;
