@@ -17,8 +17,10 @@ use crate::contestant::{Contestant, Given, Held};
 use crate::rig::{self, Rig};
 
 /// Probes for the highest rate; each halves the range in which it is.
-const PROBES: usize = 6;
-const PROBE: Duration = Duration::from_millis(700);
+const PROBES: usize = 5;
+const PROBE: Duration = Duration::from_millis(400);
+/// Sent before and after a figure is measured.
+const MARGIN: Duration = Duration::from_millis(100);
 /// Share of packets that may be lost at the highest rate.
 const LOSS: f64 = 0.005;
 /// Packets a second while sessions are made.
@@ -170,10 +172,11 @@ impl Field {
         })
     }
 
-    /// Sends every flow three times, so that its session is there.
+    /// Sends every flow more than once, so that its session is there.
     pub(crate) fn warm_up(&self) -> Result<()> {
-        let rate = WARM_RATE.max(self.case.flows / 5);
-        self.send(&self.generator, rate, Until::Packets(3 * self.case.flows))
+        let flows = self.case.flows;
+        let (rate, times) = if flows > 150_000 { (3 * WARM_RATE, 2) } else { (WARM_RATE, 3) };
+        self.send(&self.generator, rate, Until::Packets(times * flows))
     }
 
     /// What arrived at the sink so far.
@@ -232,11 +235,10 @@ impl Field {
         rate: u64,
         length: Duration,
     ) -> Result<Figure> {
-        let margin = Duration::from_millis(200);
         let (before, after) = thread::scope(|scope| {
-            let until = Until::Elapsed(length + 2 * margin);
+            let until = Until::Elapsed(length + 2 * MARGIN);
             let sending = scope.spawn(move || self.send(generator, rate, until));
-            thread::sleep(margin);
+            thread::sleep(MARGIN);
             let before = self.sample(generator)?;
             thread::sleep(length);
             let after = self.sample(generator)?;

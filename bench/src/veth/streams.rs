@@ -1,13 +1,18 @@
 //! How fast are bulk TCP, and many short requests?
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt,
+};
+use nix::sys::time::TimeVal;
 use serde::{Deserialize, Serialize};
 
 use crate::contestant::{Contestant, Given};
@@ -16,6 +21,8 @@ use crate::rig::{self, Rig};
 
 /// Connections that are open at once.
 const CLIENTS: usize = 8;
+/// Pods that ask in turn: one alone has not as many ports as it can close connections.
+const PODS: u8 = 200;
 const PORT: u16 = 8080;
 const REQUEST: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
 const ANSWER: &[u8] = b"HTTP/1.0 200 OK\r\nContent-Length: 100\r\nConnection: close\r\n\r\n\
@@ -58,6 +65,12 @@ pub fn trial(
         rig.sh("gen", "ethtool -K gen0 tso off gso off")?;
         rig.sh("sink", "ethtool -K sink0 tso off gso off")?;
     }
+    rig.sh(
+        "gen",
+        &format!(
+            "for i in $(seq {PODS}); do echo addr add 10.10.254.$i/32 dev gen0; done | ip -batch -"
+        ),
+    )?;
     let requests = requests(&rig, settings.length)?;
     let bulk = bulk(&rig, settings.length)?;
     rig.check()?;
@@ -115,7 +128,7 @@ fn serve(listener: &TcpListener, done: &AtomicBool) {
 
 fn await_server() -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(15);
-    while request().is_err() {
+    while request(1).is_err() {
         ensure!(Instant::now() < deadline, "error: the server: it can't be reached in 15 s");
         thread::sleep(Duration::from_millis(100));
     }
@@ -126,10 +139,13 @@ fn ask(length: Duration) -> Result<u64> {
     let (answered, failed) = (AtomicU64::new(0), AtomicU64::new(0));
     let end = Instant::now() + length;
     thread::scope(|scope| {
-        for _ in 0..CLIENTS {
-            scope.spawn(|| {
+        for client in 0..CLIENTS {
+            let (answered, failed) = (&answered, &failed);
+            let mut pods = (1..=PODS).cycle().skip(client * usize::from(PODS) / CLIENTS);
+            scope.spawn(move || {
                 while Instant::now() < end {
-                    let counter = if request().is_ok() { &answered } else { &failed };
+                    let pod = pods.next().unwrap_or(1);
+                    let counter = if request(pod).is_ok() { answered } else { failed };
                     counter.fetch_add(1, Ordering::Relaxed);
                 }
             });
@@ -140,11 +156,17 @@ fn ask(length: Duration) -> Result<u64> {
     Ok(answered)
 }
 
-fn request() -> Result<()> {
-    let address = (rig::SINK_ADDRESS, PORT);
-    let address = std::net::SocketAddr::new(address.0.parse()?, address.1);
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(3))?;
-    stream.set_read_timeout(Some(Duration::from_secs(3)))?;
+/// One request of the pod with this number.
+fn request(pod: u8) -> Result<()> {
+    let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let patience = TimeVal::new(3, 0);
+    setsockopt(&socket, sockopt::SendTimeout, &patience)?;
+    setsockopt(&socket, sockopt::ReceiveTimeout, &patience)?;
+    let from = SocketAddrV4::new(Ipv4Addr::new(10, 10, 254, pod), 0);
+    let to = SocketAddrV4::new(rig::SINK_ADDRESS.parse()?, PORT);
+    bind(socket.as_raw_fd(), &SockaddrIn::from(from))?;
+    connect(socket.as_raw_fd(), &SockaddrIn::from(to))?;
+    let mut stream = TcpStream::from(socket);
     stream.write_all(REQUEST)?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
