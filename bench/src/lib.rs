@@ -17,3 +17,4 @@ pub mod measure;
 pub mod packets;
 pub mod report;
 pub mod rig;
+pub mod veth;

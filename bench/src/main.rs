@@ -14,6 +14,7 @@ use bench::level4;
 use bench::measure::{Settings, trial};
 use bench::packets;
 use bench::report::Run;
+use bench::veth::command::{self as veth, Veth};
 use clap::{Args, Parser, Subcommand, ValueEnum as _};
 
 /// Measures natgate, its limit and its peers on veth pairs, interleaved, and prints one table.
@@ -53,6 +54,8 @@ struct Cli {
 /// Anything but the end-to-end measurement.
 #[derive(Subcommand)]
 enum Measurement {
+    /// Measures gateways between a generator and a sink, on veth pairs.
+    Veth(Veth),
     /// Measures what each kind of packet costs without the kernel: instructions (by callgrind) and time.
     Packets(Packets),
     /// Measures how fast sessions begin and end, in memory.
@@ -122,6 +125,11 @@ fn run() -> Result<()> {
         Some(Measurement::Packets(arguments)) => return run_packets(arguments),
         Some(Measurement::Setup(arguments)) => return run_setup(&arguments),
         Some(Measurement::Scale(arguments)) => return run_scale(&arguments),
+        Some(Measurement::Veth(arguments)) => {
+            let results = veth::run(&arguments, &machine().join("; "))?;
+            println!("{}\n\n{}", results.machine.join("\n"), results.tables()?);
+            return Ok(());
+        }
         None => {}
     }
     let base = cli.compare.as_deref().map(Run::read).transpose()?;

@@ -32,6 +32,7 @@ pub mod roads;
 pub mod rule;
 mod slow_path;
 pub mod snapshot;
+mod spin;
 mod unsolicited;
 pub mod waker;
 pub mod wire;

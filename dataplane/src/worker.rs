@@ -22,13 +22,12 @@ use crate::pipeline::{Arrival, Fate, Parsed};
 use crate::request::{Notice, Request};
 use crate::roads::{Adjacency, NextHop};
 use crate::snapshot::{Published, Snapshot};
+use crate::spin::Spin;
 use crate::unsolicited::Unsolicited;
 use crate::wire::{Ethernet, ethernet};
 
 /// Timer-wheel items looked at in a busy burst, beside two for each new session, and in an idle one.
 const EXPIRE_BUDGET: (u32, u32) = (32, 1024);
-/// Empty loops before a worker sleeps.
-const SPINS: u32 = 64;
 /// Announcements sent in one loop at most.
 const ANNOUNCE_BURST: usize = 16;
 
@@ -61,9 +60,14 @@ impl Clock {
     }
 
     /// Milliseconds since the epoch.
-    #[allow(clippy::disallowed_methods)] // this is where `now` is read
     pub fn now(self) -> Timestamp {
-        Timestamp::from_millis(Instant::now().duration_since(self.0).as_millis() as u64)
+        Timestamp::from_millis(self.elapsed().as_millis() as u64)
+    }
+
+    /// Time since the epoch.
+    #[allow(clippy::disallowed_methods)] // this is where `now` is read
+    pub fn elapsed(self) -> Duration {
+        Instant::now().duration_since(self.0)
     }
 }
 
@@ -159,17 +163,16 @@ impl<I: PacketIo> Worker<I> {
 
     /// Runs until [`Request::Stop`]; gives the backend back, with every frame released.
     pub fn run(mut self) -> I {
-        let mut idle_turns = 0;
+        let mut spin = Spin::new();
         while !self.stopping {
             if self.turn(self.shared.clock.now()) > 0 || self.unfinished {
-                idle_turns = 0;
-                continue;
-            }
-            idle_turns += 1;
-            if idle_turns > SPINS && !self.stopping {
-                self.sleep();
-            } else {
+                spin.found();
+            } else if spin.again() || self.stopping {
                 std::hint::spin_loop();
+            } else {
+                let begin = self.shared.clock.elapsed();
+                self.sleep();
+                spin.slept(self.shared.clock.elapsed().saturating_sub(begin));
             }
         }
         self.release_all();
