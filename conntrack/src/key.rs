@@ -51,6 +51,13 @@ pub struct HashedKey {
     pub(crate) probable: u32,
 }
 
+impl HashedKey {
+    /// A number that is the same for all packets of the flow, and that nobody else can foresee.
+    pub fn flow(&self) -> u64 {
+        self.hash
+    }
+}
+
 /// The secret of this start: whoever does not know it can't choose keys that collide, nor guess ports.
 #[derive(Clone, Debug)]
 pub struct Secret(RandomState);
