@@ -6,7 +6,7 @@
 use conntrack::{Farewell, FlowKey, Protocol, Realm};
 
 use crate::io::PacketIo;
-use crate::roads::{Adjacency, NextHop, Journey};
+use crate::roads::{Adjacency, Journey, NextHop};
 use crate::wire::tcp::{self, Reset};
 use crate::wire::{EtherType, Ethernet, Malformed, ethernet, ipv4};
 use crate::worker::Worker;
@@ -40,7 +40,8 @@ impl<I: PacketIo> Worker<I> {
         if self.is_public(farewell.dst.addr) {
             return;
         }
-        let sent = self.way_for(farewell, towards, side).is_some_and(|way| self.send_reset(farewell, way));
+        let sent =
+            self.way_for(farewell, towards, side).is_some_and(|way| self.send_reset(farewell, way));
         let counters = self.counters();
         if sent { counters.resets_sent.add(1) } else { counters.resets_missed.add(1) }
     }

@@ -68,10 +68,11 @@ impl<F> Hold<F> {
         if self.len >= TOTAL {
             return (false, Some(frame));
         }
-        let waiting = self
-            .neighbours
-            .entry(neighbour)
-            .or_insert_with(|| Waiting { frames: Vec::new(), asked: None, failures });
+        let waiting = self.neighbours.entry(neighbour).or_insert_with(|| Waiting {
+            frames: Vec::new(),
+            asked: None,
+            failures,
+        });
         if waiting.frames.is_empty() {
             waiting.failures = failures;
         }

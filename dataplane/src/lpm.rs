@@ -327,9 +327,8 @@ mod tests {
 
     #[test]
     fn a_table_that_was_emptied_holds_no_nodes() {
-        let nets: Vec<Ipv4Net> = ["10.1.2.3/32", "10.1.0.0/16", "0.0.0.0/0"]
-            .map(|net| net.parse().unwrap())
-            .to_vec();
+        let nets: Vec<Ipv4Net> =
+            ["10.1.2.3/32", "10.1.0.0/16", "0.0.0.0/0"].map(|net| net.parse().unwrap()).to_vec();
         let mut lpm: Lpm<u8> = nets.iter().map(|net| (*net, 1)).collect();
         for net in nets {
             assert_eq!(lpm.remove(net), Some(1));

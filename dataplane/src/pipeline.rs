@@ -318,10 +318,9 @@ impl<I: PacketIo> Worker<I> {
         let keep = match hop {
             NextHop::Adjacency(id) => id,
             NextHop::Hairpin => AdjacencyId::HAIRPIN,
-            NextHop::Unknown(..)
-            | NextHop::Unreachable
-            | NextHop::Denied(_)
-            | NextHop::NotOurs => return,
+            NextHop::Unknown(..) | NextHop::Unreachable | NextHop::Denied(_) | NextHop::NotOurs => {
+                return;
+            }
         };
         self.nat.set_hop(slot, CachedHop { adjacency: keep.0, generation });
     }

@@ -109,7 +109,9 @@ impl<I: PacketIo> Worker<I> {
             DropReason::TooBig => {
                 let ip = self.io.bytes(&received.frame).get(ethernet::HEADER..)?;
                 let ip = Ipv4::new_checked(ip).ok()?;
-                let mtu = self.mtu_towards(parsed, received.interface).filter(|_| ip.fragment().dont_fragment())?;
+                let mtu = self
+                    .mtu_towards(parsed, received.interface)
+                    .filter(|_| ip.fragment().dont_fragment())?;
                 Some(Refusal::Icmp(IcmpError::FragmentationNeeded, mtu))
             }
             DropReason::NoRule if from_inside => {
@@ -165,7 +167,8 @@ impl<I: PacketIo> Worker<I> {
             key = Some(self.nat.secret().hash_key(&back));
         }
         let roads = &self.snapshot.roads;
-        let interface = roads.interface_of(roads.next_hop(&parsed.journey(packet.dst.addr, arrival)))?;
+        let interface =
+            roads.interface_of(roads.next_hop(&parsed.journey(packet.dst.addr, arrival)))?;
         Some(self.interface(interface)?.mtu)
     }
 

@@ -298,10 +298,9 @@ impl<I: PacketIo> Worker<I> {
                 None => return self.drop_frame(received.frame, DropReason::NoRoute),
             },
             NextHop::Unknown(interface, address) => (interface, address),
-            NextHop::Unreachable
-            | NextHop::Denied(_)
-            | NextHop::NotOurs
-            | NextHop::Hairpin => return self.drop_frame(received.frame, DropReason::NoRoute),
+            NextHop::Unreachable | NextHop::Denied(_) | NextHop::NotOurs | NextHop::Hairpin => {
+                return self.drop_frame(received.frame, DropReason::NoRoute);
+            }
         };
         self.hold_back(Held { received, parsed: *parsed }, neighbour, now);
     }
@@ -395,9 +394,8 @@ impl<I: PacketIo> Worker<I> {
         let snapshot = Arc::clone(&self.snapshot);
         let roads = &snapshot.roads;
         let known = |n: Neighbour| roads.neighbours.get(&n).and_then(|id| roads.adjacency(*id));
-        let decided = |n, failures| {
-            known(n).is_some_and(|it| it.mac.is_some() || it.failures != failures)
-        };
+        let decided =
+            |n, failures| known(n).is_some_and(|it| it.mac.is_some() || it.failures != failures);
         while let Some((neighbour, packets)) = self.hold.take(decided) {
             let way = known(neighbour).and_then(|it| Some((it.interface, it.mac?)));
             for Held { received, parsed } in packets {

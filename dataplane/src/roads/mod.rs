@@ -78,6 +78,23 @@ pub enum Route {
     Elsewhere,
 }
 
+impl Route {
+    /// The routers that it leads by.
+    pub fn routers(&self) -> Vec<AdjacencyId> {
+        match self {
+            Self::Via(id) => vec![*id],
+            Self::Several(members) => {
+                let routers = members.iter().filter_map(|member| match member.way {
+                    Way::Via(id) => Some(id),
+                    Way::OnLink(_) => None,
+                });
+                routers.collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
 impl AdjacencyId {
     /// What a session keeps that has no neighbour, but [`NextHop::Hairpin`].
     pub(crate) const HAIRPIN: Self = Self(u32::MAX - 1);

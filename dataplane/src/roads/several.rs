@@ -1,6 +1,6 @@
 //! Which of several ways does a flow take? The same for all its packets, for as long as that way lives.
 
-use super::{AdjacencyId, NextHop, Journey, Roads};
+use super::{AdjacencyId, Journey, NextHop, Roads};
 use crate::interface::InterfaceId;
 
 /// One of several ways.

@@ -88,8 +88,9 @@ impl Signpost {
             Arrival::At(interface) => journey.arrival == Some(interface),
             Arrival::Elsewhere => false,
         };
-        let described =
-            arrival && self.from.contains(&journey.source) && self.to.contains(&journey.destination);
+        let described = arrival
+            && self.from.contains(&journey.source)
+            && self.to.contains(&journey.destination);
         described != self.inverted
     }
 }
@@ -108,7 +109,8 @@ impl Roads {
             }
             match signpost.towards {
                 Towards::Table(table, suppressed) => {
-                    if let Some(route) = self.look_up(table, suppressed, journey.destination) {
+                    let found = self.look_up(table, suppressed, journey.destination);
+                    if let Some((_, route)) = found {
                         return Some(route);
                     }
                 }
@@ -127,15 +129,19 @@ impl Roads {
         table: usize,
         suppressed: Option<u8>,
         destination: Ipv4Addr,
-    ) -> Option<&Route> {
+    ) -> Option<(u8, &Route)> {
         let (len, route) = self.tables.get(table)?.longest(destination)?;
         let passes = *route != Route::Throw && suppressed.is_none_or(|longest| len > longest);
-        passes.then_some(route)
+        passes.then_some((len, route))
     }
 
-    /// All routes that may decide about packets to `destination` in the kernel, whoever sent them; `None` among them:
-    /// no route.
-    pub fn possible_routes(&self, destination: Ipv4Addr) -> Vec<Option<&Route>> {
+    /// All routes, with their prefixes, that may decide about packets to `destination` in the kernel, whoever sent
+    /// them; `None` among them: no route.
+    pub fn possible_routes(&self, destination: Ipv4Addr) -> Vec<Option<(Ipv4Net, &Route)>> {
+        let of = |(len, route)| {
+            let prefix = Ipv4Net::new_assert(destination, len).trunc();
+            Some((prefix, route))
+        };
         let mut found = Vec::new();
         let mut starts = vec![0];
         let mut seen = vec![false; self.signposts.len()];
@@ -150,11 +156,11 @@ impl Roads {
                 let ends = match signpost.towards {
                     Towards::Table(table, suppressed) => {
                         let route = self.look_up(table, suppressed, destination);
-                        found.extend(route.map(Some));
+                        found.extend(route.map(of));
                         route.is_some()
                     }
                     Towards::Denied(denial) => {
-                        found.push(Some(&DENIALS[denial as usize]));
+                        found.push(of((0, &DENIALS[denial as usize])));
                         true
                     }
                     Towards::NoRoute => {
@@ -167,7 +173,7 @@ impl Roads {
                     }
                     Towards::Next => false,
                     Towards::Unclear(table) => {
-                        found.extend(self.look_up(table, None, destination).map(Some));
+                        found.extend(self.look_up(table, None, destination).map(of));
                         false
                     }
                 };

@@ -17,7 +17,8 @@ fn routers(count: u8) -> Vec<Adjacency> {
 
 /// A default route by routers with these weights.
 fn several(weights: &[u16]) -> Roads {
-    let member = |(id, weight): (u32, &u16)| Member { way: Way::Via(AdjacencyId(id)), weight: *weight };
+    let member =
+        |(id, weight): (u32, &u16)| Member { way: Way::Via(AdjacencyId(id)), weight: *weight };
     let members: Arc<[Member]> = (0..).zip(weights).map(member).collect();
     Roads::new([(net("0.0.0.0/0"), Route::Several(members))], routers(weights.len() as u8))
 }
@@ -143,7 +144,8 @@ fn rules_are_asked_in_order() {
 
 #[test]
 fn rules_tell_packets_apart() {
-    let rule = Signpost { to: net("192.0.2.0/25"), arrival: Arrival::At(IN), ..Signpost::to_table(2) };
+    let rule =
+        Signpost { to: net("192.0.2.0/25"), arrival: Arrival::At(IN), ..Signpost::to_table(2) };
     let not = Signpost { inverted: true, ..rule.clone() };
     for (rule, means) in [(rule, true), (not, false)] {
         let roads = with_rules([rule, Signpost::to_table(1)]);
@@ -164,7 +166,8 @@ fn rules_tell_packets_apart() {
 
 #[test]
 fn rules_that_name_no_table() {
-    let there = |signposts: Vec<Signpost>, to| with_rules(signposts).next_hop(&Journey::to(addr(to)));
+    let there =
+        |signposts: Vec<Signpost>, to| with_rules(signposts).next_hop(&Journey::to(addr(to)));
     let all = Signpost::to_table(1);
     let prohibit = some(Towards::Denied(Denial::Prohibit));
     assert_eq!(there(vec![prohibit, all.clone()], "192.0.2.1"), NextHop::Denied(Denial::Prohibit));
@@ -189,7 +192,8 @@ fn every_possible_route_is_known() {
     let via = |id| Some(Route::Via(AdjacencyId(id)));
     let possible = |signposts: Vec<Signpost>, to: &str| {
         let roads = with_rules(signposts);
-        roads.possible_routes(addr(to)).into_iter().map(|it| it.cloned()).collect::<Vec<_>>()
+        let routes = roads.possible_routes(addr(to)).into_iter();
+        routes.map(|it| it.map(|(_, route)| route.clone())).collect::<Vec<_>>()
     };
     let (all, to_two) = (Signpost::to_table(1), Signpost::to_table(2));
     let from = |from| Signpost { from: net(from), ..to_two.clone() };

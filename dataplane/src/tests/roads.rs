@@ -188,7 +188,8 @@ fn rules_choose_the_table_by_the_pod() {
         roads.tables.push(table.into_iter().collect());
         let main = roads.signposts[0].clone();
         let from = Ipv4Net::new_assert(pod(1), 32);
-        roads.signposts = [crate::roads::Signpost { from, ..crate::roads::Signpost::to_table(1) }, main].into();
+        roads.signposts =
+            [crate::roads::Signpost { from, ..crate::roads::Signpost::to_table(1) }, main].into();
         roads.note_change(Ipv4Net::default());
     });
     for (n, router) in [(1, other), (2, ROUTER_MAC)] {
