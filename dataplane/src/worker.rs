@@ -399,12 +399,11 @@ impl<I: PacketIo> Worker<I> {
         while let Some((neighbour, packets)) = self.hold.take(decided) {
             let way = known(neighbour).and_then(|it| Some((it.interface, it.mac?)));
             for Held { received, parsed } in packets {
-                match way {
-                    Some((interface, mac)) => self.send(received.frame, interface, mac),
-                    None => {
-                        let reason = DropReason::NeighbourUnresolved;
-                        self.refuse(received, Some(&parsed), reason, now);
-                    }
+                if let Some((interface, mac)) = way {
+                    self.send(received.frame, interface, mac);
+                } else {
+                    let reason = DropReason::NeighbourUnresolved;
+                    self.refuse(received, Some(&parsed), reason, now);
                 }
             }
         }

@@ -6,6 +6,7 @@
 
 use std::io;
 
+use futures_util::FutureExt;
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use rtnetlink::packet_core::{NLM_F_APPEND, NLM_F_REPLACE, NetlinkMessage, NetlinkPayload};
@@ -27,6 +28,9 @@ const GROUPS: [u32; 6] = [1, 3, 5, 7, 8, 32];
 const NEXT_HOP_OBJECTS: std::ops::RangeInclusive<u16> = 104..=106;
 /// Asked for: about 30,000 changes of routes while the control thread is busy.
 pub(super) const RECEIVE_BUFFER: usize = 16 << 20;
+
+/// Datagrams that are thrown away before others get their turn.
+const EMPTY_AT_ONCE: usize = 1_000;
 
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +54,8 @@ pub(super) enum Event {
 /// The multicast groups that the mirror follows.
 pub(super) struct EventSocket {
     socket: TokioSocket,
+    /// The kernel has reported an overrun, and what it put into the queue before is still there.
+    overrun: bool,
 }
 
 impl EventSocket {
@@ -66,18 +72,55 @@ impl EventSocket {
         for group in GROUPS {
             inner.add_membership(group).map_err(failed)?;
         }
-        Ok(Self { socket })
+        Ok(Self { socket, overrun: false })
     }
 
     /// Waits for the next datagram of messages. Cancel-safe.
-    pub(super) async fn next(&self) -> io::Result<Vec<Event>> {
-        match self.socket.recv_from_full().await {
-            Ok((datagram, _)) => Ok(parse(&datagram)),
-            Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => {
-                Ok(vec![Event::Lost])
+    pub(super) async fn next(&mut self) -> io::Result<Vec<Event>> {
+        loop {
+            if self.overrun {
+                self.empty()?;
+                if !self.overrun {
+                    return Ok(vec![Event::Lost]);
+                }
+                tokio::task::yield_now().await;
+                continue;
             }
-            Err(error) => Err(error),
+            match self.socket.recv_from_full().await {
+                Ok((datagram, _)) => return Ok(parse(&datagram)),
+                Err(error) => self.overrun_or(error)?,
+            }
         }
+    }
+
+    /// What waits already; `None`: nothing.
+    pub(super) fn next_waiting(&mut self) -> Option<io::Result<Vec<Event>>> {
+        // Tokio's budget must not pass for an empty queue.
+        tokio::task::unconstrained(self.next()).now_or_never()
+    }
+
+    /// Throws away what waits. Once the kernel has reported an overrun, it drops further messages without a word until
+    /// the queue is empty; what is in it is old news.
+    fn empty(&mut self) -> io::Result<()> {
+        for _ in 0..EMPTY_AT_ONCE {
+            match tokio::task::unconstrained(self.socket.recv_from_full()).now_or_never() {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => self.overrun_or(error)?,
+                None => {
+                    self.overrun = false;
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn overrun_or(&mut self, error: io::Error) -> io::Result<()> {
+        if error.raw_os_error() != Some(Errno::ENOBUFS as i32) {
+            return Err(error);
+        }
+        self.overrun = true;
+        Ok(())
     }
 }
 

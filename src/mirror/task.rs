@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use dataplane::interface::InterfaceId;
 use dataplane::roads::Roads;
-use futures_util::FutureExt;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
@@ -195,7 +194,7 @@ impl Task {
     fn finish_reading(&mut self, dump: Result<Dump, MirrorError>) {
         // What was said before the dump's end belongs to its log.
         for _ in 0..DRAIN {
-            let Some(Ok(events)) = self.events.next().now_or_never() else { break };
+            let Some(Ok(events)) = self.events.next_waiting() else { break };
             events.into_iter().for_each(|event| self.take(event));
         }
         let Some(reading) = self.reading.take() else { return };
