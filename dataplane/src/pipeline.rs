@@ -307,22 +307,23 @@ impl<I: PacketIo> Worker<I> {
                 id => NextHop::Adjacency(id),
             };
         }
-        let kept = Some(AdjacencyId(kept.adjacency));
-        let hop = self.way_to(&Journey { kept, ..parsed.journey(destination, arrival) });
-        self.keep_hop(slot, hop, generation);
-        hop
+        self.find_hop(slot, &parsed.journey(destination, arrival))
     }
 
     #[cold]
-    fn keep_hop(&mut self, slot: Slot, hop: NextHop, generation: u32) {
+    fn find_hop(&mut self, slot: Slot, journey: &Journey) -> NextHop {
+        let kept = Some(AdjacencyId(self.nat.hop(slot).adjacency));
+        let hop = self.way_to(&Journey { kept, ..*journey });
         let keep = match hop {
             NextHop::Adjacency(id) => id,
             NextHop::Hairpin => AdjacencyId::HAIRPIN,
             NextHop::Unknown(..) | NextHop::Unreachable | NextHop::Denied(_) | NextHop::NotOurs => {
-                return;
+                return hop;
             }
         };
+        let generation = self.snapshot.roads.generation_of(journey.destination);
         self.nat.set_hop(slot, CachedHop { adjacency: keep.0, generation });
+        hop
     }
 
     /// The next hop to a destination, by the routing tables unless it is a public address of our own.
