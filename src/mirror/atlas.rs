@@ -209,7 +209,9 @@ impl Atlas {
             let places = self.tables.differences(&tables);
             self.tables = tables;
             different = places.len();
-            places.into_iter().for_each(|place| self.follow(place));
+            for place in places {
+                self.follow(place);
+            }
         }
         for event in since {
             match event {
@@ -268,7 +270,9 @@ impl Atlas {
     /// Looks at every route again.
     fn follow_all(&mut self) {
         let places: Vec<Place> = self.tables.places().collect();
-        places.into_iter().for_each(|place| self.follow(place));
+        for place in places {
+            self.follow(place);
+        }
     }
 
     /// Looks at one prefix again.

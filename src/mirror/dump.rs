@@ -25,11 +25,14 @@ use super::tables::{KernelRoute, Place};
 /// Largest number of unanswered requests to resolve.
 const RESOLVE_BATCH: usize = 64;
 
+/// The host's own IPv4 addresses, with the kernel's index of the link of each.
+type Addresses = Vec<(u32, Ipv4Net)>;
+
 /// What was read, of what was asked for.
 #[derive(Debug, Default)]
 pub(super) struct Dump {
-    /// Links, and the host's own IPv4 addresses by link.
-    pub(super) links: Option<(Vec<Link>, Vec<(u32, Ipv4Net)>)>,
+    /// Links and addresses.
+    pub(super) links: Option<(Vec<Link>, Addresses)>,
     pub(super) routes: Option<Vec<(Place, KernelRoute)>>,
     pub(super) rules: Option<Vec<KernelRule>>,
     pub(super) neighbours: Option<Vec<Fact>>,
@@ -74,7 +77,7 @@ impl Kernel {
     }
 
     /// The host's own IPv4 addresses, with the prefix lengths they were configured with.
-    pub(super) async fn addresses(&self) -> Result<Vec<(u32, Ipv4Net)>, MirrorError> {
+    pub(super) async fn addresses(&self) -> Result<Addresses, MirrorError> {
         let address = |message: rtnetlink::packet_route::address::AddressMessage| {
             let of = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| {
                 message.attributes.iter().find_map(wanted)

@@ -84,9 +84,11 @@ impl KernelRule {
                 RuleAttribute::Table(value) => table = *value,
                 // All ones: none is suppressed.
                 RuleAttribute::SuppressPrefixLen(len) => suppressed = u8::try_from(*len).ok(),
-                RuleAttribute::SuppressIfGroup(u32::MAX) | RuleAttribute::Protocol(_) => {}
+                RuleAttribute::SuppressIfGroup(u32::MAX)
+                | RuleAttribute::Protocol(_)
+                | RuleAttribute::TunId(0)
+                | RuleAttribute::Realm(_) => {}
                 RuleAttribute::SuppressIfGroup(_) => unclear = Some("a group of interfaces"),
-                RuleAttribute::TunId(0) | RuleAttribute::Realm(_) => {}
                 RuleAttribute::TunId(_) => unclear = Some("a tunnel"),
                 RuleAttribute::L3MDev(_) => unclear = Some("a VRF"),
                 RuleAttribute::UidRange(_) => unclear = Some("users"),

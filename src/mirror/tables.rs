@@ -96,20 +96,17 @@ impl KernelRoute {
                 _ => {}
             }
         }
-        let mut hops: Vec<Hop> = match multipath {
-            Some(hops) => hops
-                .iter()
-                .filter_map(|hop| {
-                    let dead = RouteNextHopFlags::Dead | RouteNextHopFlags::Linkdown;
-                    let weight = u16::from(hop.hops) + 1;
-                    let found = hop_of(hop.interface_index, &hop.attributes)?;
-                    Some(Hop { weight, dead: hop.flags.intersects(dead), ..found })
-                })
-                .collect(),
-            None => {
-                let dead = header.flags.intersects(RouteFlags::Dead | RouteFlags::Linkdown);
-                hop_of(0, &message.attributes).map(|hop| Hop { dead, ..hop }).into_iter().collect()
-            }
+        let mut hops: Vec<Hop> = if let Some(hops) = multipath {
+            let dead = RouteNextHopFlags::Dead | RouteNextHopFlags::Linkdown;
+            let hops = hops.iter().filter_map(|hop| {
+                let weight = u16::from(hop.hops) + 1;
+                let found = hop_of(hop.interface_index, &hop.attributes)?;
+                Some(Hop { weight, dead: hop.flags.intersects(dead), ..found })
+            });
+            hops.collect()
+        } else {
+            let dead = header.flags.intersects(RouteFlags::Dead | RouteFlags::Linkdown);
+            hop_of(0, &message.attributes).map(|hop| Hop { dead, ..hop }).into_iter().collect()
         };
         if next_hop_object && hops.is_empty() {
             // With `nexthop_compat_mode=0` the kernel names the next-hop object only. The route is there,
@@ -192,15 +189,12 @@ impl Tables {
             Change::Appended(place, route) => Ok(self.add(place, route, true)),
             Change::Replaced(place, route) => {
                 let routes = self.routes.entry(place).or_default();
-                match routes.iter_mut().find(|it| it.metric == route.metric) {
-                    Some(old) => {
-                        *old = route;
-                        Ok(place)
-                    }
-                    None => {
-                        self.add(place, route, false);
-                        Err(place)
-                    }
+                if let Some(old) = routes.iter_mut().find(|it| it.metric == route.metric) {
+                    *old = route;
+                    Ok(place)
+                } else {
+                    self.add(place, route, false);
+                    Err(place)
                 }
             }
             Change::Removed(place, route) => {

@@ -25,7 +25,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How often neighbours that do not answer are looked at.
 const TICK: Duration = Duration::from_secs(1);
 /// How often everything is read, to be sure.
-const AUDIT: Duration = Duration::from_mins(1);
+const AUDIT: Duration = Duration::from_secs(60);
 
 /// Datagrams that are read before a dump is taken over, at most.
 const DRAIN: usize = 10_000;
@@ -119,7 +119,7 @@ impl Task {
             tokio::select! {
                 () = publish => self.publish(),
                 events = self.events.next() => match events {
-                    Ok(events) => events.into_iter().for_each(|event| self.take(event)),
+                    Ok(events) => self.take_all(events),
                     Err(error) => self.reconnect(&error).await,
                 },
                 request = self.requests.recv() => match request {
@@ -130,6 +130,12 @@ impl Task {
                 _ = tick.tick() => self.ask_due(),
                 () = sleep_until(read_at), if due => {}
             }
+        }
+    }
+
+    fn take_all(&mut self, events: Vec<Event>) {
+        for event in events {
+            self.take(event);
         }
     }
 
@@ -195,7 +201,7 @@ impl Task {
         // What was said before the dump's end belongs to its log.
         for _ in 0..DRAIN {
             let Some(Ok(events)) = self.events.next_waiting() else { break };
-            events.into_iter().for_each(|event| self.take(event));
+            self.take_all(events);
         }
         let Some(reading) = self.reading.take() else { return };
         match dump {

@@ -349,19 +349,16 @@ fn storms_that_fit_the_buffer_are_applied_without_reading_anew() {
 fn a_hundred_thousand_routes_and_ten_thousand_neighbours_are_followed() {
     let rig = Rig::new();
     rig.ip("addr add 10.64.0.1/16 dev in0");
-    let mut bulk = String::new();
-    for n in 0..100_000 {
-        let prefix = Ipv4Net::new_assert(Ipv4Addr::from(0x0b00_0000 + (n << 8)), 24);
-        bulk += &format!("route add {prefix} via 10.0.0.{}\n", 2 + n % 4);
-    }
     let neighbour = |n: u32| Ipv4Addr::from(0x0a40_0100 + n);
-    for n in 0..10_000 {
-        let [_, _, c, d] = neighbour(n).octets();
-        bulk += &format!(
-            "neigh add {} lladdr 02:00:00:01:{c:02x}:{d:02x} dev in0 nud permanent\n",
-            neighbour(n)
-        );
-    }
+    let route = |n: u32| {
+        let prefix = Ipv4Net::new_assert(Ipv4Addr::from(0x0b00_0000 + (n << 8)), 24);
+        format!("route add {prefix} via 10.0.0.{}\n", 2 + n % 4)
+    };
+    let fixed = |n: u32| {
+        let (address, mac) = (neighbour(n), Mac([2, 0, 0, 1, (n >> 8) as u8, n as u8]));
+        format!("neigh add {address} lladdr {mac} dev in0 nud permanent\n")
+    };
+    let bulk: String = (0..100_000).map(route).chain((0..10_000).map(fixed)).collect();
     let bulk = Batch::new(&rig, &bulk);
     rig.run(async |mut follow| {
         let known = |s: &MirrorState| {
