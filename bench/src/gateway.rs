@@ -219,21 +219,14 @@ fn policy(setup: &Setup) -> Policy {
 
 fn roads() -> Roads {
     let (node, router) = (Ipv4Addr::new(172, 16, 0, 1), Ipv4Addr::new(203, 0, 113, 1));
-    let adjacency = |interface, address, mac| Adjacency { interface, address, mac: Some(Mac(mac)) };
-    Roads {
-        generation: 1,
-        routes: [
+    Roads::new(
+        [
             (net(0, 0, 0, 0, 0), Route::Via(AdjacencyId(1))),
             (net(PODS, 0, 0, 0, 8), Route::Via(AdjacencyId(0))),
-        ]
-        .into_iter()
-        .collect(),
-        adjacencies: vec![
-            adjacency(INSIDE, node, NODE_MAC),
-            adjacency(OUTSIDE, router, ROUTER_MAC),
         ],
-        neighbours: [((INSIDE, node), AdjacencyId(0)), ((OUTSIDE, router), AdjacencyId(1))]
-            .into_iter()
-            .collect(),
-    }
+        vec![
+            Adjacency::new(INSIDE, node, Some(Mac(NODE_MAC))),
+            Adjacency::new(OUTSIDE, router, Some(Mac(ROUTER_MAC))),
+        ],
+    )
 }

@@ -57,6 +57,11 @@ impl HashedKey {
     pub fn is_probable(&self) -> bool {
         self.probable != u32::MAX
     }
+
+    /// A number that is the same for all packets of the flow, and that nobody else can foresee.
+    pub fn flow(&self) -> u64 {
+        self.hash
+    }
 }
 
 /// The secret of this start: whoever does not know it can't choose keys that collide, nor guess ports.

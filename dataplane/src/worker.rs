@@ -320,7 +320,7 @@ impl<I: PacketIo> Worker<I> {
                 None => return self.drop_frame(received.frame, DropReason::NoRoute),
             },
             NextHop::Unknown(interface, address) => (interface, address),
-            NextHop::Unreachable | NextHop::NotOurs | NextHop::Hairpin => {
+            NextHop::Unreachable | NextHop::Denied(_) | NextHop::NotOurs | NextHop::Hairpin => {
                 return self.drop_frame(received.frame, DropReason::NoRoute);
             }
         };
@@ -330,7 +330,10 @@ impl<I: PacketIo> Worker<I> {
     /// Lets a packet wait for its next hop.
     #[cold]
     fn hold_back(&mut self, packet: Held<I::Frame>, neighbour: Neighbour, now: Timestamp) {
-        let (ask, refused) = self.hold.push(neighbour, packet, now);
+        let roads = &self.snapshot.roads;
+        let known = roads.neighbours.get(&neighbour).and_then(|id| roads.adjacency(*id));
+        let failures = known.map_or(0, |it| it.failures);
+        let (ask, refused) = self.hold.push(neighbour, failures, packet, now);
         if ask && self.shared.notices.try_send(Notice::Resolve(neighbour.0, neighbour.1)).is_err() {
             self.counters().events_lost.add(1);
         }
@@ -407,20 +410,23 @@ impl<I: PacketIo> Worker<I> {
         self.send_ready(now);
     }
 
-    /// Sends the packets whose next hop has been resolved.
+    /// Sends the packets whose next hop has been resolved, and refuses those whose next hop does not answer.
     #[cold]
     fn send_ready(&mut self, now: Timestamp) {
         let snapshot = Arc::clone(&self.snapshot);
         let roads = &snapshot.roads;
-        let resolved = |neighbour: Neighbour| {
-            let id = roads.neighbours.get(&neighbour)?;
-            let adjacency = roads.adjacency(*id)?;
-            Some((adjacency.interface, adjacency.mac?))
-        };
-        while let Some((neighbour, frames)) = self.hold.take_ready(|n| resolved(n).is_some()) {
-            let Some((interface, mac)) = resolved(neighbour) else { break };
-            for packet in frames {
-                self.send(packet.received.frame, interface, mac);
+        let known = |n: Neighbour| roads.neighbours.get(&n).and_then(|id| roads.adjacency(*id));
+        let decided =
+            |n, failures| known(n).is_some_and(|it| it.mac.is_some() || it.failures != failures);
+        while let Some((neighbour, packets)) = self.hold.take(decided) {
+            let way = known(neighbour).and_then(|it| Some((it.interface, it.mac?)));
+            for Held { received, parsed } in packets {
+                if let Some((interface, mac)) = way {
+                    self.send(received.frame, interface, mac);
+                } else {
+                    let reason = DropReason::NeighbourUnresolved;
+                    self.refuse(received, Some(&parsed), reason, now);
+                }
             }
         }
         self.drop_overdue(now);
