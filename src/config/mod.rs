@@ -139,7 +139,7 @@ fn assemble(
     if !objects.incomplete {
         forward::check(&forwards, &statics, (&pools, &rules), host, &mut problems);
     }
-    warn_of_answers_to_scans(&gateway, &objects_place, &pools, &mut problems);
+    warn_of_answers_to_scans(&gateway, objects_place.as_ref(), &pools, &mut problems);
     let warnings = problems.finish()?;
     let rules = whole::compile(&pools, rules);
     let forwards = forward::compile_forwards(forwards, &pools);
@@ -162,7 +162,7 @@ fn on_unmapped(objects: &Objects) -> Option<Place> {
 /// Only pools that hold unsolicited SYNs wait as long as RFC 5382 REQ-4 asks.
 fn warn_of_answers_to_scans(
     gateway: &Gateway,
-    place: &Option<Place>,
+    place: Option<&Place>,
     pools: &[whole::NamedPool],
     problems: &mut Problems,
 ) {

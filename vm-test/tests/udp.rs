@@ -173,7 +173,7 @@ fn merged(rig: &mut Rig, generic: bool) -> Result<()> {
     ensure!(rig.gw.command("sh").args(["-c", wait]).status()?.success(), "{wait}");
     let (tap, router) = (Wire::open(&rig.gw, "ext", rig.r.mac("down")?)?, Wire::router(rig)?);
     let nobody = SocketAddrV4::new(Ipv4Addr::new(10, 244, 1, 99), PORT);
-    wait::until("merged datagrams, without natgate", PATIENCE, || {
+    wait::until("merged datagrams, without natgate", Duration::from_secs(15), || {
         train(&router, nobody)?;
         let whole = tap.receive(Duration::from_millis(50), |ip| {
             ip.protocol() == UDP && usize::from(ip.header.total_len()) > 2 * 128

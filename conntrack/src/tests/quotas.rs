@@ -256,6 +256,29 @@ fn every_limit_is_told_by_its_name_with_what_is_used() {
     }
 }
 
+/// Blocks below 1024 have a quota of their own, beside that of the others.
+// Proves: 6888-REQ-4
+#[test]
+fn bug_events_counted_blocks_of_low_ports_to_the_others() {
+    let quota = Quota { blocks_soft: Some(2), ..quota(2, 1_000) };
+    let strict = PoolSettings { parity: false, block_size: 64, ..PoolSettings::rfc4787() };
+    let (mut nat, _) = nat_with(PoolSettings { quota, ..strict }, 1, 1_000);
+    let mut told = Vec::new();
+    // A low block has 16 ports, the others 64.
+    for (first, blocks) in [(100, 2 * 16), (5_000, 2 * 64)] {
+        for port in first..first + blocks {
+            open(&mut nat, flow(Protocol::Udp, 1, port, 1), secs(u64::from(port))).unwrap();
+        }
+        let next = flow(Protocol::Udp, 1, first + blocks, 1);
+        let refused = open(&mut nat, next, secs(u64::from(first + blocks)));
+        assert_eq!(refused, Err(Refusal::QuotaBlocks));
+        told.extend(events(&mut nat).into_iter().map(|e| (e.kind, e.used, e.limit)));
+    }
+    let both =
+        [EventKind::QuotaSoft, EventKind::QuotaExhausted].map(|kind| (kind(Limit::Blocks), 2, 2));
+    assert_eq!(told, [both, both].concat());
+}
+
 // Proves: 6888-REQ-11c
 #[test]
 fn pool_and_table_are_told_of_at_nine_tenths_and_at_the_end() {
