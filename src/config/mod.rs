@@ -6,11 +6,13 @@
 //! is wrong leaves this module; otherwise all mistakes do, in one go.
 
 mod address;
+mod ask;
 mod field;
 mod flags;
 mod forward;
 mod gateway;
 mod host;
+mod json_schema;
 mod nat_rule;
 mod object;
 mod pool;
@@ -36,6 +38,7 @@ use crate::cli::GatewayArgs;
 pub(crate) use address::AddressRange;
 pub(crate) use gateway::{Gateway, LogFormat, Mode, OnExit};
 pub(crate) use host::host_addresses;
+pub(crate) use json_schema::json_schema;
 pub(crate) use problem::{ConfigErrors, Problem};
 
 use field::Field;
