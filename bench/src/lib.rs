@@ -12,6 +12,7 @@ pub mod forward;
 pub mod frame;
 pub mod gateway;
 pub mod measure;
+pub mod memory;
 pub mod packets;
 pub mod report;
 pub mod rig;

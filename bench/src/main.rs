@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use bench::contestant::Contestant;
 use bench::measure::{Settings, trial};
-use bench::packets;
 use bench::report::Run;
+use bench::{memory, packets};
 use clap::{Args, Parser, Subcommand, ValueEnum as _};
 
 /// Measures natgate, its limit and its peers on veth pairs, interleaved, and prints one table.
@@ -53,6 +53,8 @@ struct Cli {
 enum Measurement {
     /// Measures what each kind of packet costs without the kernel: instructions (by callgrind) and time.
     Packets(Packets),
+    /// Measures established sessions in random order without the kernel, beside touch and forward.
+    Memory(Memory),
 }
 
 #[derive(Args)]
@@ -80,14 +82,41 @@ struct Packets {
     bursts: Option<usize>,
 }
 
+#[derive(Args)]
+struct Memory {
+    /// Numbers of sessions.
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1_000, 65_536, 1_048_576])]
+    sessions: Vec<u32>,
+    /// Directions.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = memory::Way::value_variants().to_vec())]
+    only: Vec<memory::Way>,
+    /// Repetitions.
+    #[arg(long, value_name = "N", default_value_t = 7)]
+    repetitions: usize,
+    /// Rounds of 4,096 packets in each repetition.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    rounds: usize,
+    /// Packets without DF: those from pods get another identification (RFC 6864).
+    #[arg(long)]
+    df_clear: bool,
+    /// Write the figures to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Only run so many rounds of each figure: what runs under callgrind.
+    #[arg(long, hide = true)]
+    only_rounds: Option<usize>,
+}
+
 fn main() -> ExitCode {
     tools::exit(run())
 }
 
 fn run() -> Result<()> {
     let cli = Cli::parse();
-    if let Some(Measurement::Packets(arguments)) = cli.command {
-        return run_packets(arguments);
+    match cli.command {
+        Some(Measurement::Packets(arguments)) => return run_packets(arguments),
+        Some(Measurement::Memory(arguments)) => return run_memory(arguments),
+        None => {}
     }
     let base = cli.compare.as_deref().map(Run::read).transpose()?;
     fs::create_dir_all(&cli.results)?;
@@ -148,6 +177,33 @@ fn run_packets(arguments: Packets) -> Result<()> {
     println!("{}\n\n{}", table.machine.join("; "), table.show(base.as_ref())?);
     if let Some(path) = arguments.json {
         table.write(&path)?;
+        println!("written to {}", path.display());
+    }
+    Ok(())
+}
+
+fn run_memory(arguments: Memory) -> Result<()> {
+    if let Some(rounds) = arguments.only_rounds {
+        for &sessions in &arguments.sessions {
+            for &way in &arguments.only {
+                memory::run::run(sessions, way, rounds, !arguments.df_clear)?;
+            }
+        }
+        return Ok(());
+    }
+    let dont_fragment = !arguments.df_clear;
+    let figures = memory::measure(&memory::Settings {
+        sessions: arguments.sessions,
+        ways: arguments.only,
+        repetitions: arguments.repetitions,
+        rounds: arguments.rounds,
+        dont_fragment,
+    })?;
+    let run = memory::Memory::new(machine(), dont_fragment, figures);
+    println!("{}\n\n{}", run.machine.join("; "), run.show()?);
+    if let Some(path) = arguments.json {
+        fs::write(&path, serde_json::to_string_pretty(&run)? + "\n")
+            .with_context(|| format!("error: --json ({}): cannot write it", path.display()))?;
         println!("written to {}", path.display());
     }
     Ok(())

@@ -18,7 +18,7 @@ pub struct Run {
 }
 
 /// Median, minimum and maximum.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// Half are below it.
     pub median: f64,
@@ -39,7 +39,8 @@ impl Spread {
         Some(Self { median, least, most })
     }
 
-    fn show(self, scale: f64, digits: usize) -> String {
+    /// As text, `scale` times as large.
+    pub fn show(self, scale: f64, digits: usize) -> String {
         let [median, least, most] = [self.median, self.least, self.most].map(|value| value * scale);
         format!("{median:.digits$} ({least:.digits$}–{most:.digits$})")
     }

@@ -42,7 +42,9 @@ pub use endpoint::{Endpoint, FlowKey, Protocol, Realm};
 pub use events::{Event, EventKind, Limit};
 pub use key::{HashedKey, Secret};
 pub use listing::{SessionView, SubscriberView};
-pub use nat::{Admission, Farewell, FixedMapping, Nat, NatStats, Obituary, Refusal};
+pub use nat::{
+    Acknowledgement, Admission, Farewell, FixedMapping, Hit, Nat, NatStats, Obituary, Refusal,
+};
 pub use pool::{
     Behavior, HoldDown, InboundRefresh, IpId, MidStream, OnExhaustion, OnExpiry, Overlap, Pool,
     PoolId, PoolSettings, Pooling, Quota, Scatter, Timers, UnsolicitedSyn,

@@ -2,12 +2,14 @@
 
 mod end;
 mod follow;
+mod hit;
 mod open;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 pub use follow::{Farewell, Obituary};
+pub use hit::{Acknowledgement, Hit};
 
 use crate::endpoint::{Endpoint, FlowKey, Protocol};
 use crate::events::{EventKind, Events};
@@ -206,19 +208,6 @@ impl Nat {
     #[inline]
     pub fn find_hashed(&self, key: &HashedKey) -> Option<Slot> {
         self.table.find_hashed(key)
-    }
-
-    /// Reads the index line where `key` is looked up. Call it for a whole burst before
-    /// [`touch_session`](Self::touch_session): the reads of different packets overlap.
-    #[inline]
-    pub fn touch_bucket(&self, key: &HashedKey) {
-        self.table.touch_bucket(key);
-    }
-
-    /// Reads the line of the session that `key` probably has, and notes in `key` which one that is. Call it
-    /// for a whole burst before [`find_hashed`](Self::find_hashed).
-    pub fn touch_session(&self, key: &mut HashedKey) {
-        self.table.touch_session(key);
     }
 
     /// How packets of `slot` are rewritten.

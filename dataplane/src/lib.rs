@@ -25,6 +25,7 @@ pub mod lpm;
 pub mod memory;
 pub mod packet;
 mod pipeline;
+mod plain;
 mod refuse;
 pub mod request;
 pub mod roads;
