@@ -14,6 +14,7 @@ pub mod gateway;
 pub mod level2;
 pub mod level4;
 pub mod measure;
+pub mod memory;
 pub mod packets;
 pub mod report;
 pub mod rig;

@@ -12,7 +12,7 @@ use bench::contestant::Contestant;
 use bench::level2::sessions::Story;
 use bench::level4;
 use bench::measure::{Settings, trial};
-use bench::packets;
+use bench::{memory, packets};
 use bench::report::Run;
 use bench::veth::command::{self as veth, Veth};
 use clap::{Args, Parser, Subcommand, ValueEnum as _};
@@ -58,6 +58,8 @@ enum Measurement {
     Veth(Veth),
     /// Measures what each kind of packet costs without the kernel: instructions (by callgrind) and time.
     Packets(Packets),
+    /// Measures established sessions in random order without the kernel, beside touch and forward.
+    Memory(Memory),
     /// Measures how fast sessions begin and end, in memory.
     Setup(Setup),
     /// Measures what changes with size, in memory: bytes a session, the longest turn while the table grows, rules.
@@ -115,6 +117,31 @@ struct Packets {
     bursts: Option<usize>,
 }
 
+#[derive(Args)]
+struct Memory {
+    /// Numbers of sessions.
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1_000, 65_536, 1_048_576])]
+    sessions: Vec<u32>,
+    /// Directions.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = memory::Way::value_variants().to_vec())]
+    only: Vec<memory::Way>,
+    /// Repetitions.
+    #[arg(long, value_name = "N", default_value_t = 7)]
+    repetitions: usize,
+    /// Rounds of 4,096 packets in each repetition.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    rounds: usize,
+    /// Packets without DF: those from pods get another identification (RFC 6864).
+    #[arg(long)]
+    df_clear: bool,
+    /// Write the figures to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Only run so many rounds of each figure: what runs under callgrind.
+    #[arg(long, hide = true)]
+    only_rounds: Option<usize>,
+}
+
 fn main() -> ExitCode {
     tools::exit(run())
 }
@@ -123,6 +150,7 @@ fn run() -> Result<()> {
     let cli = Cli::parse();
     match cli.command {
         Some(Measurement::Packets(arguments)) => return run_packets(arguments),
+        Some(Measurement::Memory(arguments)) => return run_memory(arguments),
         Some(Measurement::Setup(arguments)) => return run_setup(&arguments),
         Some(Measurement::Scale(arguments)) => return run_scale(&arguments),
         Some(Measurement::Veth(arguments)) => {
@@ -236,6 +264,33 @@ fn run_packets(arguments: Packets) -> Result<()> {
     println!("{}\n\n{}", table.machine.join("; "), table.show(base.as_ref())?);
     if let Some(path) = arguments.json {
         table.write(&path)?;
+        println!("written to {}", path.display());
+    }
+    Ok(())
+}
+
+fn run_memory(arguments: Memory) -> Result<()> {
+    if let Some(rounds) = arguments.only_rounds {
+        for &sessions in &arguments.sessions {
+            for &way in &arguments.only {
+                memory::run::run(sessions, way, rounds, !arguments.df_clear)?;
+            }
+        }
+        return Ok(());
+    }
+    let dont_fragment = !arguments.df_clear;
+    let figures = memory::measure(&memory::Settings {
+        sessions: arguments.sessions,
+        ways: arguments.only,
+        repetitions: arguments.repetitions,
+        rounds: arguments.rounds,
+        dont_fragment,
+    })?;
+    let run = memory::Memory::new(machine(), dont_fragment, figures);
+    println!("{}\n\n{}", run.machine.join("; "), run.show()?);
+    if let Some(path) = arguments.json {
+        fs::write(&path, serde_json::to_string_pretty(&run)? + "\n")
+            .with_context(|| format!("error: --json ({}): cannot write it", path.display()))?;
         println!("written to {}", path.display());
     }
     Ok(())

@@ -18,7 +18,7 @@ pub struct Run {
 }
 
 /// Median, minimum and maximum.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// Half are below it.
     pub median: f64,

@@ -44,7 +44,10 @@ pub use endpoint::{Endpoint, FlowKey, Protocol, Realm};
 pub use events::{Event, EventKind, Limit};
 pub use key::{HashedKey, Secret};
 pub use listing::{SessionView, SubscriberView};
-pub use nat::{Admission, Farewell, FixedMapping, Memory, Nat, NatStats, Obituary, Refusal};
+pub use nat::{
+    Acknowledgement, Admission, Farewell, FixedMapping, Hit, Memory, Nat, NatStats, Obituary,
+    Refusal,
+};
 pub use pool::{
     Behavior, HoldDown, InboundRefresh, IpId, MidStream, OnExhaustion, OnExpiry, Overlap, Pool,
     PoolId, PoolSettings, Pooling, Quota, Scatter, Timers, UnsolicitedSyn,

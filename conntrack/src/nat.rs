@@ -2,12 +2,14 @@
 
 mod end;
 mod follow;
+mod hit;
 mod open;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 pub use follow::{Farewell, Obituary};
+pub use hit::{Acknowledgement, Hit};
 
 use crate::endpoint::{Endpoint, FlowKey, Protocol};
 use crate::events::{EventKind, Events};
@@ -227,23 +229,11 @@ impl Nat {
         self.table.find_hashed(key)
     }
 
-    /// Reads the index line where `key` is looked up. Call it for a whole burst before
-    /// [`touch_session`](Self::touch_session): the reads of different packets overlap.
-    #[inline]
-    pub fn touch_bucket(&self, key: &HashedKey) {
-        self.table.touch_bucket(key);
-    }
-
-    /// Reads the line of the session that `key` probably has, and notes in `key` which one that is. Call it
-    /// for a whole burst before [`find_hashed`](Self::find_hashed).
-    pub fn touch_session(&self, key: &mut HashedKey) {
-        self.table.touch_session(key);
-    }
-
-    /// Reads what a new session of the subscriber at `addr` needs. Call it for all packets of a burst that have no
-    /// session, before the first of them opens one.
-    pub fn touch_subscriber(&self, addr: std::net::Ipv4Addr) {
-        if let Some(number) = self.subscribers.find(addr) {
+    /// Reads what a new session of the subscriber needs that sends the packet with `key`, which no session
+    /// probably has. Call it for all packets of a burst before the first of them opens one.
+    #[cold]
+    pub fn touch_opener(&self, key: &HashedKey) {
+        if let Some(number) = self.subscribers.find(key.key.src().addr) {
             self.subscribers.touch(number);
         }
     }

@@ -72,14 +72,16 @@ pub(crate) struct Half {
     pub(crate) last_seen: u32,
     /// What this side of a TCP connection has told.
     pub(crate) side: Side,
-    /// Packets, 40 bits, and bytes, 48 bits.
-    packets_low: u32,
-    bytes_low: u32,
-    bytes_high: u16,
-    packets_high: u8,
     /// Both halves carry the state, so that a packet that changes nothing reads only its own.
     pub(crate) state: State,
+    /// Packets beyond the 16 bits in `counts`.
+    more_packets: [u8; 3],
+    /// Bytes, the lower 48 bits, and packets above them: one addition counts both.
+    counts: u64,
 }
+
+/// One packet in [`Half::counts`].
+const ONE_PACKET: u64 = 1 << 48;
 
 const _: () = assert!(size_of::<Half>() == 64, "a half is a cache line");
 
@@ -101,41 +103,52 @@ impl Half {
             hop: CachedHop::NONE,
             last_seen: now.stored(),
             side: Side::default(),
-            packets_low: 0,
-            bytes_low: 0,
-            bytes_high: 0,
-            packets_high: 0,
             state,
+            more_packets: [0; 3],
+            counts: 0,
         }
     }
 
     pub(crate) fn packets(&self) -> u64 {
-        u64::from(self.packets_low) | u64::from(self.packets_high) << 32
+        let [a, b, c] = self.more_packets;
+        u64::from(u32::from_le_bytes([a, b, c, 0])) << 16 | self.counts >> 48
     }
 
     pub(crate) fn bytes(&self) -> u64 {
-        u64::from(self.bytes_low) | u64::from(self.bytes_high) << 32
+        self.counts & (ONE_PACKET - 1)
     }
 
-    /// Counts a packet; whether it is the first one.
+    /// Whether no packet of this direction was counted yet.
+    #[inline]
+    pub(crate) fn is_fresh(&self) -> bool {
+        // No packet has no bytes, so bytes without packets are those of 65,536 of them.
+        self.counts == 0
+    }
+
+    /// Counts a packet of `bytes`, which are not 0; whether it is the first one.
     #[inline]
     pub(crate) fn count(&mut self, bytes: u64) -> bool {
-        let first = self.packets_low == 0 && self.packets_high == 0;
-        let (packets, carry) = self.packets_low.overflowing_add(1);
-        self.packets_low = packets;
-        self.packets_high = self.packets_high.wrapping_add(carry.into());
-        let bytes = self.bytes() + bytes;
-        self.bytes_low = bytes as u32;
-        self.bytes_high = (bytes >> 32) as u16;
+        let first = self.is_fresh();
+        let (counts, carry) = self.counts.overflowing_add(bytes + ONE_PACKET);
+        self.counts = counts;
+        if carry {
+            self.count_many();
+        }
         first
+    }
+
+    #[cold]
+    fn count_many(&mut self) {
+        let [a, b, c] = self.more_packets;
+        let more = u32::from_le_bytes([a, b, c, 0]) + 1;
+        self.more_packets.copy_from_slice(&more.to_le_bytes()[..3]);
     }
 
     /// Follows a segment of an established connection that changes no state, which is nearly every one;
     /// false, and nothing has changed, if it may be another.
     #[inline]
     pub(crate) fn follow_plain(&mut self, segment: &Segment) -> bool {
-        const ALL: u8 = TcpFlags::SYN | TcpFlags::FIN | TcpFlags::RST | TcpFlags::ACK;
-        let plain = self.state == State::Established && segment.flags.0 & ALL == TcpFlags::ACK;
+        let plain = self.is_plain(segment.flags);
         if plain {
             self.side.acknowledge(segment.ack, segment.window);
         }
@@ -143,7 +156,17 @@ impl Half {
     }
 }
 
+impl Half {
+    /// Whether a segment with these flags changes no state.
+    #[inline]
+    pub(crate) fn is_plain(&self, flags: TcpFlags) -> bool {
+        const ALL: u8 = TcpFlags::SYN | TcpFlags::FIN | TcpFlags::RST | TcpFlags::ACK;
+        self.state == State::Established && flags.0 & ALL == TcpFlags::ACK
+    }
+}
+
 /// A mapping and a remote, both directions: one allocation, two keys, one free.
+#[repr(C)]
 #[derive(Clone, Debug)]
 pub(crate) struct Session {
     pub(crate) outbound: Half,

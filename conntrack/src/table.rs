@@ -3,7 +3,7 @@
 use crate::endpoint::FlowKey;
 use crate::index::Index;
 use crate::key::{HashedKey, PackedKey, Secret};
-use crate::session::{Direction, Owner, Session, Slot};
+use crate::session::{Direction, Half, Owner, Session, Slot};
 use crate::tcp::State;
 use crate::time::Timestamp;
 
@@ -62,23 +62,33 @@ impl SessionTable {
         session.is_some_and(|session| session.half(slot.direction()).key == key.key)
     }
 
-    /// Reads the index line of `key`.
+    /// Reads the index line of `key`, and notes in `key` which one it is.
     #[inline]
-    pub(crate) fn touch_bucket(&self, key: &HashedKey) {
-        self.index.touch(key.hash);
+    pub(crate) fn touch_bucket(&self, key: &mut HashedKey) {
+        key.probable = self.index.touch(key.hash);
     }
 
-    /// Reads the line of the session that `key` probably has, and notes in it which one that is.
-    pub(crate) fn touch_session(&self, key: &mut HashedKey) {
-        let touch = |slot: u32| {
-            let slot = Slot(slot);
-            let session = self.sessions.get(slot.session());
-            std::hint::black_box(session.map(|s| s.half(slot.direction()).last_seen));
-            true
-        };
-        if let Some(slot) = self.index.find(key.hash, touch) {
-            key.probable = slot;
+    /// Notes in `key`, which knows its index line, which slot it probably has.
+    #[inline]
+    pub(crate) fn guess(&self, key: &mut HashedKey) {
+        key.probable = self.index.guess(key.hash, key.probable).unwrap_or(u32::MAX);
+    }
+
+    /// Reads the line of the session that `key` probably has.
+    #[inline]
+    pub(crate) fn touch_guessed(&self, key: &HashedKey) {
+        let slot = Slot(key.probable);
+        if let Some(session) = self.sessions.get(slot.session()) {
+            std::hint::black_box(session.half(slot.direction()).last_seen);
         }
+    }
+
+    /// The direction of a session that `key` was guessed to have, if it is that of `key`.
+    #[inline]
+    pub(crate) fn half_mut(&mut self, key: &HashedKey) -> Option<&mut Half> {
+        let slot = Slot(key.probable);
+        let half = self.sessions.get_mut(slot.session())?.half_mut(slot.direction());
+        (half.key == key.key).then_some(half)
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -26,6 +26,7 @@ pub mod memory;
 mod overload;
 pub mod packet;
 mod pipeline;
+mod plain;
 mod refuse;
 pub mod request;
 pub mod roads;

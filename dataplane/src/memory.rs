@@ -93,16 +93,19 @@ impl MemoryIo {
 impl PacketIo for MemoryIo {
     type Frame = Frame;
 
+    #[inline]
     fn receive(&mut self, room: usize, into: &mut Vec<Received<Frame>>) -> usize {
         let count = room.min(self.arriving.len());
         into.extend(self.arriving.drain(..count));
         count
     }
 
+    #[inline]
     fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
         &frame.bytes[..frame.len]
     }
 
+    #[inline]
     fn bytes_mut<'a>(&'a mut self, frame: &'a mut Frame) -> &'a mut [u8] {
         &mut frame.bytes[..frame.len]
     }
@@ -124,6 +127,7 @@ impl PacketIo for MemoryIo {
         self.free.push(frame);
     }
 
+    #[inline]
     fn transmit(&mut self, interface: InterfaceId, frame: Frame) -> bool {
         if self.sent.len() >= self.transmit_room {
             self.free.push(frame);

@@ -79,9 +79,6 @@ impl<I: PacketIo> Worker<I> {
         };
         let realm = self.realm_of(&packet, received.interface);
         let key = packet.flow_key(realm).ok().map(|key| self.nat.secret().hash_key(&key));
-        if let Some(key) = &key {
-            self.nat.touch_bucket(key);
-        }
         Ok(Some(Parsed { packet, realm, key, hairpin: None, fresh_id: None }))
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use conntrack::{Nat, Realm, Secret, Timestamp};
+use conntrack::{HashedKey, Nat, Secret, Timestamp};
 use crossbeam::channel::{Receiver, Sender};
 
 use crate::answer::{self, RateLimit};
@@ -19,6 +19,7 @@ use crate::ip_id::IpIds;
 use crate::listing::{Listing, Progress};
 use crate::overload::Overload;
 use crate::pipeline::{Arrival, Fate, Parsed};
+use crate::plain::{Glance, Lane, Run};
 use crate::request::{Notice, Request};
 use crate::roads::{Adjacency, NextHop};
 use crate::snapshot::{Published, Snapshot};
@@ -105,7 +106,9 @@ pub struct Worker<I: PacketIo> {
     listings: Vec<Listing>,
     announcements: Vec<(InterfaceId, std::net::Ipv4Addr)>,
     burst: Vec<Received<I::Frame>>,
-    arrivals: Vec<Arrival>,
+    glances: Vec<Glance>,
+    odd: Vec<Arrival>,
+    pub(crate) lane: Lane,
     next_housekeeping: Timestamp,
     /// Events of the NAT that were lost, counted so far.
     events_lost: u64,
@@ -152,7 +155,9 @@ impl<I: PacketIo> Worker<I> {
             listings: Vec::new(),
             announcements: Vec::new(),
             burst: Vec::with_capacity(BURST),
-            arrivals: Vec::with_capacity(BURST),
+            glances: Vec::with_capacity(BURST),
+            odd: Vec::with_capacity(BURST),
+            lane: Lane::default(),
             next_housekeeping: now,
             events_lost: 0,
             unfinished: false,
@@ -211,35 +216,129 @@ impl<I: PacketIo> Worker<I> {
         self.nat.expire(now, budget)
     }
 
-    /// A burst from the interfaces, stage by stage.
+    /// A burst from the interfaces, stage by stage. A stage's reads of memory don't wait for each other.
     fn take_burst(&mut self, now: Timestamp) -> usize {
         let mut burst = std::mem::take(&mut self.burst);
-        let mut arrivals = std::mem::take(&mut self.arrivals);
+        let mut glances = std::mem::take(&mut self.glances);
+        let mut odd = std::mem::take(&mut self.odd);
         let packets = self.io.receive(BURST, &mut burst);
         io::touch_headers(&self.io, &burst);
-        arrivals.extend(burst.iter().map(|received| self.parse(received)));
-        for arrival in &mut arrivals {
-            if let Ok(Some(Parsed { key: Some(key), .. })) = arrival {
-                self.nat.touch_session(key);
-            }
-        }
-        for arrival in &arrivals {
-            if let Ok(Some(Parsed { key: Some(key), realm: Realm::Internal, packet, .. })) = arrival
-                && !key.is_probable()
-            {
-                self.nat.touch_subscriber(packet.src.addr);
-            }
-        }
-        for (received, arrival) in burst.drain(..).zip(&mut arrivals) {
-            let len = self.io.bytes(&received.frame).len() as u64;
-            let counters = self.counters().interface(received.interface);
-            counters.received_packets.add(1);
-            counters.received_bytes.add(len);
-            self.arrive(received, arrival, now);
-        }
-        arrivals.clear();
-        (self.burst, self.arrivals) = (burst, arrivals);
+        self.look_at_burst(&burst, &mut glances, &mut odd);
+        self.find_sessions(&mut glances);
+        self.finish_burst(&mut burst, &glances, &mut odd, now);
+        glances.clear();
+        odd.clear();
+        (self.burst, self.glances, self.odd) = (burst, glances, odd);
         packets
+    }
+
+    /// Second stage: what are they?
+    #[inline(never)] // with registers of its own
+    fn look_at_burst(
+        &self,
+        burst: &[Received<I::Frame>],
+        glances: &mut Vec<Glance>,
+        odd: &mut Vec<Arrival>,
+    ) {
+        glances.extend(burst.iter().map(|received| self.look(received, odd)));
+    }
+
+    /// Third stage: which session does each probably belong to? Their index lines, and then their own, are on their
+    /// way at the same time.
+    #[inline(never)] // as above
+    fn find_sessions(&self, glances: &mut [Glance]) {
+        for glance in &mut *glances {
+            self.nat.touch_bucket(&mut glance.key);
+        }
+        for glance in &mut *glances {
+            self.nat.guess(&mut glance.key);
+        }
+        for glance in &*glances {
+            self.nat.touch_guessed(&glance.key);
+        }
+        for glance in glances.iter().filter(|glance| !glance.key.is_probable()) {
+            self.nat.touch_opener(&glance.key);
+        }
+    }
+
+    /// What is it? What is not plain goes to `odd`.
+    #[inline]
+    fn look(&self, received: &Received<I::Frame>, odd: &mut Vec<Arrival>) -> Glance {
+        let frame = self.io.bytes(&received.frame);
+        if let Some(glance) = self.lane.look(frame, received.interface, self.nat.secret()) {
+            return glance;
+        }
+        let arrival = self.parse(received);
+        let key = match &arrival {
+            Ok(Some(Parsed { key: Some(key), .. })) => *key,
+            _ => HashedKey::default(),
+        };
+        odd.push(arrival);
+        Glance { key, plain: None }
+    }
+
+    /// Last stage: what becomes of them, in the order in which they came?
+    #[inline(never)] // as above
+    fn finish_burst(
+        &mut self,
+        burst: &mut Vec<Received<I::Frame>>,
+        glances: &[Glance],
+        odd: &mut [Arrival],
+        now: Timestamp,
+    ) {
+        let (mut came, mut sent) = (Run::NONE, Run::NONE);
+        let mut odd = odd.iter_mut();
+        for (received, glance) in burst.drain(..).zip(glances) {
+            let len = self.io.bytes(&received.frame).len();
+            if let Some(run) = came.add(received.interface, len) {
+                self.count_received(run);
+            }
+            let Err(received) = self.pass(received, glance, now, &mut sent) else { continue };
+            match if glance.plain.is_none() { odd.next() } else { None } {
+                Some(arrival) => {
+                    if let Ok(Some(Parsed { key: Some(key), .. })) = arrival {
+                        *key = glance.key;
+                    }
+                    self.arrive(received, arrival, now);
+                }
+                None => {
+                    let mut arrival = self.parse(&received);
+                    self.arrive(received, &mut arrival, now);
+                }
+            }
+        }
+        self.count_received(came);
+        self.count_passed(sent);
+    }
+
+    fn count_received(&self, run: Run) {
+        let counters = self.counters().interface(run.interface);
+        counters.received_packets.add(run.packets);
+        counters.received_bytes.add(run.bytes);
+    }
+
+    fn count_passed(&self, run: Run) {
+        let counters = self.counters();
+        counters.forwarded.add(run.packets);
+        let counters = counters.interface(run.interface);
+        counters.transmitted_packets.add(run.packets);
+        counters.transmitted_bytes.add(run.bytes);
+    }
+
+    /// Hands a plain packet of `len` bytes to the interface; it is counted with others of its run, or as dropped.
+    #[inline]
+    pub(crate) fn transmit_plain(
+        &mut self,
+        interface: InterfaceId,
+        frame: I::Frame,
+        len: usize,
+        sent: &mut Run,
+    ) {
+        if !self.io.transmit(interface, frame) {
+            self.counters().drop_packet(DropReason::TransmitFull);
+        } else if let Some(run) = sent.add(interface, len) {
+            self.count_passed(run);
+        }
     }
 
     /// A burst from each other worker.
@@ -401,6 +500,7 @@ impl<I: PacketIo> Worker<I> {
         }
         self.snapshot_version = version;
         self.snapshot = self.shared.snapshot.get();
+        self.lane.follow(&self.snapshot);
         self.nat.adopt(&self.snapshot.policy.pools);
         self.fragments.set_lifetime(self.snapshot.policy.fragment_lifetime());
         let answers = &self.snapshot.policy.answers;
