@@ -12,9 +12,9 @@ use bench::contestant::Contestant;
 use bench::level2::sessions::Story;
 use bench::level4;
 use bench::measure::{Settings, trial};
-use bench::{memory, packets};
 use bench::report::Run;
 use bench::veth::command::{self as veth, Veth};
+use bench::{memory, packets};
 use clap::{Args, Parser, Subcommand, ValueEnum as _};
 
 /// Measures natgate, its limit and its peers on veth pairs, interleaved, and prints one table.

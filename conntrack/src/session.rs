@@ -109,6 +109,16 @@ impl Half {
         }
     }
 
+    /// How packets of this half, which is that of `direction`, are rewritten.
+    #[inline]
+    pub(crate) fn rewrite(&self, direction: Direction) -> Rewrite {
+        let (src, dst) = match direction {
+            Direction::Outbound => (self.changed, self.key.dst()),
+            Direction::Inbound => (self.key.src(), self.changed),
+        };
+        Rewrite { src, dst, header: self.header, payload: self.payload }
+    }
+
     pub(crate) fn packets(&self) -> u64 {
         let [a, b, c] = self.more_packets;
         u64::from(u32::from_le_bytes([a, b, c, 0])) << 16 | self.counts >> 48
@@ -257,12 +267,7 @@ impl Session {
     /// How packets of `direction` are rewritten.
     #[inline]
     pub(crate) fn rewrite(&self, direction: Direction) -> Rewrite {
-        let half = self.half(direction);
-        let (src, dst) = match direction {
-            Direction::Outbound => (half.changed, half.key.dst()),
-            Direction::Inbound => (half.key.src(), half.changed),
-        };
-        Rewrite { src, dst, header: half.header, payload: half.payload }
+        self.half(direction).rewrite(direction)
     }
 
     /// What the slow path knows of it.

@@ -85,10 +85,11 @@ impl SessionTable {
 
     /// The direction of a session that `key` was guessed to have, if it is that of `key`.
     #[inline]
-    pub(crate) fn half_mut(&mut self, key: &HashedKey) -> Option<&mut Half> {
+    pub(crate) fn half_mut(&mut self, key: &HashedKey) -> Option<(&mut Half, Direction)> {
         let slot = Slot(key.probable);
-        let half = self.sessions.get_mut(slot.session())?.half_mut(slot.direction());
-        (half.key == key.key).then_some(half)
+        let direction = slot.direction();
+        let half = self.sessions.get_mut(slot.session())?.half_mut(direction);
+        (half.key == key.key).then_some((half, direction))
     }
 
     pub(crate) fn len(&self) -> usize {
