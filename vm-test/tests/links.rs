@@ -54,19 +54,19 @@ fn down_and_up(rig: &mut Rig) -> Result<()> {
     server::udp_echo(&rig.s1, S1[0], PORT)?;
     answered(&rig.pods[0], "an answer")?;
     // Without a carrier the routes stay, and work again with it.
-    rig.r.ip("link set down down")?;
+    rig.r.ip("link set dev down down")?;
     show(rig, "ext", "up", "false")?;
     unanswered(&rig.pods[0])?;
-    rig.r.ip("link set down up")?;
+    rig.r.ip("link set dev down up")?;
     answered(&rig.pods[0], "an answer with the carrier")?;
     show(rig, "ext", "up", "true")?;
     // Links that are set down lose their routes.
     for (link, route) in [("ext", "default via 203.0.113.1"), ("int", "10.244.0.0/16 via 10.0.0.2")]
     {
-        rig.gw.ip(&format!("link set {link} down"))?;
+        rig.gw.ip(&format!("link set dev {link} down"))?;
         show(rig, link, "up", "false")?;
         unanswered(&rig.pods[0])?;
-        rig.gw.ip(&format!("link set {link} up\nroute add {route}"))?;
+        rig.gw.ip(&format!("link set dev {link} up\nroute add {route}"))?;
         answered(&rig.pods[0], &format!("an answer after {link} came up"))?;
     }
     Ok(())
@@ -141,11 +141,11 @@ fn one_arm() -> Result<OneArm> {
     let directory = tempfile::Builder::new().prefix("vm-test-").tempdir()?;
     let [bridge, node, gw, r] = ["bridge", "node", "gw", "r"].map(Namespace::new);
     let (bridge, node, gw, r) = (bridge?, node?, gw?, r?);
-    bridge.ip("link add all type bridge forward_delay 0 mcast_snooping 0\nlink set all up")?;
+    bridge.ip("link add sw0 type bridge forward_delay 0 mcast_snooping 0\nlink set sw0 up")?;
     for (host, interface) in [(&node, "eth0"), (&gw, "arm"), (&r, "eth0")] {
         let port = host.name().rsplit('-').next().unwrap_or_default().to_owned();
         link((&bridge, &port), (host, interface), 1)?;
-        bridge.ip(&format!("link set {port} master all"))?;
+        bridge.ip(&format!("link set {port} master sw0"))?;
     }
     let pod = PODS[0];
     node.ip(&format!("addr add 10.0.0.2/24 dev eth0\naddr add {pod}/32 dev lo\nroute add default via 10.0.0.1 src {pod}"))?;

@@ -179,12 +179,12 @@ fn refusing_routes_are_answered_as_they_say() {
 }
 
 fn dead_router(rig: &mut Rig) -> Result<()> {
-    rig.r.ip("link set down arp off")?;
+    rig.r.ip("link set dev down arp off")?;
     rig.gw.ip("neigh flush dev ext")?;
     let told = ping(&rig.pods[0], S1[0])?;
     ensure!(told.contains("Destination Host Unreachable"), "{told}");
     ensure!(rig.natgate()?.dropped("neighbour-unresolved")? == 1, "another reason");
-    rig.r.ip("link set down arp on")?;
+    rig.r.ip("link set dev down arp on")?;
     // The next packet asks again, and waits for the answer.
     let told = ping(&rig.pods[0], S1[0])?;
     ensure!(told.contains("1 received"), "{told}");
