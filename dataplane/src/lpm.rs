@@ -270,7 +270,7 @@ mod tests {
     /// A prefix and an address in it; addresses crowd into one /20 so that prefixes nest.
     fn crowded() -> impl Strategy<Value = Ipv4Net> {
         (0u32..1 << 12, 0u8..=32).prop_map(|(low, len)| {
-            Ipv4Net::new_assert(Ipv4Addr::from(0x0a64_0000 | low << 4 | (low % 16)), len)
+            Ipv4Net::new_assert(Ipv4Addr::from(0x0a64_0000 | (low << 4) | (low % 16)), len)
         })
     }
 
