@@ -276,17 +276,16 @@ impl<I: PacketIo> Worker<I> {
                 self.count_received(run);
             }
             let Err(received) = self.pass(received, glance, now, &mut sent) else { continue };
-            match if glance.plain.is_none() { odd.next() } else { None } {
-                Some(arrival) => {
-                    if let Ok(Some(Parsed { key: Some(key), .. })) = arrival {
-                        *key = glance.key;
-                    }
-                    self.arrive(received, arrival, now);
+            let before = if glance.plain.is_none() { odd.next() } else { None };
+            if let Some(arrival) = before {
+                if let Ok(Some(Parsed { key: Some(key), .. })) = arrival {
+                    *key = glance.key;
                 }
-                None => {
-                    let mut arrival = self.parse(&received);
-                    self.arrive(received, &mut arrival, now);
-                }
+                self.arrive(received, arrival, now);
+            } else {
+                // Its session is not there, or it changes more than times and counts.
+                let mut arrival = self.parse(&received);
+                self.arrive(received, &mut arrival, now);
             }
         }
         self.count_received(came);

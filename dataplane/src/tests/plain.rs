@@ -8,6 +8,7 @@ use conntrack::Timestamp;
 use super::pieces::with_id;
 use super::rig::{interface, policy, roads};
 use super::*;
+use crate::counters::Counter;
 use crate::interface::{InterfaceId, Mac};
 use crate::io::PacketIo;
 use crate::request::{Request, SessionFilter, SessionRow};
@@ -56,15 +57,30 @@ enum Step {
     Roads(u32, Option<u8>, u16),
 }
 
+const ODDITIES: [Oddity; 16] = [
+    Oddity::NoChecksum,
+    Oddity::WrongChecksum,
+    Oddity::PartialChecksum,
+    Oddity::WrongHeader,
+    Oddity::LastHop,
+    Oddity::Truncated,
+    Oddity::Padded,
+    Oddity::PaddedBeyond,
+    Oddity::WrongMac,
+    Oddity::Fragment,
+    Oddity::Options,
+    Oddity::Long,
+    Oddity::ShortUdp,
+    Oddity::Multicast,
+    Oddity::PortZero,
+    Oddity::ReservedBit,
+];
+
 fn oddity() -> impl Strategy<Value = Oddity> {
-    use Oddity::*;
     prop_oneof![
-        12 => Just(None),
-        3 => Just(DfClear),
-        6 => prop::sample::select(vec![
-            NoChecksum, WrongChecksum, PartialChecksum, WrongHeader, LastHop, Truncated, Padded, PaddedBeyond,
-            WrongMac, Fragment, Options, Long, ShortUdp, Multicast, PortZero, ReservedBit,
-        ]),
+        12 => Just(Oddity::None),
+        3 => Just(Oddity::DfClear),
+        6 => prop::sample::select(&ODDITIES[..]),
     ]
 }
 
@@ -215,10 +231,10 @@ impl Twins {
     fn state(&mut self) -> [(Vec<u64>, Vec<SessionRow>); 2] {
         self.rigs.each_mut().map(|rig| {
             let c = &rig.counters[0];
-            let mut counts: Vec<u64> = c.drops.iter().map(|drops| drops.get()).collect();
+            let mut counts: Vec<u64> = c.drops.iter().map(Counter::get).collect();
             for it in &c.interfaces[..2] {
-                counts.extend([&it.received_packets, &it.received_bytes].map(|c| c.get()));
-                counts.extend([&it.transmitted_packets, &it.transmitted_bytes].map(|c| c.get()));
+                counts.extend([&it.received_packets, &it.received_bytes].map(Counter::get));
+                counts.extend([&it.transmitted_packets, &it.transmitted_bytes].map(Counter::get));
             }
             let others = [
                 &c.forwarded,
@@ -230,7 +246,7 @@ impl Twins {
                 &c.slow_path,
                 &c.sessions,
             ];
-            counts.extend(others.map(|counter| counter.get()));
+            counts.extend(others.map(Counter::get));
             let (tx, rx) = channel::bounded(64);
             rig.requests[0].send(Request::Sessions(SessionFilter::default(), tx)).unwrap();
             rig.run();
