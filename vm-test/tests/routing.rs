@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A rig with a second router and an echo server on both of s1's addresses.
 fn rig(options: Options) -> Rig {
-    let mut rig = Rig::start(options).unwrap();
+    let mut rig = Rig::start(options).expect("the rig starts");
     let made = second_router(&mut rig);
     rig.must(made);
     rig
@@ -65,11 +65,14 @@ fn flows(pod: &Namespace, server: Ipv4Addr, count: usize) -> Result<()> {
     })?
 }
 
-/// Where each flow to s1 left by, by its ends.
-fn ways(rig: &mut Rig) -> Result<BTreeMap<(SocketAddrV4, SocketAddrV4), BTreeSet<[u8; 6]>>> {
+/// The hardware addresses to which the packets of each flow went, by its ends.
+type Ways = BTreeMap<(SocketAddrV4, SocketAddrV4), BTreeSet<[u8; 6]>>;
+
+/// The ways of all flows to s1.
+fn ways(rig: &mut Rig) -> Result<Ways> {
     let [_, external] = rig.end_captures()?;
     let trace = Trace::read(&external)?;
-    let mut ways: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+    let mut ways = Ways::new();
     for packet in trace.packets() {
         if let Kind::Ipv4(ip) = &packet.kind
             && let Some(ends) = ip.endpoints()
