@@ -65,14 +65,14 @@ fn flows(pod: &Namespace, server: Ipv4Addr, count: usize) -> Result<()> {
     })?
 }
 
-/// Next hops of each flow, by its ends.
+/// The hardware addresses to which the packets of each flow went, by its ends.
 type Ways = BTreeMap<(SocketAddrV4, SocketAddrV4), BTreeSet<[u8; 6]>>;
 
-/// Where each flow to s1 left by.
+/// The ways of all flows to s1.
 fn ways(rig: &mut Rig) -> Result<Ways> {
     let [_, external] = rig.end_captures()?;
     let trace = Trace::read(&external)?;
-    let mut ways: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+    let mut ways = Ways::new();
     for packet in trace.packets() {
         if let Kind::Ipv4(ip) = &packet.kind
             && let Some(ends) = ip.endpoints()
