@@ -5,6 +5,8 @@
 //! by linear hashing: each insertion splits a bucket or two while it is too full, so that no packet
 //! waits for a rebuild. Memory for the largest size is reserved at start and touched as it is needed.
 
+use std::ops::Range;
+
 /// Tags and slots in a bucket.
 const WAYS: usize = 8;
 /// Split buckets while more than this many of eight ways are taken on average. At six, a key in some
@@ -251,6 +253,12 @@ impl Index {
             self.base *= 2;
         }
         true
+    }
+
+    /// The addresses that are reserved for buckets.
+    pub(crate) fn reserved(&self) -> Range<usize> {
+        let start = self.buckets.as_ptr().expose_provenance();
+        start..start + self.buckets.capacity() * size_of::<Bucket>()
     }
 
     /// Bytes of the buckets in use.

@@ -218,6 +218,12 @@ impl Nat {
         self.rests.adopt(pools.len());
     }
 
+    /// The addresses that are reserved for the tables in which packets find their sessions, touched or not. They
+    /// never move. Packets come to them at random, so large pages serve them.
+    pub fn reserved(&self) -> [std::ops::Range<usize>; 2] {
+        self.table.reserved()
+    }
+
     /// The session that a packet belongs to, and its direction.
     pub fn find(&self, key: &FlowKey) -> Option<Slot> {
         self.table.find(key)

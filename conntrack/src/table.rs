@@ -1,5 +1,7 @@
 //! Which session does a packet belong to?
 
+use std::ops::Range;
+
 use crate::endpoint::FlowKey;
 use crate::index::Index;
 use crate::key::{HashedKey, PackedKey, Secret};
@@ -36,6 +38,13 @@ impl SessionTable {
             max,
             secret,
         }
+    }
+
+    /// The addresses that are reserved for the index and for sessions.
+    pub(crate) fn reserved(&self) -> [Range<usize>; 2] {
+        let start = self.sessions.as_ptr().expose_provenance();
+        let end = start + self.sessions.capacity() * size_of::<Session>();
+        [self.index.reserved(), start..end]
     }
 
     pub(crate) fn find(&self, key: &FlowKey) -> Option<Slot> {

@@ -26,6 +26,7 @@ use crate::snapshot::{Published, Snapshot};
 use crate::spin::Spin;
 use crate::unsolicited::Unsolicited;
 use crate::wire::{Ethernet, ethernet};
+use crate::xsk::ask_for_huge_pages;
 
 /// Timer-wheel items looked at in a busy burst, beside two for each new session, and in an idle one.
 const EXPIRE_BUDGET: (u32, u32) = (32, 1024);
@@ -131,6 +132,10 @@ impl<I: PacketIo> Worker<I> {
         let mut nat = Nat::new(id, shared.sessions_per_worker, shared.secret.clone(), now);
         nat = nat.with_workers(hand_off.workers());
         nat.adopt(&snapshot.policy.pools);
+        for table in nat.reserved() {
+            // Without, it is slower: `huge_pages` tells why.
+            let _ = ask_for_huge_pages(table);
+        }
         let lifetime = snapshot.policy.fragment_lifetime();
         let share = u64::from(hand_off.workers().max(1));
         Self {
