@@ -177,6 +177,9 @@ mod tests {
         assert!(!rests.rests(0, at(0)), "cut short");
         rests.push(999, at(20_000), at(11_000));
         assert!(rests.rests(999, at(19_999)), "the first rest does not end the second");
+        let before = rests.queue.len();
+        rests.sweep(at(30_000), &mut 3);
+        assert_eq!(rests.queue.len(), before - 3, "no more than its budget");
         rests.sweep(at(30_000), &mut 1_000);
         assert_eq!((rests.queue.len(), rests.until.len()), (0, 0));
     }

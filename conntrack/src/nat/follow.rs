@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Nat;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Realm};
 use crate::pool::OnExpiry;
 use crate::session::{Direction, Slot};
 use crate::tcp::{Segment, TcpFlags};
@@ -49,10 +49,14 @@ impl Nat {
         } else {
             half.last_seen = now.stored();
             if first {
-                match slot.direction() {
-                    Direction::Outbound => self.address(slot),
-                    // Its timer may be shorter from now on.
-                    Direction::Inbound => self.arm(slot, now),
+                let from_inside = self.table.owner(slot).opened_by == Realm::Internal;
+                let asks = slot.direction() == Direction::Outbound;
+                if asks {
+                    self.address(slot);
+                }
+                // Answered, whoever asked: its timer may be shorter from now on.
+                if asks != from_inside {
+                    self.arm(slot, now);
                 }
             }
         }

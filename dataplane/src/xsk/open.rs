@@ -408,7 +408,15 @@ fn warnings(
             sizes.room() - LINK_HEADER
         ));
     }
-    if config.mode == Mode::Generic && nic::gro(name) {
+    let generic = config.mode == Mode::Generic;
+    if generic && nic::driver(name) == "veth" {
+        // In native mode the kernel sees to it.
+        warnings.push(format!(
+            "{name}: in generic mode what the veth's other end leaves to its card to cut arrives uncut, datagrams \
+             (UDP_SEGMENT) as a single one; `ethtool -K OTHER-END tso off gso off tx-udp-segmentation off`, or \
+             another mode"
+        ));
+    } else if generic && nic::gro(name) {
         warnings.push(format!(
             "{name}: GRO merges packets that are then too large; `ethtool -K {name} gro off`"
         ));
