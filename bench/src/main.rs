@@ -9,8 +9,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use bench::contestant::Contestant;
+use bench::level2::sessions::Story;
+use bench::level4;
 use bench::measure::{Settings, trial};
 use bench::report::Run;
+use bench::veth::command::{self as veth, Veth};
 use bench::{memory, packets};
 use clap::{Args, Parser, Subcommand, ValueEnum as _};
 
@@ -51,10 +54,42 @@ struct Cli {
 /// Anything but the end-to-end measurement.
 #[derive(Subcommand)]
 enum Measurement {
+    /// Measures gateways between a generator and a sink, on veth pairs.
+    Veth(Veth),
     /// Measures what each kind of packet costs without the kernel: instructions (by callgrind) and time.
     Packets(Packets),
     /// Measures established sessions in random order without the kernel, beside touch and forward.
     Memory(Memory),
+    /// Measures how fast sessions begin and end, in memory.
+    Setup(Setup),
+    /// Measures what changes with size, in memory: bytes a session, the longest turn while the table grows, rules.
+    Scale(Scale),
+}
+
+#[derive(Args)]
+struct Scale {
+    /// Live sessions.
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1 << 20, 1 << 24])]
+    live: Vec<u32>,
+    /// What a session consists of.
+    #[arg(long, value_enum, default_value_t = Story::Udp)]
+    story: Story,
+    /// Numbers of rules.
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 100, 10_000])]
+    rules: Vec<u32>,
+}
+
+#[derive(Args)]
+struct Setup {
+    /// What a session consists of.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Story::value_variants().to_vec())]
+    only: Vec<Story>,
+    /// Live sessions.
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [65_536, 1 << 20])]
+    live: Vec<u32>,
+    /// Sessions that are measured.
+    #[arg(long, value_name = "N", default_value_t = 1 << 20)]
+    sessions: u64,
 }
 
 #[derive(Args)]
@@ -116,6 +151,13 @@ fn run() -> Result<()> {
     match cli.command {
         Some(Measurement::Packets(arguments)) => return run_packets(arguments),
         Some(Measurement::Memory(arguments)) => return run_memory(arguments),
+        Some(Measurement::Setup(arguments)) => return run_setup(&arguments),
+        Some(Measurement::Scale(arguments)) => return run_scale(&arguments),
+        Some(Measurement::Veth(arguments)) => {
+            let results = veth::run(&arguments, &machine().join("; "))?;
+            println!("{}\n\n{}", results.machine.join("\n"), results.tables()?);
+            return Ok(());
+        }
         None => {}
     }
     let base = cli.compare.as_deref().map(Run::read).transpose()?;
@@ -151,6 +193,51 @@ fn run() -> Result<()> {
     println!("{}\n\n{}\nwritten to {}", run.machine.join("; "), run.table()?, path.display());
     if let Some(base) = base {
         println!("\n{}", run.compare(&base)?);
+    }
+    Ok(())
+}
+
+fn run_setup(arguments: &Setup) -> Result<()> {
+    for &live in &arguments.live {
+        for &story in &arguments.only {
+            let rate = bench::level2::sessions::measure(story, live, arguments.sessions)?;
+            println!(
+                "{:<36} {:>9} live {:>8.0} ns {:>10.0}/s  longest turn {:.0} us, filling {:.0} us",
+                story.name(),
+                rate.live,
+                rate.nanoseconds,
+                rate.per_second(),
+                rate.longest_turn,
+                rate.longest_fill_turn
+            );
+        }
+    }
+    Ok(())
+}
+
+fn run_scale(arguments: &Scale) -> Result<()> {
+    for &live in &arguments.live {
+        let memory = level4::memory::measure(arguments.story, live)?;
+        println!(
+            "{} sessions: {:.1} bytes each counted, {:.1} resident; {:.0} ns each; longest turn {:.0} us",
+            memory.live,
+            memory.counted(),
+            memory.resident,
+            memory.nanoseconds,
+            memory.longest_turn
+        );
+        for (part, bytes) in &memory.parts {
+            println!("  {part:<22} {bytes:>7.1}");
+        }
+    }
+    for shape in level4::rules::Shape::ALL {
+        for &count in &arguments.rules {
+            let cost = level4::rules::measure(shape, count);
+            println!(
+                "{shape:?} {count}: ready in {:.1} ms, {:.0} ns a look-up",
+                cost.compile, cost.look_up
+            );
+        }
     }
     Ok(())
 }

@@ -54,6 +54,19 @@ pub struct HashedKey {
     pub(crate) probable: u32,
 }
 
+impl HashedKey {
+    /// Whether somebody has looked for its session and found what is probably it.
+    #[inline]
+    pub fn is_probable(&self) -> bool {
+        self.probable != u32::MAX
+    }
+
+    /// A number that is the same for all packets of the flow, and that nobody else can foresee.
+    pub fn flow(&self) -> u64 {
+        self.hash
+    }
+}
+
 /// The secret of this start: whoever does not know it can't choose keys that collide, nor guess ports.
 #[derive(Clone, Debug)]
 pub struct Secret(RandomState);

@@ -162,7 +162,7 @@ impl Nat {
             let kind = EventKind::QuotaSoft(Limit::Sessions);
             let (used, limit) = (soft.into(), soft.into());
             let event = Event { kind, pool: Some(id), subscriber: addr, used, limit };
-            self.events.raise_for(&mut holding.told_soft, event, now);
+            self.events.raise_for(&mut holding.rare().told_soft, event, now);
         }
     }
 
@@ -187,7 +187,7 @@ impl Nat {
         if quota.blocks_soft == Some(blocks) {
             let kind = EventKind::QuotaSoft(Limit::Blocks);
             let soft = event(kind, blocks.into(), quota.blocks.into());
-            self.events.raise_for(&mut holding.told_soft, soft, now);
+            self.events.raise_for(&mut holding.rare().told_soft, soft, now);
         }
         if claimed.spilled {
             self.events.raise(event(EventKind::Spill, blocks.into(), quota.blocks.into()), now);
@@ -222,7 +222,7 @@ impl Nat {
             let holding = subscriber.holding_mut(id);
             let usage = holding.usage(&pool.settings, limit, protocol);
             let event = event(EventKind::QuotaExhausted(limit), usage);
-            self.events.raise_for(&mut holding.told_hard, event, now);
+            self.events.raise_for(&mut holding.rare().told_hard, event, now);
         } else if refusal == Refusal::PoolExhausted {
             self.events.raise(event(EventKind::PoolExhausted, pool.fill()), now);
         } else if refusal == Refusal::TableFull {

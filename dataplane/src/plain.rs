@@ -59,7 +59,6 @@ pub(crate) struct Lane {
     entrances: Vec<Option<Entrance>>,
     /// By adjacency.
     exits: Vec<Exit>,
-    generation: u32,
     /// The lowest public address, and how far the highest is from there.
     public: (u32, u32),
     /// Nothing is plain.
@@ -84,7 +83,6 @@ impl Lane {
         let exits = (0..roads.adjacencies.len() as u32).map(|id| exit(snapshot, AdjacencyId(id)));
         self.entrances = entrances.collect();
         self.exits = exits.collect();
-        self.generation = roads.generation;
         self.public = snapshot.policy.addresses.span();
     }
 
@@ -177,7 +175,9 @@ impl<I: PacketIo> Worker<I> {
         let frame = self.io.bytes_mut(&mut received.frame);
         let frame_len = frame.len();
         let fits = frame_len <= usize::from(exit.room[realm as usize]);
-        if hop.generation != self.lane.generation || !fits {
+        let rewrite = hit.rewrite();
+        let generation = self.snapshot.roads.generation_of(rewrite.dst.addr);
+        if hop.generation != generation || !fits {
             return Err(received);
         }
         let segment = if protocol == Protocol::Tcp { plain::segment(frame) } else { None };
@@ -188,14 +188,13 @@ impl<I: PacketIo> Worker<I> {
         if !is_plain {
             return Err(received);
         }
-        let rewrite = hit.rewrite();
         let id = fresh_id.then(|| {
             let kind = kind(rewrite.src.addr, rewrite.dst.addr, protocol.number());
             self.ip_ids.issue(kind, false, now)
         });
         let id = id.flatten();
         let new_id = id.map(|id| id.id);
-        if plain::rewrite(frame, &exit.addresses, new_id, rewrite, protocol).is_none() {
+        if plain::rewrite(frame, &exit.addresses, new_id, &rewrite, protocol).is_none() {
             return Err(received);
         }
         let segment = segment.map(|(_, number, window)| Acknowledgement { number, window });

@@ -17,18 +17,18 @@ use crate::interface::{Interface, InterfaceId, Mac};
 use crate::io::{self, BURST, PacketIo, Received};
 use crate::ip_id::IpIds;
 use crate::listing::{Listing, Progress};
+use crate::overload::Overload;
 use crate::pipeline::{Arrival, Fate, Parsed};
 use crate::plain::{Glance, Lane, Run};
 use crate::request::{Notice, Request};
 use crate::roads::{Adjacency, NextHop};
 use crate::snapshot::{Published, Snapshot};
+use crate::spin::Spin;
 use crate::unsolicited::Unsolicited;
 use crate::wire::{Ethernet, ethernet};
 
-/// Timer-wheel items looked at in a busy burst, and in an idle one.
+/// Timer-wheel items looked at in a busy burst, beside two for each new session, and in an idle one.
 const EXPIRE_BUDGET: (u32, u32) = (32, 1024);
-/// Empty loops before a worker sleeps.
-const SPINS: u32 = 64;
 /// Announcements sent in one loop at most.
 const ANNOUNCE_BURST: usize = 16;
 
@@ -61,9 +61,14 @@ impl Clock {
     }
 
     /// Milliseconds since the epoch.
-    #[allow(clippy::disallowed_methods)] // this is where `now` is read
     pub fn now(self) -> Timestamp {
-        Timestamp::from_millis(Instant::now().duration_since(self.0).as_millis() as u64)
+        Timestamp::from_millis(self.elapsed().as_millis() as u64)
+    }
+
+    /// Time since the epoch.
+    #[allow(clippy::disallowed_methods)] // this is where `now` is read
+    pub fn elapsed(self) -> Duration {
+        Instant::now().duration_since(self.0)
     }
 }
 
@@ -89,6 +94,9 @@ pub struct Worker<I: PacketIo> {
     pub(crate) started: Timestamp,
     pub(crate) fragments: Fragments<I::Frame>,
     pub(crate) ip_ids: IpIds,
+    pub(crate) overload: Overload,
+    /// Sessions that had been created at the end of the last turn.
+    created: u64,
     /// A packet that is being cut into pieces.
     pub(crate) datagram: Vec<u8>,
     shared: Shared,
@@ -136,6 +144,8 @@ impl<I: PacketIo> Worker<I> {
             unsolicited: Unsolicited::default(),
             fragments: Fragments::new(lifetime),
             ip_ids: IpIds::new(id, hand_off.workers(), &shared.secret),
+            overload: Overload::default(),
+            created: 0,
             datagram: Vec::new(),
             hand_off,
             started: now,
@@ -158,17 +168,16 @@ impl<I: PacketIo> Worker<I> {
 
     /// Runs until [`Request::Stop`]; gives the backend back, with every frame released.
     pub fn run(mut self) -> I {
-        let mut idle_turns = 0;
+        let mut spin = Spin::new();
         while !self.stopping {
             if self.turn(self.shared.clock.now()) > 0 || self.unfinished {
-                idle_turns = 0;
-                continue;
-            }
-            idle_turns += 1;
-            if idle_turns > SPINS && !self.stopping {
-                self.sleep();
-            } else {
+                spin.found();
+            } else if spin.again() || self.stopping {
                 std::hint::spin_loop();
+            } else {
+                let begin = self.shared.clock.elapsed();
+                self.sleep();
+                spin.slept(self.shared.clock.elapsed().saturating_sub(begin));
             }
         }
         self.release_all();
@@ -179,7 +188,9 @@ impl<I: PacketIo> Worker<I> {
     /// and a slice of everything else. Returns the packets processed.
     pub fn turn(&mut self, now: Timestamp) -> usize {
         self.follow_snapshot(now);
+        self.overload.begin(now);
         let packets = self.take_burst(now) + self.take_hand_offs(now);
+        self.overload.end(packets);
         self.hand_off.wake();
         let listing = self.serve_requests(now);
         let expiring = self.expire(now, packets > 0);
@@ -197,7 +208,11 @@ impl<I: PacketIo> Worker<I> {
 
     /// Ends what has been idle for too long, within a budget; whether more may be due.
     fn expire(&mut self, now: Timestamp, busy: bool) -> bool {
-        let budget = if busy { EXPIRE_BUDGET.0 } else { EXPIRE_BUDGET.1 };
+        let created = self.nat.created();
+        // As many as begin must be able to end, however fast they come.
+        let new = (created - self.created) as u32;
+        self.created = created;
+        let budget = if busy { EXPIRE_BUDGET.0 + 2 * new } else { EXPIRE_BUDGET.1 };
         self.nat.expire(now, budget)
     }
 
@@ -238,8 +253,11 @@ impl<I: PacketIo> Worker<I> {
         for glance in &mut *glances {
             self.nat.guess(&mut glance.key);
         }
-        for glance in glances {
+        for glance in &*glances {
             self.nat.touch_guessed(&glance.key);
+        }
+        for glance in glances.iter().filter(|glance| !glance.key.is_probable()) {
+            self.nat.touch_opener(&glance.key);
         }
     }
 
@@ -400,7 +418,7 @@ impl<I: PacketIo> Worker<I> {
                 None => return self.drop_frame(received.frame, DropReason::NoRoute),
             },
             NextHop::Unknown(interface, address) => (interface, address),
-            NextHop::Unreachable | NextHop::NotOurs | NextHop::Hairpin => {
+            NextHop::Unreachable | NextHop::Denied(_) | NextHop::NotOurs | NextHop::Hairpin => {
                 return self.drop_frame(received.frame, DropReason::NoRoute);
             }
         };
@@ -410,7 +428,10 @@ impl<I: PacketIo> Worker<I> {
     /// Lets a packet wait for its next hop.
     #[cold]
     fn hold_back(&mut self, packet: Held<I::Frame>, neighbour: Neighbour, now: Timestamp) {
-        let (ask, refused) = self.hold.push(neighbour, packet, now);
+        let roads = &self.snapshot.roads;
+        let known = roads.neighbours.get(&neighbour).and_then(|id| roads.adjacency(*id));
+        let failures = known.map_or(0, |it| it.failures);
+        let (ask, refused) = self.hold.push(neighbour, failures, packet, now);
         if ask && self.shared.notices.try_send(Notice::Resolve(neighbour.0, neighbour.1)).is_err() {
             self.counters().events_lost.add(1);
         }
@@ -488,20 +509,23 @@ impl<I: PacketIo> Worker<I> {
         self.send_ready(now);
     }
 
-    /// Sends the packets whose next hop has been resolved.
+    /// Sends the packets whose next hop has been resolved, and refuses those whose next hop does not answer.
     #[cold]
     fn send_ready(&mut self, now: Timestamp) {
         let snapshot = Arc::clone(&self.snapshot);
         let roads = &snapshot.roads;
-        let resolved = |neighbour: Neighbour| {
-            let id = roads.neighbours.get(&neighbour)?;
-            let adjacency = roads.adjacency(*id)?;
-            Some((adjacency.interface, adjacency.mac?))
-        };
-        while let Some((neighbour, frames)) = self.hold.take_ready(|n| resolved(n).is_some()) {
-            let Some((interface, mac)) = resolved(neighbour) else { break };
-            for packet in frames {
-                self.send(packet.received.frame, interface, mac);
+        let known = |n: Neighbour| roads.neighbours.get(&n).and_then(|id| roads.adjacency(*id));
+        let decided =
+            |n, failures| known(n).is_some_and(|it| it.mac.is_some() || it.failures != failures);
+        while let Some((neighbour, packets)) = self.hold.take(decided) {
+            let way = known(neighbour).and_then(|it| Some((it.interface, it.mac?)));
+            for Held { received, parsed } in packets {
+                if let Some((interface, mac)) = way {
+                    self.send(received.frame, interface, mac);
+                } else {
+                    let reason = DropReason::NeighbourUnresolved;
+                    self.refuse(received, Some(&parsed), reason, now);
+                }
             }
         }
         self.drop_overdue(now);
@@ -523,6 +547,7 @@ impl<I: PacketIo> Worker<I> {
         self.drop_overdue_fragments(now);
         self.count_held();
         let (nat, io) = (self.nat.stats(), self.io.stats());
+        self.overload.observe(io.receive_ring_full, now);
         let counters = self.counters();
         counters.sessions.set(nat.sessions);
         counters.sessions_created.set(nat.created);
@@ -628,6 +653,11 @@ impl<I: PacketIo> Worker<I> {
         }
         self.keep_house(self.shared.clock.now());
         self.io.flush();
+    }
+
+    /// Its sessions, and what belongs to them.
+    pub fn nat(&self) -> &Nat {
+        &self.nat
     }
 
     /// The packet I/O backend.

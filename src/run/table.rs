@@ -45,7 +45,7 @@ fn write_table(
         writeln!(out, "  metrics           http://{metrics}/metrics")?;
     }
     let of_interfaces = shared.interfaces.iter().flat_map(|facts| &facts.warnings);
-    for warning in shared.warnings.iter().chain(of_interfaces) {
+    for warning in shared.all_warnings().iter().chain(of_interfaces) {
         writeln!(out, "  warning: {warning}")?;
     }
     writeln!(out, "ready")

@@ -47,7 +47,7 @@ impl Sessions {
             workers: 1,
             sessions: count as usize,
             frames,
-            addresses: u8::try_from(addresses).context("too many sessions for the addresses")?,
+            addresses: u16::try_from(addresses).context("too many sessions for the addresses")?,
             pool: PoolSettings::default(),
             forwards: Forwards::default(),
             answers: Answers::default(),

@@ -3,13 +3,13 @@
 use super::Nat;
 use crate::key::HashedKey;
 use crate::rewrite::Rewrite;
-use crate::session::{CachedHop, Half};
+use crate::session::{CachedHop, Direction, Half};
 use crate::tcp::TcpFlags;
 use crate::time::Timestamp;
 
 /// The line of a session's direction that a packet hits. Nothing changes before it is counted.
 #[derive(Debug)]
-pub struct Hit<'a>(&'a mut Half);
+pub struct Hit<'a>(&'a mut Half, Direction);
 
 /// What a plain segment says of its sender's side of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl Nat {
     /// [`find_hashed`](Self::find_hashed).
     #[inline]
     pub fn hit(&mut self, key: &HashedKey) -> Option<Hit<'_>> {
-        self.table.half_mut(key).map(Hit)
+        self.table.half_mut(key).map(|(half, direction)| Hit(half, direction))
     }
 
     /// Whether some pool wants identifications that were not used lately.
@@ -64,8 +64,8 @@ impl Nat {
 impl Hit<'_> {
     /// How packets of this direction are rewritten.
     #[inline]
-    pub fn rewrite(&self) -> &Rewrite {
-        &self.0.rewrite
+    pub fn rewrite(&self) -> Rewrite {
+        self.0.rewrite(self.1)
     }
 
     /// The next hop kept for them.
