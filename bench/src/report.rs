@@ -2,11 +2,12 @@
 
 use std::fmt::Write as _;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::contestant::Contestant;
-use crate::measure::{Figure, Trial};
+use crate::measure::Trial;
+use crate::suite::{Axis, Bound, Quantity, Row};
 
 /// A whole run, as it is written and compared.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -18,7 +19,7 @@ pub struct Run {
 }
 
 /// Median, minimum and maximum.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// Half are below it.
     pub median: f64,
@@ -111,48 +112,34 @@ impl Run {
         }
         Ok(out)
     }
+}
 
-    /// What became slower or faster than in `base`, relative to each run's own forwarder where there is
-    /// one: machines differ. Figures are medians.
-    pub fn compare(&self, base: &Self) -> Result<String> {
-        let mut out = String::new();
-        writeln!(
-            out,
-            "| flows | gateway | figure | base | now | change |\n| ---: | --- | --- | --- | --- | --- |"
-        )?;
-        for (flows, who) in self.rows() {
-            let paced: fn(&Trial) -> Figure = |t| t.paced;
-            let unpaced: fn(&Trial) -> Figure = |t| t.unpaced;
-            for (name, get) in [("paced", paced), ("not paced", unpaced)] {
-                let relative = |run: &Self| {
-                    run.ratio(who, Contestant::Forwarder, flows, |t| get(t).rate).map(|s| s.median)
-                };
-                let (Some(now), Some(then)) = (relative(self), relative(base)) else { continue };
-                if who == Contestant::Forwarder {
-                    continue;
+/// The run as rows of the suite: rates and costs, beside the forwarder and the kernel's NAT.
+pub fn rows(run: &Run) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for (flows, who) in run.rows() {
+        let place = |row: Row| row.at(Axis::Flows, flows as f64);
+        let rate: fn(&Trial) -> f64 = |trial| trial.paced.rate / 1e6;
+        let cpu: fn(&Trial) -> f64 = |trial| trial.paced.cpu_micros;
+        if let Some(figure) = run.spread(who, flows, rate) {
+            let mut row = place(Row::new(who.name(), Quantity::Mpps, figure));
+            let of_forwarder = (who == Contestant::Natgate).then_some(Bound::AtLeast(0.95));
+            for (peer, bound) in
+                [(Contestant::Forwarder, of_forwarder), (Contestant::Nftables, None)]
+            {
+                if who != peer
+                    && let Some(ratio) = run.ratio(who, peer, flows, rate)
+                {
+                    row = row.times(peer.name(), ratio, bound);
                 }
-                let change = (now / then - 1.0) * 100.0;
-                writeln!(
-                    out,
-                    "| {flows} | {} | {name}, of the forwarder | {then:.3} | {now:.3} | {change:+.1} % |",
-                    who.name()
-                )?;
             }
+            rows.push(row);
         }
-        Ok(out)
+        if let Some(figure) = run.spread(who, flows, cpu) {
+            rows.push(place(Row::new(who.name(), Quantity::CpuMicros, figure)));
+        }
     }
-
-    /// Reads a run that was written before.
-    pub fn read(path: &std::path::Path) -> Result<Self> {
-        let what = || {
-            format!(
-                "error: the run to compare with ({}): it can't be read; give a file from bench/results",
-                path.display()
-            )
-        };
-        let text = std::fs::read_to_string(path).with_context(what)?;
-        serde_json::from_str(&text).with_context(what)
-    }
+    rows
 }
 
 #[cfg(test)]

@@ -2,12 +2,15 @@
 //!
 //! Between every two workers there is a bounded ring for each direction, with one producer and one
 //! consumer. The frame's token moves, its bytes don't. A full ring drops and counts; it never blocks.
+//!
+//! Packets for a worker are collected while a burst is processed and shown to it together, and it takes them
+//! together: each side writes its index once a burst, not once a packet, and two workers share no other line
+//! that is written.
 
-use std::sync::Arc;
+use crossbeam::utils::CachePadded;
+use rtrb::{Consumer, Producer, RingBuffer};
 
-use crossbeam::queue::ArrayQueue;
-
-use crate::io::Received;
+use crate::io::{BURST, Received};
 use crate::pipeline::Parsed;
 use crate::waker::Waker;
 
@@ -34,32 +37,37 @@ pub struct HandedOver<F> {
     pub(crate) errand: Errand,
 }
 
-type Ring<F> = Arc<ArrayQueue<HandedOver<F>>>;
+/// The way to one other worker.
+#[derive(Debug)]
+struct Outlet<F> {
+    ring: Producer<HandedOver<F>>,
+    /// Packets that the other worker does not see yet; the ring has room for them.
+    collected: Vec<HandedOver<F>>,
+    waker: Waker,
+}
 
 /// One worker's ends of the rings; index: the other worker.
 #[derive(Debug)]
 pub struct HandOff<F> {
-    to: Vec<Ring<F>>,
-    from: Vec<Ring<F>>,
-    wakers: Vec<Waker>,
-    /// Workers that were given packets since the last [`HandOff::wake`].
-    given: Vec<bool>,
+    // On lines of its own: the ends of different workers are made side by side.
+    to: Vec<CachePadded<Outlet<F>>>,
+    from: Vec<CachePadded<Consumer<HandedOver<F>>>>,
 }
 
 impl<F> HandOff<F> {
     /// The rings between as many workers as there are `wakers`, in order.
     pub fn between(wakers: &[Waker]) -> Vec<Self> {
-        let count = wakers.len();
-        let ring = |_| Arc::new(ArrayQueue::new(RING_SIZE));
-        let rings: Vec<Vec<Ring<F>>> = (0..count).map(|_| (0..count).map(ring).collect()).collect();
-        (0..count)
-            .map(|worker| Self {
-                to: rings[worker].clone(),
-                from: rings.iter().map(|row| Arc::clone(&row[worker])).collect(),
-                wakers: wakers.to_vec(),
-                given: vec![false; count],
-            })
-            .collect()
+        let mut ends: Vec<Self> =
+            wakers.iter().map(|_| Self { to: Vec::new(), from: Vec::new() }).collect();
+        for giver in 0..wakers.len() {
+            for (taker, waker) in wakers.iter().enumerate() {
+                let (ring, other_end) = RingBuffer::new(RING_SIZE);
+                let (collected, waker) = (Vec::with_capacity(BURST), waker.clone());
+                ends[giver].to.push(CachePadded::new(Outlet { ring, collected, waker }));
+                ends[taker].from.push(CachePadded::new(other_end));
+            }
+        }
+        ends
     }
 
     /// How many workers there are.
@@ -67,26 +75,57 @@ impl<F> HandOff<F> {
         self.to.len() as u16
     }
 
-    /// Gives a packet to `worker`; a full ring gives it back.
+    /// Gives a packet to `worker`, which sees it after [`HandOff::wake`] at the latest; a full ring gives it
+    /// back.
     pub(crate) fn give(&mut self, worker: u16, packet: HandedOver<F>) -> Result<(), HandedOver<F>> {
-        let worker = usize::from(worker);
-        let Some(ring) = self.to.get(worker) else { return Err(packet) };
-        ring.push(packet)?;
-        self.given[worker] = true;
-        Ok(())
+        match self.to.get_mut(usize::from(worker)) {
+            Some(outlet) if outlet.has_room() => {
+                outlet.collected.push(packet);
+                if outlet.collected.len() == BURST {
+                    outlet.show();
+                }
+                Ok(())
+            }
+            _ => Err(packet),
+        }
     }
 
-    /// The next packet that `worker` gave us.
-    pub(crate) fn take(&self, worker: u16) -> Option<HandedOver<F>> {
-        self.from.get(usize::from(worker))?.pop()
+    /// Takes what `worker` gave us, a burst at most, puts it behind what is in `into`, and returns how many
+    /// packets these are.
+    pub(crate) fn take(&mut self, worker: u16, into: &mut Vec<HandedOver<F>>) -> usize {
+        let Some(ring) = self.from.get_mut(usize::from(worker)) else { return 0 };
+        let count = ring.slots().min(BURST);
+        if count > 0
+            && let Ok(burst) = ring.read_chunk(count)
+        {
+            into.extend(burst);
+        }
+        count
     }
 
-    /// Wakes the workers that were given packets and sleep.
+    /// Shows the other workers what they were given, and wakes those of them that sleep.
     pub(crate) fn wake(&mut self) {
-        for (given, waker) in self.given.iter_mut().zip(&self.wakers) {
-            if std::mem::take(given) {
-                waker.wake();
+        for outlet in &mut self.to {
+            if !outlet.collected.is_empty() {
+                outlet.show();
             }
         }
+    }
+}
+
+impl<F> Outlet<F> {
+    /// Is there room for one more than was collected?
+    fn has_room(&self) -> bool {
+        let wanted = self.collected.len() + 1;
+        // The other worker's index is read only when the last look at it does not suffice.
+        self.ring.cached_slots() >= wanted || self.ring.slots() >= wanted
+    }
+
+    /// Shows the other worker what was collected.
+    fn show(&mut self) {
+        if let Ok(room) = self.ring.write_chunk_uninit(self.collected.len()) {
+            room.fill_from_iter(self.collected.drain(..));
+        }
+        self.waker.wake();
     }
 }

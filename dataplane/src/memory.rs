@@ -69,6 +69,13 @@ impl MemoryIo {
         Some((interface, packet))
     }
 
+    /// Takes back every frame that was sent, unread; returns how many.
+    pub fn recycle(&mut self) -> usize {
+        let count = self.sent.len();
+        self.free.extend(self.sent.drain(..).map(|(_, frame)| frame));
+        count
+    }
+
     /// Frames here now, and frames made here: equal sums over all workers when none is in flight or lost.
     pub fn frames(&self) -> (usize, usize) {
         (self.arriving.len() + self.sent.len() + self.free.len(), self.made)

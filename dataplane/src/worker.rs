@@ -98,6 +98,7 @@ pub struct Worker<I: PacketIo> {
     announcements: Vec<(InterfaceId, std::net::Ipv4Addr)>,
     burst: Vec<Received<I::Frame>>,
     arrivals: Vec<Arrival>,
+    taken_over: Vec<HandedOver<I::Frame>>,
     next_housekeeping: Timestamp,
     /// Events of the NAT that were lost, counted so far.
     events_lost: u64,
@@ -143,6 +144,7 @@ impl<I: PacketIo> Worker<I> {
             announcements: Vec::new(),
             burst: Vec::with_capacity(BURST),
             arrivals: Vec::with_capacity(BURST),
+            taken_over: Vec::with_capacity(BURST),
             next_housekeeping: now,
             events_lost: 0,
             unfinished: false,
@@ -201,7 +203,7 @@ impl<I: PacketIo> Worker<I> {
         let mut burst = std::mem::take(&mut self.burst);
         let mut arrivals = std::mem::take(&mut self.arrivals);
         let packets = self.io.receive(BURST, &mut burst);
-        io::touch_headers(&self.io, &burst);
+        io::touch_headers(&self.io, burst.iter());
         arrivals.extend(burst.iter().map(|received| self.parse(received)));
         for arrival in &mut arrivals {
             if let Ok(Some(Parsed { key: Some(key), .. })) = arrival {
@@ -223,14 +225,24 @@ impl<I: PacketIo> Worker<I> {
     /// A burst from each other worker.
     fn take_hand_offs(&mut self, now: Timestamp) -> usize {
         let mut packets = 0;
+        let mut burst = std::mem::take(&mut self.taken_over);
         for other in 0..self.hand_off.workers() {
-            for _ in 0..BURST {
-                let Some(given) = self.hand_off.take(other) else { break };
-                packets += 1;
-                self.counters().taken_over.add(1);
+            self.hand_off.take(other, &mut burst);
+            packets += burst.len();
+            // The other worker has read the header: its line comes from there.
+            io::touch_headers(&self.io, burst.iter().map(|given| &given.received));
+            for HandedOver { parsed, .. } in &burst {
+                parsed.key.iter().for_each(|key| self.nat.touch_bucket(key));
+            }
+            for HandedOver { parsed, .. } in &mut burst {
+                parsed.key.iter_mut().for_each(|key| self.nat.touch_session(key));
+            }
+            self.counters().taken_over.add(burst.len() as u64);
+            for given in burst.drain(..) {
                 self.take_over(given, now);
             }
         }
+        self.taken_over = burst;
         packets
     }
 
@@ -519,8 +531,11 @@ impl<I: PacketIo> Worker<I> {
             self.drop_frame(frame, DropReason::FragmentTimeout);
         }
         for other in 0..self.hand_off.workers() {
-            while let Some(given) = self.hand_off.take(other) {
-                self.drop_frame(given.received.frame, DropReason::HandOffFull);
+            let mut left = Vec::new();
+            while self.hand_off.take(other, &mut left) > 0 {
+                for given in left.drain(..) {
+                    self.drop_frame(given.received.frame, DropReason::HandOffFull);
+                }
             }
         }
         self.keep_house(self.shared.clock.now());
