@@ -25,7 +25,7 @@ pub fn burst<I: PacketIo>(
     burst: &mut Vec<Received<I::Frame>>,
 ) -> usize {
     let received = io.receive(BURST, burst);
-    touch_headers(io, burst.iter());
+    touch_headers(io, burst);
     for Received { mut frame, interface } in burst.drain(..) {
         let hop = hops[interface.index()];
         let bytes = io.bytes_mut(&mut frame);

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod callgrind;
 pub mod contestant;
 pub mod forward;
 pub mod frame;

@@ -5,12 +5,9 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use bench::contestant::Contestant;
+use anyhow::{Result, ensure};
 use bench::machine::Machine;
-use bench::measure::{self, Settings};
 use bench::packets;
 use bench::suite::{Level, Options, Report, compare, table};
 use clap::{Args, Parser, Subcommand, ValueEnum as _};
@@ -38,14 +35,8 @@ struct Cli {
     /// Measure nothing: show this run again, and draw its plots.
     #[arg(long, value_name = "RUN.json", conflicts_with_all = ["only", "quick"])]
     plot: Option<PathBuf>,
-    #[command(flatten)]
-    places: Places,
-}
-
-#[derive(Args)]
-struct Places {
     /// Where the release programs are.
-    #[arg(long, value_name = "DIR", default_value = "target/release")]
+    #[arg(long, value_name = "DIR", env = "NATGATE_PROGRAMS", default_value = "target/release")]
     programs: PathBuf,
     /// Where run.json, table.md, plots and logs go.
     #[arg(long, value_name = "DIR", default_value = "bench/results")]
@@ -55,28 +46,8 @@ struct Places {
 /// One measurement alone, in detail.
 #[derive(Subcommand)]
 enum Measurement {
-    /// Measures gateways between a generator and a sink, on veth pairs.
-    Veth(Veth),
     /// Measures what each kind of packet costs without the kernel: instructions (by callgrind) and time.
     Packets(Packets),
-}
-
-#[derive(Args)]
-struct Veth {
-    /// Repetitions.
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    repetitions: usize,
-    /// Length of each figure.
-    #[arg(long, value_name = "S", default_value_t = 3.0)]
-    seconds: f64,
-    /// Numbers of flows.
-    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1000, 50_000])]
-    flows: Vec<u64>,
-    /// Who takes part.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Contestant::ALL)]
-    only: Vec<Contestant>,
-    #[command(flatten)]
-    places: Places,
 }
 
 #[derive(Args)]
@@ -99,6 +70,12 @@ struct Packets {
     /// Put the figures of this earlier run in front.
     #[arg(long, value_name = "BASE.json")]
     compare: Option<PathBuf>,
+    /// Only count the instructions of the kinds in this earlier run, and fail if one got dearer.
+    #[arg(long, value_name = "BAR.json")]
+    check: Option<PathBuf>,
+    /// By how many per cent it may get dearer.
+    #[arg(long, value_name = "PERCENT", default_value_t = 10.0, requires = "check")]
+    tolerance: f64,
     /// Only send so many bursts of each kind: what runs under callgrind.
     #[arg(long, hide = true)]
     bursts: Option<usize>,
@@ -115,7 +92,6 @@ fn run() -> Result<ExitCode> {
     let cli = Cli::parse();
     match cli.command {
         Some(Measurement::Packets(arguments)) => run_packets(arguments)?,
-        Some(Measurement::Veth(arguments)) => run_veth(arguments)?,
         None => return run_suite(&cli),
     }
     Ok(ExitCode::SUCCESS)
@@ -124,7 +100,7 @@ fn run() -> Result<ExitCode> {
 /// All levels, or a run of before; fails if a level did, or if something became slower than allowed.
 fn run_suite(cli: &Cli) -> Result<ExitCode> {
     let base = cli.compare.as_deref().map(Report::read).transpose()?;
-    let Places { programs, results } = &cli.places;
+    let Cli { programs, results, .. } = cli;
     fs::create_dir_all(results)?;
     let report = if let Some(path) = &cli.plot {
         Report::read(path)?
@@ -145,24 +121,16 @@ fn run_suite(cli: &Cli) -> Result<ExitCode> {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn run_veth(arguments: Veth) -> Result<()> {
-    let Veth { repetitions, seconds, flows, only, places: Places { programs, results } } =
-        arguments;
-    ensure!(repetitions > 0, "error: --repetitions (0): nothing would be measured; give 1 or more");
-    fs::create_dir_all(&results)?;
-    let length = Duration::try_from_secs_f64(seconds)
-        .context("error: --seconds: not a length of time; give such as 3")?;
-    let settings = Settings { programs, results: fs::canonicalize(&results)?, length };
-    let run = measure::all(&settings, &only, &flows, repetitions)?;
-    println!("{}\n\n{}", run.machine.join("; "), run.table()?);
-    Ok(())
-}
-
 fn run_packets(arguments: Packets) -> Result<()> {
     if let Some(bursts) = arguments.bursts {
         for (&kind, &flows) in arguments.only.iter().zip(arguments.flows.iter().cycle()) {
             packets::cost::run(kind, flows, bursts)?;
         }
+        return Ok(());
+    }
+    if let Some(bar) = arguments.check.as_deref().map(packets::Table::read).transpose()? {
+        let table = packets::check::check(&bar, arguments.counted_flows, arguments.tolerance)?;
+        println!("{table}");
         return Ok(());
     }
     ensure!(

@@ -13,8 +13,6 @@ use tools::interface::{index, parse_mac};
 use tools::{Generator, Plan, Sink, cpu};
 
 use crate::contestant::Contestant;
-use crate::machine::Machine;
-use crate::report::Run;
 use crate::rig::{self, Rig};
 
 /// Probes for the highest rate; each halves the range in which it is.
@@ -61,32 +59,6 @@ pub struct Trial {
     pub paced: Figure,
     /// With all that the generator can send.
     pub unpaced: Figure,
-}
-
-/// Measures all of `contestants` with each number of `flows`, interleaved.
-pub fn all(
-    settings: &Settings,
-    contestants: &[Contestant],
-    flows: &[u64],
-    repetitions: usize,
-) -> Result<Run> {
-    let mut run = Run { machine: vec![Machine::here().line()], trials: Vec::new() };
-    for repetition in 0..repetitions {
-        for &flows in flows {
-            for &contestant in contestants {
-                let trial = trial(settings, contestant, flows, repetition)?;
-                eprintln!(
-                    "{}/{repetitions}  {flows:>7} flows  {:<32} {:.3} Mpps paced, {:.3} not",
-                    repetition + 1,
-                    contestant.name(),
-                    trial.paced.rate / 1e6,
-                    trial.unpaced.rate / 1e6
-                );
-                run.trials.push(trial);
-            }
-        }
-    }
-    Ok(run)
 }
 
 /// Measures `contestant` with `flows` flows.

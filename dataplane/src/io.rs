@@ -95,10 +95,7 @@ pub trait PacketIo {
 
 /// Reads a byte of the IPv4 header of every packet in `burst`. The reads don't wait for each other, so the
 /// lines that another core or the NIC has written arrive side by side, before they are needed one by one.
-pub fn touch_headers<'a, I: PacketIo>(
-    io: &I,
-    burst: impl IntoIterator<Item = &'a Received<I::Frame>>,
-) {
+pub fn touch_headers<I: PacketIo>(io: &I, burst: &[Received<I::Frame>]) {
     const IN_THE_HEADER: usize = 23;
     for received in burst {
         std::hint::black_box(io.bytes(&received.frame).get(IN_THE_HEADER).copied());

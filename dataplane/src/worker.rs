@@ -11,7 +11,7 @@ use crate::counters::{AllCounters, WorkerCounters};
 use crate::drop_reason::DropReason;
 use crate::error_limit::ErrorLimits;
 use crate::fragment::Fragments;
-use crate::hand_off::{HandOff, HandedOver};
+use crate::hand_off::{HandOff, Known};
 use crate::hold::{Hold, Neighbour};
 use crate::interface::{Interface, InterfaceId, Mac};
 use crate::io::{self, BURST, PacketIo, Received};
@@ -98,7 +98,7 @@ pub struct Worker<I: PacketIo> {
     announcements: Vec<(InterfaceId, std::net::Ipv4Addr)>,
     burst: Vec<Received<I::Frame>>,
     arrivals: Vec<Arrival>,
-    taken_over: Vec<HandedOver<I::Frame>>,
+    taken_over: Vec<Known<I::Frame>>,
     next_housekeeping: Timestamp,
     /// Events of the NAT that were lost, counted so far.
     events_lost: u64,
@@ -203,13 +203,7 @@ impl<I: PacketIo> Worker<I> {
         let mut burst = std::mem::take(&mut self.burst);
         let mut arrivals = std::mem::take(&mut self.arrivals);
         let packets = self.io.receive(BURST, &mut burst);
-        io::touch_headers(&self.io, burst.iter());
-        arrivals.extend(burst.iter().map(|received| self.parse(received)));
-        for arrival in &mut arrivals {
-            if let Ok(Some(Parsed { key: Some(key), .. })) = arrival {
-                self.nat.touch_session(key);
-            }
-        }
+        self.parse_burst(&burst, &mut arrivals);
         for (received, arrival) in burst.drain(..).zip(&mut arrivals) {
             let len = self.io.bytes(&received.frame).len() as u64;
             let counters = self.counters().interface(received.interface);
@@ -222,25 +216,46 @@ impl<I: PacketIo> Worker<I> {
         packets
     }
 
-    /// A burst from each other worker.
+    /// What is it, and where is its session: for all packets of a burst, side by side.
+    fn parse_burst(&self, burst: &[Received<I::Frame>], arrivals: &mut Vec<Arrival>) {
+        io::touch_headers(&self.io, burst);
+        arrivals.extend(burst.iter().map(|received| self.parse(received)));
+        for arrival in arrivals {
+            if let Ok(Some(Parsed { key: Some(key), .. })) = arrival {
+                self.nat.touch_session(key);
+            }
+        }
+    }
+
+    /// Bursts from each other worker.
     fn take_hand_offs(&mut self, now: Timestamp) -> usize {
-        let mut packets = 0;
+        let workers = 0..self.hand_off.workers();
+        let packets =
+            workers.map(|other| self.take_arrivals(other, now) + self.take_known(other, now)).sum();
+        self.counters().taken_over.add(packets as u64);
+        packets
+    }
+
+    /// A burst of packets that arrived at another worker.
+    fn take_arrivals(&mut self, other: u16, now: Timestamp) -> usize {
+        let mut burst = std::mem::take(&mut self.burst);
+        let mut arrivals = std::mem::take(&mut self.arrivals);
+        let packets = self.hand_off.take_arrivals(other, &mut burst);
+        self.parse_burst(&burst, &mut arrivals);
+        for (received, arrival) in burst.drain(..).zip(&mut arrivals) {
+            self.arrive_handed_over(received, arrival, now);
+        }
+        arrivals.clear();
+        (self.burst, self.arrivals) = (burst, arrivals);
+        packets
+    }
+
+    /// A burst of packets about which the other worker knows more than is in their bytes.
+    fn take_known(&mut self, other: u16, now: Timestamp) -> usize {
         let mut burst = std::mem::take(&mut self.taken_over);
-        for other in 0..self.hand_off.workers() {
-            self.hand_off.take(other, &mut burst);
-            packets += burst.len();
-            // The other worker has read the header: its line comes from there.
-            io::touch_headers(&self.io, burst.iter().map(|given| &given.received));
-            for HandedOver { parsed, .. } in &burst {
-                parsed.key.iter().for_each(|key| self.nat.touch_bucket(key));
-            }
-            for HandedOver { parsed, .. } in &mut burst {
-                parsed.key.iter_mut().for_each(|key| self.nat.touch_session(key));
-            }
-            self.counters().taken_over.add(burst.len() as u64);
-            for given in burst.drain(..) {
-                self.take_over(given, now);
-            }
+        let packets = self.hand_off.take_known(other, &mut burst);
+        for given in burst.drain(..) {
+            self.take_over(given, now);
         }
         self.taken_over = burst;
         packets
@@ -268,14 +283,27 @@ impl<I: PacketIo> Worker<I> {
         match fate {
             Ok(Fate::Forward(hop)) => self.forward(received, parsed, hop, now),
             Ok(Fate::Answer) => self.return_answer(received),
-            Ok(Fate::HandOver(worker, errand)) => {
-                let packet = HandedOver { received, parsed: *parsed, errand };
-                match self.hand_off.give(worker, packet) {
-                    Ok(()) => self.counters().handed_over.add(1),
-                    Err(back) => self.drop_frame(back.received.frame, DropReason::HandOffFull),
-                }
-            }
+            Ok(Fate::HandOver(worker)) => self.hand_over(received, parsed, worker),
             Err(reason) => self.refuse(received, Some(parsed), reason, now),
+        }
+    }
+
+    /// Gives a packet to the worker where its subscriber lives.
+    fn hand_over(&mut self, received: Received<I::Frame>, parsed: &Parsed, home: u16) {
+        if parsed.is_in_its_bytes() {
+            return self.let_arrive_at(home, received);
+        }
+        match self.hand_off.give(home, Known { received, parsed: *parsed }) {
+            Ok(()) => self.counters().handed_over.add(1),
+            Err(back) => self.drop_frame(back.received.frame, DropReason::HandOffFull),
+        }
+    }
+
+    /// Lets a packet arrive at another worker.
+    pub(crate) fn let_arrive_at(&mut self, worker: u16, received: Received<I::Frame>) {
+        match self.hand_off.forward(worker, received) {
+            Ok(()) => self.counters().handed_over.add(1),
+            Err(back) => self.drop_frame(back.frame, DropReason::HandOffFull),
         }
     }
 
@@ -531,11 +559,12 @@ impl<I: PacketIo> Worker<I> {
             self.drop_frame(frame, DropReason::FragmentTimeout);
         }
         for other in 0..self.hand_off.workers() {
-            let mut left = Vec::new();
-            while self.hand_off.take(other, &mut left) > 0 {
-                for given in left.drain(..) {
-                    self.drop_frame(given.received.frame, DropReason::HandOffFull);
-                }
+            let (mut arrivals, mut known) = (Vec::new(), Vec::new());
+            while self.hand_off.take_arrivals(other, &mut arrivals) > 0 {}
+            while self.hand_off.take_known(other, &mut known) > 0 {}
+            arrivals.extend(known.into_iter().map(|known| known.received));
+            for received in arrivals {
+                self.drop_frame(received.frame, DropReason::HandOffFull);
             }
         }
         self.keep_house(self.shared.clock.now());

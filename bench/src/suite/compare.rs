@@ -36,8 +36,8 @@ pub fn changes(base: &Report, now: &Report) -> Vec<Change> {
 fn of_row(name: &str, was: &Row, row: &Row) -> Vec<Change> {
     let change = |name: String, then: f64, now: f64, more_is_better: bool| {
         let better = if more_is_better { now / then - 1.0 } else { then / now - 1.0 } * 100.0;
-        // Nothing of nothing: no change.
-        Change { name, then, now, better: if then == now { 0.0 } else { better } }
+        // Nothing of nothing is no change.
+        Change { name, then, now, better: if better.is_nan() { 0.0 } else { better } }
     };
     if row.ratios.is_empty() {
         let more = row.quantity.more_is_better();

@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::row::Row;
+use crate::contestant::Contestant;
 use crate::{measure, report, scaling};
 
 /// A level of the suite.
@@ -85,6 +86,19 @@ fn end_to_end(options: &Options) -> Result<Vec<Row>> {
     };
     let (repetitions, flows): (_, &[u64]) =
         if options.quick { (2, &[1000]) } else { (5, &[1000, 50_000]) };
-    let run = measure::all(&settings, &crate::contestant::Contestant::ALL, flows, repetitions)?;
+    let mut run = report::Run { machine: Vec::new(), trials: Vec::new() };
+    for repetition in 0..repetitions {
+        for &flows in flows {
+            for contestant in Contestant::ALL {
+                let trial = measure::trial(&settings, contestant, flows, repetition)?;
+                let (name, rate) = (contestant.name(), trial.paced.rate / 1e6);
+                eprintln!(
+                    "{}/{repetitions}  {flows:>7} flows  {name:<32} {rate:.3} Mpps",
+                    repetition + 1
+                );
+                run.trials.push(trial);
+            }
+        }
+    }
     Ok(report::rows(&run))
 }

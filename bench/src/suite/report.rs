@@ -1,5 +1,6 @@
 //! A run of the suite: measured, written, read again.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::time::Instant;
@@ -71,7 +72,7 @@ impl Report {
         let mut text = table::show(self);
         text.push_str("\n## Plots\n");
         for drawn in plot::draw(self, directory)? {
-            text.push_str(&format!("\n![{}]({})\n", drawn.title, drawn.file));
+            writeln!(text, "\n![{}]({})", drawn.title, drawn.file)?;
         }
         fs::write(directory.join("table.md"), text)?;
         Ok(())

@@ -18,6 +18,8 @@ pub enum Quantity {
     Instructions,
     /// New sessions a second, in thousands.
     Sessions,
+    /// Requests a second, in thousands.
+    Requests,
     /// Bytes a session.
     Bytes,
     /// Microseconds from the generator to the sink.
@@ -41,6 +43,7 @@ impl Quantity {
             Self::Clocks => "clocks",
             Self::Instructions => "instructions",
             Self::Sessions => "thousand sessions/s",
+            Self::Requests => "thousand requests/s",
             Self::Bytes => "bytes",
             Self::Latency => "µs",
             Self::CpuMicros => "CPU µs",
@@ -52,7 +55,7 @@ impl Quantity {
 
     /// Is more better?
     pub const fn more_is_better(self) -> bool {
-        matches!(self, Self::Mpps | Self::Sessions | Self::Gbps)
+        matches!(self, Self::Mpps | Self::Sessions | Self::Requests | Self::Gbps)
     }
 }
 
