@@ -76,6 +76,35 @@ Example:
     /// Show the interfaces of the gateway
     #[command(after_long_help = "Example:\n  natgate interfaces\n  natgate interfaces --json")]
     Interfaces(ClientArgs),
+    /// Print the JSON schema of the objects, for editors and pipelines
+    #[command(after_long_help = "\
+Example:
+  natgate schema > natgate.schema.json
+
+In a YAML file, for editors that know the YAML language server:
+  # yaml-language-server: $schema=/usr/share/natgate/natgate.schema.json
+
+The schema knows one object at a time; what objects are to each other only `natgate check` knows.")]
+    Schema,
+    /// Print the completions of a shell
+    #[command(after_long_help = "\
+Example:
+  natgate completions bash > /etc/bash_completion.d/natgate")]
+    Completions {
+        /// The shell
+        #[arg(value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a directory
+    #[command(
+        hide = true,
+        after_long_help = "Example:\n  natgate manual /usr/local/share/man/man1"
+    )]
+    Manual {
+        /// The directory; it is made if it is not there
+        #[arg(value_name = "DIRECTORY")]
+        directory: PathBuf,
+    },
     /// Remove steering programs that a stopped or crashed natgate left on interfaces
     #[command(after_long_help = "\
 Example:

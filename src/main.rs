@@ -7,6 +7,7 @@ mod check;
 mod cli;
 mod config;
 mod detach;
+mod generate;
 mod mirror;
 mod run;
 mod view;
@@ -24,6 +25,15 @@ fn main() -> ExitCode {
         Command::Check(args) => unless_reader_left(check::check(&args)),
         Command::Run(args) => run::run(&args),
         Command::Detach(args) => detach::detach(&args),
+        Command::Schema => {
+            say(&format!("{:#}\n", config::json_schema()));
+            Ok(())
+        }
+        Command::Completions { shell } => {
+            say(&generate::completions(shell));
+            Ok(())
+        }
+        Command::Manual { directory } => generate::manual(&directory),
         other => look(other),
     };
     match outcome {
@@ -56,7 +66,12 @@ fn look(command: Command) -> anyhow::Result<()> {
             };
             (args.client, What::Sessions(filter))
         }
-        Command::Run(_) | Command::Check(_) | Command::Detach(_) => return Ok(()),
+        Command::Run(_)
+        | Command::Check(_)
+        | Command::Detach(_)
+        | Command::Schema
+        | Command::Completions { .. }
+        | Command::Manual { .. } => return Ok(()),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(view::show(&client.socket, &what, client.json))?)

@@ -6,6 +6,7 @@
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
+use super::ask::{Ask, Form, PORTS};
 use super::problem::{Place, Problems};
 use super::tree::{Node, Value};
 
@@ -60,8 +61,32 @@ impl<'a> Field<'a> {
         problems.error(&self.place(), "wrong type", why, format!("write {expected}"));
     }
 
-    /// Text.
-    pub(super) fn text(&self, problems: &mut Problems) -> Option<&'a str> {
+    /// Text of a form, which the caller checks.
+    pub(super) fn text(&self, form: &'static Form, problems: &mut Problems) -> Option<&'a str> {
+        problems.asked(&self.path, || Ask::Text(form));
+        self.any_text(problems)
+    }
+
+    /// Text that must be one of `words`, which the caller checks.
+    pub(super) fn word(&self, words: &[&str], problems: &mut Problems) -> Option<&'a str> {
+        let owned = |word: &&str| (*word).to_owned();
+        problems.asked(&self.path, || Ask::Word(words.iter().map(owned).collect()));
+        self.any_text(problems)
+    }
+
+    /// Whether it is exactly this text.
+    pub(super) fn is_word(&self, word: &str, problems: &mut Problems) -> bool {
+        problems.asked(&self.path, || Ask::Word(vec![word.to_owned()]));
+        matches!(&self.node.value, Value::Text(text) if text == word)
+    }
+
+    /// Whether it is `false`.
+    pub(super) fn is_false(&self, problems: &mut Problems) -> bool {
+        problems.asked(&self.path, || Ask::False);
+        self.node.value == Value::Bool(false)
+    }
+
+    fn any_text(&self, problems: &mut Problems) -> Option<&'a str> {
         match &self.node.value {
             Value::Text(text) => Some(text),
             Value::Int(number) => {
@@ -82,8 +107,10 @@ impl<'a> Field<'a> {
         matches!(self.node.value, Value::Text(_))
     }
 
-    /// Text or a whole number, as text: where people write either, such as ports.
-    pub(super) fn text_or_number(&self, problems: &mut Problems) -> Option<String> {
+    /// Ports, as text: people write a number or a range. The caller checks them.
+    pub(super) fn ports_text(&self, problems: &mut Problems) -> Option<String> {
+        problems.asked(&self.path, || Ask::Number(1, u16::MAX.into()));
+        problems.asked(&self.path, || Ask::Text(&PORTS));
         match &self.node.value {
             Value::Int(number) => Some(number.to_string()),
             Value::Text(text) => Some(text.clone()),
@@ -96,6 +123,7 @@ impl<'a> Field<'a> {
 
     /// `true` or `false`.
     pub(super) fn truth(&self, problems: &mut Problems) -> Option<bool> {
+        problems.asked(&self.path, || Ask::Truth);
         if let Value::Bool(value) = self.node.value {
             return Some(value);
         }
@@ -106,9 +134,10 @@ impl<'a> Field<'a> {
     /// A whole number within `range`.
     pub(super) fn number<T>(&self, range: RangeInclusive<T>, problems: &mut Problems) -> Option<T>
     where
-        T: TryFrom<i64> + PartialOrd + Display,
+        T: TryFrom<i64> + Copy + Into<i64> + PartialOrd + Display,
     {
         let (low, high) = (range.start(), range.end());
+        problems.asked(&self.path, || Ask::Number((*low).into(), (*high).into()));
         let Value::Int(number) = self.node.value else {
             self.mistyped(&format!("a whole number from {low} to {high}"), problems);
             return None;
@@ -122,16 +151,21 @@ impl<'a> Field<'a> {
         value
     }
 
+    /// Notes that only these numbers are right; the caller refuses others.
+    pub(super) fn among(&self, numbers: impl Iterator<Item = i64>, problems: &mut Problems) {
+        problems.asked(&self.path, || Ask::Among(numbers.collect()));
+    }
+
     /// One of the named values.
     pub(super) fn choice<T: Copy>(
         &self,
         choices: &[(&str, T)],
         problems: &mut Problems,
     ) -> Option<T> {
-        let text = self.text(problems)?;
+        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        let text = self.word(&names, problems)?;
         let found = choices.iter().find(|(name, _)| *name == text).map(|&(_, value)| value);
         if found.is_none() {
-            let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
             let why = format!("there is no such value as {text:?}");
             problems.error(
                 &self.place(),
@@ -145,6 +179,7 @@ impl<'a> Field<'a> {
 
     /// The items of a list; at least one.
     pub(super) fn list(&self, problems: &mut Problems) -> Vec<Field<'a>> {
+        problems.asked(&self.path, || Ask::List);
         let Value::List(items) = &self.node.value else {
             self.mistyped("a list", problems);
             return Vec::new();
@@ -159,6 +194,7 @@ impl<'a> Field<'a> {
 
     /// The fields of a group, without those that `schema` doesn't know.
     pub(super) fn group(&self, schema: &Schema, problems: &mut Problems) -> Option<Group<'a>> {
+        problems.asked(&self.path, || Ask::Group(schema.known));
         let fields = self.entries(problems)?;
         let mut known = Vec::with_capacity(fields.len());
         for (key, field, key_place) in fields {
@@ -181,11 +217,18 @@ impl<'a> Field<'a> {
         Some(Field { node: &entry.value, path: join(&self.path, name) })
     }
 
-    /// Key, value and the key's place, of every entry of a map; of a repeated key the first.
-    pub(super) fn entries(
+    /// Key, value and the key's place, of every entry of a map with free keys of the form `keys`, which
+    /// the caller checks; of a repeated key the first.
+    pub(super) fn map(
         &self,
+        keys: &'static Form,
         problems: &mut Problems,
     ) -> Option<Vec<(&'a str, Field<'a>, Place)>> {
+        problems.asked(&self.path, || Ask::Map(keys));
+        self.entries(problems)
+    }
+
+    fn entries(&self, problems: &mut Problems) -> Option<Vec<(&'a str, Field<'a>, Place)>> {
         let Value::Map(entries) = &self.node.value else {
             self.mistyped("a group of fields", problems);
             return None;
@@ -228,6 +271,7 @@ impl<'a> Group<'a> {
         remedy: &str,
         problems: &mut Problems,
     ) -> Option<&Field<'a>> {
+        problems.asked(&self.place.field, || Ask::Needs(name.to_owned()));
         let field = self.get(name);
         if field.is_none() {
             let path = join(&self.place.field, name);
@@ -236,6 +280,13 @@ impl<'a> Group<'a> {
             problems.error(&place, "missing field", why, remedy);
         }
         field
+    }
+}
+
+impl Group<'_> {
+    /// Notes that one of these fields must be there; the caller refuses groups without.
+    pub(super) fn needs_one_of(&self, names: &'static [&'static str], problems: &mut Problems) {
+        problems.asked(&self.place.field, || Ask::NeedsOneOf(names));
     }
 }
 

@@ -8,6 +8,7 @@ use conntrack::{PoolId, Protocol};
 use dataplane::forward::{PortForward, StaticNat};
 
 use super::address::{self, AddressRange};
+use super::ask::ADDRESS;
 use super::field::{Field, Placed, Schema};
 use super::problem::{Place, Problems};
 use super::whole::{NamedPool, NamedRule, ranges, readable};
@@ -83,7 +84,7 @@ pub(super) fn read_static(spec: &Field<'_>, problems: &mut Problems) -> Option<S
 }
 
 fn unicast(field: &Field<'_>, problems: &mut Problems) -> Option<Placed<Ipv4Addr>> {
-    let text = field.text(problems)?;
+    let text = field.text(&ADDRESS, problems)?;
     let Ok(value) = text.parse::<Ipv4Addr>() else {
         let why = format!("{text:?} is not an IPv4 address");
         problems.error(&field.place(), "bad address", why, "write an address such as 192.0.2.1");
@@ -99,7 +100,7 @@ fn unicast(field: &Field<'_>, problems: &mut Problems) -> Option<Placed<Ipv4Addr
 }
 
 fn ports(field: &Field<'_>, problems: &mut Problems) -> Option<Placed<RangeInclusive<u16>>> {
-    let text = field.text_or_number(problems)?;
+    let text = field.ports_text(problems)?;
     match address::ports(&text) {
         Ok(value) => Some(Placed { value, place: field.place() }),
         Err(refusal) => {

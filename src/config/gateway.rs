@@ -10,6 +10,7 @@ use dataplane::interface::InterfaceId;
 use dataplane::snapshot::{Answers, Refused};
 use tracing_subscriber::EnvFilter;
 
+use super::ask::{ANY, INTERFACE, LISTENING, PATH};
 use super::field::{Field, Group, Schema};
 use super::problem::{Place, Problems};
 
@@ -166,9 +167,7 @@ const INTERFACES: Schema =
 pub(super) fn read(spec: &Field<'_>, complete: bool, problems: &mut Problems) -> Gateway {
     let mut gateway = Gateway::default();
     let Some(group) = spec.group(&SPEC, problems) else { return gateway };
-    if complete || group.get("interfaces").is_some() {
-        read_interfaces(&group, complete, &mut gateway, problems);
-    }
+    read_interfaces(&group, complete, &mut gateway, problems);
     read_packet_path(&group, &mut gateway, problems);
     read_answers(&group, &mut gateway, problems);
     read_service(&group, &mut gateway, problems);
@@ -182,17 +181,24 @@ fn read_interfaces(
     problems: &mut Problems,
 ) {
     let remedy = "name them with --internal IF and --external IF, or in spec.interfaces";
-    let Some(field) = group.required("interfaces", remedy, problems) else { return };
+    let field = if complete {
+        group.required("interfaces", remedy, problems)
+    } else {
+        group.get("interfaces")
+    };
+    let Some(field) = field else { return };
     let Some(interfaces) = field.group(&INTERFACES, problems) else { return };
     let sides = [
         ("internal", &mut gateway.internal, "name one with --internal IF, or in spec.interfaces"),
         ("external", &mut gateway.external, "name one with --external IF, or in spec.interfaces"),
     ];
     for (side, names, remedy) in sides {
-        if complete || interfaces.get(side).is_some() {
-            let field = interfaces.required(side, remedy, problems);
-            *names = field.map_or_else(Vec::new, |field| interface_names(field, problems));
-        }
+        let field = if complete {
+            interfaces.required(side, remedy, problems)
+        } else {
+            interfaces.get(side)
+        };
+        *names = field.map_or_else(Vec::new, |field| interface_names(field, problems));
     }
     refuse_too_many(gateway, &interfaces.place, problems);
 }
@@ -209,7 +215,7 @@ fn refuse_too_many(gateway: &Gateway, place: &Place, problems: &mut Problems) {
 fn interface_names(field: &Field<'_>, problems: &mut Problems) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for item in field.list(problems) {
-        let Some(name) = item.text(problems) else { continue };
+        let Some(name) = item.text(&INTERFACE, problems) else { continue };
         let is_name = (1..=15).contains(&name.len())
             && !name
                 .contains(|c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control())
@@ -263,8 +269,8 @@ fn read_answers(group: &Group<'_>, gateway: &mut Gateway, problems: &mut Problem
             *target = refused;
         }
     }
-    if let Some(seconds) = group.get("grace").and_then(|f| f.number(0..=86_400, problems)) {
-        answers.grace = Duration::from_secs(seconds);
+    if let Some(seconds) = group.get("grace").and_then(|f| f.number(0..=86_400_u32, problems)) {
+        answers.grace = Duration::from_secs(seconds.into());
     }
     let Some(errors) = group.get("icmpErrors").and_then(|f| f.group(&ICMP_ERRORS, problems)) else {
         return;
@@ -313,7 +319,7 @@ fn read_service(group: &Group<'_>, gateway: &mut Gateway, problems: &mut Problem
 const MAX_SOCKET_PATH: usize = 107;
 
 fn socket(field: &Field<'_>, problems: &mut Problems) -> Option<PathBuf> {
-    let text = field.text(problems)?;
+    let text = field.text(&PATH, problems)?;
     let why = if !text.starts_with('/') {
         format!("{text:?} is not an absolute path")
     } else if text.len() > MAX_SOCKET_PATH {
@@ -331,7 +337,7 @@ fn socket(field: &Field<'_>, problems: &mut Problems) -> Option<PathBuf> {
 }
 
 fn state_dir(field: &Field<'_>, problems: &mut Problems) -> Option<PathBuf> {
-    let text = field.text(problems)?;
+    let text = field.text(&PATH, problems)?;
     if text.starts_with('/') {
         return Some(PathBuf::from(text));
     }
@@ -342,7 +348,7 @@ fn state_dir(field: &Field<'_>, problems: &mut Problems) -> Option<PathBuf> {
 }
 
 fn metrics(field: &Field<'_>, problems: &mut Problems) -> Option<SocketAddr> {
-    let text = field.text(problems)?;
+    let text = field.text(&LISTENING, problems)?;
     let address = text.parse::<SocketAddr>().ok().filter(|address| address.port() != 0);
     if address.is_none() {
         let why = format!("{text:?} is not an address and a port");
@@ -357,7 +363,7 @@ fn metrics(field: &Field<'_>, problems: &mut Problems) -> Option<SocketAddr> {
 }
 
 fn log_filter(field: &Field<'_>, problems: &mut Problems) -> Option<String> {
-    let text = field.text(problems)?;
+    let text = field.text(&ANY, problems)?;
     if EnvFilter::builder().parse(text).is_err() {
         let why = format!("{text:?} is not a log filter");
         let remedy =

@@ -6,11 +6,13 @@
 //! is wrong leaves this module; otherwise all mistakes do, in one go.
 
 mod address;
+mod ask;
 mod field;
 mod flags;
 mod forward;
 mod gateway;
 mod host;
+mod json_schema;
 mod nat_rule;
 mod object;
 mod pool;
@@ -36,6 +38,7 @@ use crate::cli::GatewayArgs;
 pub(crate) use address::AddressRange;
 pub(crate) use gateway::{Gateway, LogFormat, Mode, OnExit};
 pub(crate) use host::host_addresses;
+pub(crate) use json_schema::json_schema;
 pub(crate) use problem::{ConfigErrors, Problem};
 
 use field::Field;
@@ -139,7 +142,7 @@ fn assemble(
     if !objects.incomplete {
         forward::check(&forwards, &statics, (&pools, &rules), host, &mut problems);
     }
-    warn_of_answers_to_scans(&gateway, &objects_place, &pools, &mut problems);
+    warn_of_answers_to_scans(&gateway, objects_place.as_ref(), &pools, &mut problems);
     let warnings = problems.finish()?;
     let rules = whole::compile(&pools, rules);
     let forwards = forward::compile_forwards(forwards, &pools);
@@ -162,7 +165,7 @@ fn on_unmapped(objects: &Objects) -> Option<Place> {
 /// Only pools that hold unsolicited SYNs wait as long as RFC 5382 REQ-4 asks.
 fn warn_of_answers_to_scans(
     gateway: &Gateway,
-    place: &Option<Place>,
+    place: Option<&Place>,
     pools: &[whole::NamedPool],
     problems: &mut Problems,
 ) {

@@ -5,6 +5,7 @@ use dataplane::rule::Service;
 use ipnet::Ipv4Net;
 
 use super::address;
+use super::ask::{ANY, PREFIX};
 use super::field::{Field, Group, Placed, Schema};
 use super::problem::Problems;
 
@@ -60,7 +61,7 @@ pub(super) fn read(spec: &Field<'_>, problems: &mut Problems) -> Option<RuleSpec
 fn prefixes(field: &Field<'_>, problems: &mut Problems) -> Vec<Placed<Ipv4Net>> {
     let mut nets: Vec<Placed<Ipv4Net>> = Vec::new();
     for item in field.list(problems) {
-        let Some(text) = item.text(problems) else { continue };
+        let Some(text) = item.text(&PREFIX, problems) else { continue };
         match address::prefix(text) {
             Ok(net) if nets.iter().any(|other| other.value == net) => {
                 let why = format!("{net} is already in this list");
@@ -109,7 +110,7 @@ fn services(field: &Field<'_>, problems: &mut Problems) -> Vec<Service> {
             continue;
         }
         for item in ports.list(problems) {
-            let Some(text) = item.text_or_number(problems) else { continue };
+            let Some(text) = item.ports_text(problems) else { continue };
             match address::ports(&text) {
                 Ok(ports) => services.extend(protocol.map(|protocol| Service { protocol, ports })),
                 Err(refusal) => {
@@ -122,6 +123,7 @@ fn services(field: &Field<'_>, problems: &mut Problems) -> Vec<Service> {
 }
 
 fn target(group: &Group<'_>, problems: &mut Problems) -> Option<Target> {
+    group.needs_one_of(&["pool", "exempt"], problems);
     let exempt = group.get("exempt").map(|field| field.truth(problems));
     let remedy = "write either pool: NAME or exempt: true";
     match (group.get("pool"), exempt) {
@@ -131,7 +133,7 @@ fn target(group: &Group<'_>, problems: &mut Problems) -> Option<Target> {
             None
         }
         (Some(pool), _) => {
-            let name = pool.text(problems)?.to_owned();
+            let name = pool.text(&ANY, problems)?.to_owned();
             Some(Target::Pool(Placed { value: name, place: pool.place() }))
         }
         (None, Some(Some(true))) => Some(Target::Exempt),

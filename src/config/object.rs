@@ -1,5 +1,6 @@
 //! Which objects are there: kind, name and `spec` of each document.
 
+use super::ask::{ANY, NAME};
 use super::field::{Field, Placed, Schema, any_of, nearest};
 use super::problem::{Place, Problems};
 use super::tree::{Node, Value};
@@ -17,7 +18,7 @@ pub(super) enum Kind {
     StaticNat,
 }
 
-const KINDS: [(&str, Kind); 5] = [
+pub(super) const KINDS: [(&str, Kind); 5] = [
     ("Gateway", Kind::Gateway),
     ("AddressPool", Kind::AddressPool),
     ("NatRule", Kind::NatRule),
@@ -97,7 +98,7 @@ fn header(document: &Node, problems: &mut Problems) -> Option<(Kind, Object)> {
     let group = root.group(&OBJECT, problems)?;
     let remedy = "write apiVersion: natgate.dev/v1alpha1";
     if let Some(field) = group.required("apiVersion", remedy, problems)
-        && let Some(version) = field.text(problems)
+        && let Some(version) = field.word(&[API_VERSION], problems)
         && version != API_VERSION
     {
         let why = format!("{version:?} is not a version that natgate knows");
@@ -113,10 +114,10 @@ fn header(document: &Node, problems: &mut Problems) -> Option<(Kind, Object)> {
 }
 
 fn kind(field: &Field<'_>, problems: &mut Problems) -> Option<Kind> {
-    let text = field.text(problems)?;
+    let names = KINDS.map(|(name, _)| name);
+    let text = field.word(&names, problems)?;
     let found = KINDS.iter().find(|(name, _)| *name == text).map(|&(_, kind)| kind);
     if found.is_none() {
-        let names = KINDS.map(|(name, _)| name);
         let remedy = nearest(text, &names).map_or_else(
             || format!("write {}", any_of(&names)),
             |name| format!("did you mean {name:?}?"),
@@ -131,11 +132,11 @@ fn name(field: &Field<'_>, problems: &mut Problems) -> Option<Placed<String>> {
     let group = field.group(&METADATA, problems)?;
     for free in ["labels", "annotations"] {
         if let Some(field) = group.get(free) {
-            field.entries(problems);
+            field.map(&ANY, problems);
         }
     }
     let field = group.required("name", "write metadata: {name: NAME}", problems)?;
-    let text = field.text(problems)?;
+    let text = field.text(&NAME, problems)?;
     let is_inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     let is_label = (1..=63).contains(&text.len())
         && text.chars().all(is_inner)

@@ -5,9 +5,9 @@ use std::ops::RangeInclusive;
 use conntrack::PoolSettings;
 
 use super::address::{self, AddressRange};
+use super::ask::ADDRESSES;
 use super::field::{Field, Group, Placed, Schema};
 use super::problem::{Place, Problems};
-use super::tree::Value;
 
 mod behavior;
 mod limits;
@@ -49,7 +49,7 @@ const SPEC: Schema = Schema {
     later: &["log", "removal", "subscriberPrefix", "trafficClass"],
 };
 /// Longest time, in seconds (`requirements.md`, timers).
-const MAX_SECONDS: u64 = 86_400;
+const MAX_SECONDS: u32 = 86_400;
 const PORTS: Schema = Schema { of: "ports", known: &["range", "low", "except"], later: &[] };
 
 /// Reads the `spec` of an `AddressPool`.
@@ -83,7 +83,7 @@ fn read_shared(group: &Group<'_>, problems: &mut Problems) {
 fn read_addresses(field: &Field<'_>, problems: &mut Problems) -> Vec<Placed<AddressRange>> {
     let mut ranges = Vec::new();
     for item in field.list(problems) {
-        let Some(text) = item.text(problems) else { continue };
+        let Some(text) = item.text(&ADDRESSES, problems) else { continue };
         match text.parse::<AddressRange>() {
             Ok(range) => ranges.extend(unicast(range, item.place(), problems)),
             Err(refusal) => {
@@ -108,6 +108,9 @@ fn unicast(
 }
 
 fn read_ports(group: &Group<'_>, settings: &mut PoolSettings, problems: &mut Problems) {
+    if let Some(field) = group.get("blockSize") {
+        field.among((4..=12).map(|bits| 1 << bits), problems);
+    }
     if let Some(field) = group.get("blockSize")
         && let Some(size) = field.number(16..=4096_u16, problems)
     {
@@ -147,7 +150,7 @@ pub(super) fn port_range(
     field: &Field<'_>,
     problems: &mut Problems,
 ) -> Option<RangeInclusive<u16>> {
-    let text = field.text_or_number(problems)?;
+    let text = field.ports_text(problems)?;
     let ports = address::ports(&text);
     if let Err(refusal) = &ports {
         problems.error(&field.place(), "bad port range", &refusal.why, &refusal.remedy);
@@ -172,7 +175,7 @@ fn read_range(range: &Field<'_>, settings: &mut PoolSettings, problems: &mut Pro
 
 /// Ports below 1024 for internal ports below 1024 (RFC 4787 REQ-3a).
 fn read_low(field: &Field<'_>, settings: &mut PoolSettings, problems: &mut Problems) {
-    if matches!(&field.node().value, Value::Text(text) if text == "none") {
+    if field.is_word("none", problems) {
         settings.low_ports = None;
         return;
     }

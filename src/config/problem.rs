@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::ask::Ask;
+
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
@@ -116,9 +118,28 @@ impl fmt::Display for ConfigErrors {
 pub(super) struct Problems {
     errors: Vec<Problem>,
     warnings: Vec<Problem>,
+    /// What the readers asked of which field, if somebody wants to know.
+    asked: Option<Vec<(String, Ask)>>,
 }
 
 impl Problems {
+    /// Problems that note what the readers ask, too.
+    pub(super) fn listening() -> Self {
+        Self { asked: Some(Vec::new()), ..Self::default() }
+    }
+
+    /// Notes what a reader asks of the field at `path`.
+    pub(super) fn asked(&mut self, path: &str, ask: impl FnOnce() -> Ask) {
+        if let Some(asked) = &mut self.asked {
+            asked.push((path.to_owned(), ask()));
+        }
+    }
+
+    /// What the readers asked.
+    pub(super) fn into_asked(self) -> Vec<(String, Ask)> {
+        self.asked.unwrap_or_default()
+    }
+
     /// Notes a mistake.
     pub(super) fn error(
         &mut self,

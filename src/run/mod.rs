@@ -3,6 +3,7 @@
 mod dataplane;
 mod journal;
 mod pods;
+mod supervisor;
 mod table;
 mod world;
 
@@ -26,6 +27,7 @@ use crate::config::{self, Config, LogFormat, OnExit};
 use crate::mirror::{Mirror, Resolver};
 
 use self::dataplane::Dataplane;
+use self::supervisor::Supervisor;
 use self::world::{Overlaps, World};
 
 /// Notices of workers that may wait for the control thread.
@@ -87,6 +89,9 @@ async fn live(config: Config, source: String) -> anyhow::Result<()> {
     shared.ready.store(true, Ordering::Release);
     table::print(&config, &world, &shared, metrics);
     info!(pid = std::process::id(), "ready");
+    let mut supervisor = Supervisor::default();
+    supervisor.ready(&shared);
+    let mut signs = Supervisor::interval();
     let mut watch = tokio::time::interval(WATCH);
     loop {
         tokio::select! {
@@ -99,6 +104,7 @@ async fn live(config: Config, source: String) -> anyhow::Result<()> {
                     warn!("the steering program keeps its old tables: {error}");
                 }
             }
+            _ = signs.tick() => supervisor.sign(&shared),
             () = &mut serving => bail!("the stats socket has ended; see the log above"),
             _ = hang_up.recv() => {
                 warn!("SIGHUP: reload is not in this version; nothing changed; restart to change the configuration");
@@ -108,6 +114,7 @@ async fn live(config: Config, source: String) -> anyhow::Result<()> {
         }
     }
     shared.ready.store(false, Ordering::Release);
+    supervisor.stopping();
     stop(&mut dataplane, gateway.on_exit)?;
     Ok(())
 }

@@ -59,6 +59,11 @@ impl Process {
         Ok(self.child.try_wait()?)
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Memory that it occupies, in KiB.
     pub fn resident_kib(&self) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;

@@ -12,7 +12,6 @@ use super::profile::Profile;
 use super::{MAX_SECONDS, blocks_in, port_range};
 use crate::config::field::{Field, Group, Schema};
 use crate::config::problem::Problems;
-use crate::config::tree::Value;
 
 const BEHAVIORS: [(&str, Behavior); 3] = [
     ("endpoint-independent", Behavior::EndpointIndependent),
@@ -130,7 +129,7 @@ fn read_pooling(field: &Field<'_>, settings: &mut PoolSettings, problems: &mut P
         set(&group, "kind", &POOLINGS, &mut settings.pooling, problems);
         if let Some(linger) = group.get("linger").and_then(|f| f.number(0..=MAX_SECONDS, problems))
         {
-            settings.linger = Duration::from_secs(linger);
+            settings.linger = Duration::from_secs(linger.into());
         }
     }
 }
@@ -150,21 +149,21 @@ pub(super) fn read_scatter(
         }
         return;
     };
-    if field.node().value == Value::Bool(false) {
+    if field.is_false(problems) {
         settings.scatter = None;
         return;
     }
     let Some(group) = field.group(&SCATTER, problems) else { return };
     let remedy = "write for example ports: \"57344-65535\", or scatter: false";
     let Some(ports) = group.required("ports", remedy, problems) else { return };
-    let Some(region) = port_range(ports, problems) else { return };
     let seconds = group.get("seconds").and_then(|f| f.number(0..=MAX_SECONDS, problems));
+    let Some(region) = port_range(ports, problems) else { return };
     let why = if *region.start() < 1024 {
         "the region reaches below 1024, where services of the system live"
     } else if !leaves_blocks(settings, &region) {
         "the region must lie in spec.ports.range and leave a block of it for other flows"
     } else {
-        let rest = Duration::from_secs(seconds.unwrap_or(2));
+        let rest = Duration::from_secs(seconds.unwrap_or(2).into());
         settings.scatter = Some(Scatter { ports: region, rest });
         return;
     };

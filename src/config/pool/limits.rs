@@ -5,6 +5,7 @@ use std::time::Duration;
 use conntrack::{HoldDown, PoolSettings, Quota, Timers};
 
 use super::MAX_SECONDS;
+use crate::config::ask::TIMED_PORT;
 use crate::config::field::{Field, Group, Schema};
 use crate::config::problem::Problems;
 use crate::config::tree::Value;
@@ -114,7 +115,7 @@ fn read_hold_down(group: &Group<'_>, rests: &mut HoldDown, problems: &mut Proble
     ];
     for (name, target) in rows {
         if let Some(seconds) = group.get(name).and_then(|f| f.number(0..=MAX_SECONDS, problems)) {
-            *target = Duration::from_secs(seconds);
+            *target = Duration::from_secs(seconds.into());
         }
     }
     if let Some(most) = group.get("maxPorts").and_then(|f| f.number(0..=u32::MAX, problems)) {
@@ -137,7 +138,7 @@ fn read_timers(group: &Group<'_>, timers: &mut Timers, problems: &mut Problems) 
     ];
     for (name, target) in rows {
         if let Some(seconds) = group.get(name).and_then(|f| f.number(1..=MAX_SECONDS, problems)) {
-            *target = Duration::from_secs(seconds);
+            *target = Duration::from_secs(seconds.into());
         }
     }
     if let Some(field) = group.get("udpByPort") {
@@ -149,7 +150,7 @@ fn read_timers(group: &Group<'_>, timers: &mut Timers, problems: &mut Problems) 
 /// answer, may have shorter ones (RFC 4787 REQ-5a), and QUIC's never.
 fn udp_by_port(field: &Field<'_>, timers: &mut Timers, problems: &mut Problems) {
     (timers.udp_by_port, timers.udp_answered) = (Vec::new(), Vec::new());
-    for (key, value, place) in field.entries(problems).unwrap_or_default() {
+    for (key, value, place) in field.map(&TIMED_PORT, problems).unwrap_or_default() {
         let port = key.parse::<u16>().ok().filter(|port| (1..1024).contains(port) && *port != 443);
         if port.is_none() {
             let why = format!("{key:?} is not a port from 1 to 1023 other than 443");
@@ -168,7 +169,7 @@ fn by_port_times(
     problems: &mut Problems,
 ) -> (Option<Duration>, Option<Duration>) {
     let seconds = |field: &Field<'_>, problems: &mut Problems| {
-        field.number(1..=MAX_SECONDS, problems).map(Duration::from_secs)
+        field.number(1..=MAX_SECONDS, problems).map(u64::from).map(Duration::from_secs)
     };
     if !matches!(value.node().value, Value::Map(_)) {
         return (seconds(value, problems), None);

@@ -9,6 +9,7 @@
 //! were and no stats socket appears. Control: the configuration that the cases spoil is valid.
 
 mod cases;
+mod schema;
 
 use std::fs;
 use std::path::{Path, PathBuf};
