@@ -131,7 +131,8 @@ impl Bed {
         for n in 0..FLOWS {
             let frame = frame(n)?;
             let packet = parse(&frame)?;
-            bed.slots.push(bed.open(&packet)?);
+            let slot = bed.open(&packet)?;
+            bed.slots.push(slot);
             bed.frames.push(frame);
             bed.packets.push(packet);
         }
