@@ -53,7 +53,7 @@ pub struct Setup {
     /// Frames that each worker has.
     pub frames: usize,
     /// Public addresses: 203.0.113.10 and those that follow.
-    pub addresses: u8,
+    pub addresses: u16,
     /// Settings of the one pool.
     pub pool: PoolSettings,
     /// What configuration maps.
@@ -199,7 +199,8 @@ fn net(a: u8, b: u8, c: u8, d: u8, len: u8) -> Ipv4Net {
 }
 
 fn policy(setup: &Setup) -> Policy {
-    let addresses = (0..setup.addresses).map(|n| Ipv4Addr::new(203, 0, 113, 10 + n));
+    let first = u32::from(Ipv4Addr::new(203, 0, 113, 10));
+    let addresses = (0..u32::from(setup.addresses)).map(|n| Ipv4Addr::from(first + n));
     let pool = Pool::new(PoolId(0), "default", setup.pool.clone(), addresses);
     let rule = |name: &str, to, action| Rule {
         name: name.into(),
@@ -219,21 +220,14 @@ fn policy(setup: &Setup) -> Policy {
 
 fn roads() -> Roads {
     let (node, router) = (Ipv4Addr::new(172, 16, 0, 1), Ipv4Addr::new(203, 0, 113, 1));
-    let adjacency = |interface, address, mac| Adjacency { interface, address, mac: Some(Mac(mac)) };
-    Roads {
-        generation: 1,
-        routes: [
+    Roads::new(
+        [
             (net(0, 0, 0, 0, 0), Route::Via(AdjacencyId(1))),
             (net(PODS, 0, 0, 0, 8), Route::Via(AdjacencyId(0))),
-        ]
-        .into_iter()
-        .collect(),
-        adjacencies: vec![
-            adjacency(INSIDE, node, NODE_MAC),
-            adjacency(OUTSIDE, router, ROUTER_MAC),
         ],
-        neighbours: [((INSIDE, node), AdjacencyId(0)), ((OUTSIDE, router), AdjacencyId(1))]
-            .into_iter()
-            .collect(),
-    }
+        vec![
+            Adjacency::new(INSIDE, node, Some(Mac(NODE_MAC))),
+            Adjacency::new(OUTSIDE, router, Some(Mac(ROUTER_MAC))),
+        ],
+    )
 }

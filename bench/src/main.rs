@@ -6,10 +6,13 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use bench::level2::sessions::Story;
+use bench::level4;
 use bench::machine::Machine;
-use bench::packets;
 use bench::suite::{Level, Options, Report, compare, table};
+use bench::veth::command::{self as veth, Veth};
+use bench::{memory, packets};
 use clap::{Args, Parser, Subcommand, ValueEnum as _};
 
 /// Measures natgate, its limit and its peers, and prints what was asked for and what was reached.
@@ -26,6 +29,9 @@ struct Cli {
     /// Fewer and shorter: a first look, in four minutes.
     #[arg(long)]
     quick: bool,
+    /// Repetitions, if not as many as each level takes by itself.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    repetitions: Option<u16>,
     /// Say what changed since this run.
     #[arg(long, value_name = "BASE.json")]
     compare: Option<PathBuf>,
@@ -46,8 +52,42 @@ struct Cli {
 /// One measurement alone, in detail.
 #[derive(Subcommand)]
 enum Measurement {
+    /// Measures gateways between a generator and a sink, on veth pairs.
+    Veth(Veth),
     /// Measures what each kind of packet costs without the kernel: instructions (by callgrind) and time.
     Packets(Packets),
+    /// Measures established sessions in random order without the kernel, beside touch and forward.
+    Memory(Memory),
+    /// Measures how fast sessions begin and end, in memory.
+    Setup(Setup),
+    /// Measures what changes with size, in memory: bytes a session, the longest turn while the table grows, rules.
+    Scale(Scale),
+}
+
+#[derive(Args)]
+struct Scale {
+    /// Live sessions.
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1 << 20, 1 << 24])]
+    live: Vec<u32>,
+    /// What a session consists of.
+    #[arg(long, value_enum, default_value_t = Story::Udp)]
+    story: Story,
+    /// Numbers of rules.
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 100, 10_000])]
+    rules: Vec<u32>,
+}
+
+#[derive(Args)]
+struct Setup {
+    /// What a session consists of.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Story::value_variants().to_vec())]
+    only: Vec<Story>,
+    /// Live sessions.
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [65_536, 1 << 20])]
+    live: Vec<u32>,
+    /// Sessions that are measured.
+    #[arg(long, value_name = "N", default_value_t = 1 << 20)]
+    sessions: u64,
 }
 
 #[derive(Args)]
@@ -81,6 +121,31 @@ struct Packets {
     bursts: Option<usize>,
 }
 
+#[derive(Args)]
+struct Memory {
+    /// Numbers of sessions.
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1_000, 65_536, 1_048_576])]
+    sessions: Vec<u32>,
+    /// Directions.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = memory::Way::value_variants().to_vec())]
+    only: Vec<memory::Way>,
+    /// Repetitions.
+    #[arg(long, value_name = "N", default_value_t = 7)]
+    repetitions: usize,
+    /// Rounds of 4,096 packets in each repetition.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    rounds: usize,
+    /// Packets without DF: those from pods get another identification (RFC 6864).
+    #[arg(long)]
+    df_clear: bool,
+    /// Write the figures to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Only run so many rounds of each figure: what runs under callgrind.
+    #[arg(long, hide = true)]
+    only_rounds: Option<usize>,
+}
+
 fn main() -> ExitCode {
     match run() {
         Ok(code) => code,
@@ -92,6 +157,13 @@ fn run() -> Result<ExitCode> {
     let cli = Cli::parse();
     match cli.command {
         Some(Measurement::Packets(arguments)) => run_packets(arguments)?,
+        Some(Measurement::Memory(arguments)) => run_memory(arguments)?,
+        Some(Measurement::Setup(arguments)) => run_setup(&arguments)?,
+        Some(Measurement::Scale(arguments)) => run_scale(&arguments)?,
+        Some(Measurement::Veth(arguments)) => {
+            let results = veth::run(&arguments, &Machine::here().line())?;
+            println!("{}\n\n{}", results.machine.join("\n"), results.tables()?);
+        }
         None => return run_suite(&cli),
     }
     Ok(ExitCode::SUCCESS)
@@ -106,7 +178,15 @@ fn run_suite(cli: &Cli) -> Result<ExitCode> {
         Report::read(path)?
     } else {
         let (programs, results) = (programs.clone(), fs::canonicalize(results)?);
-        Report::measure(&cli.only, &Options { quick: cli.quick, programs, results })
+        Report::measure(
+            &cli.only,
+            &Options {
+                quick: cli.quick,
+                repetitions: cli.repetitions.map(usize::from),
+                programs,
+                results,
+            },
+        )
     };
     report.write(results)?;
     println!("{}\nwritten to {}", table::show(&report), results.display());
@@ -119,6 +199,51 @@ fn run_suite(cli: &Cli) -> Result<ExitCode> {
     }
     let good = report.is_complete() && !worse;
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn run_setup(arguments: &Setup) -> Result<()> {
+    for &live in &arguments.live {
+        for &story in &arguments.only {
+            let rate = bench::level2::sessions::measure(story, live, arguments.sessions)?;
+            println!(
+                "{:<36} {:>9} live {:>8.0} ns {:>10.0}/s  longest turn {:.0} us, filling {:.0} us",
+                story.name(),
+                rate.live,
+                rate.nanoseconds,
+                rate.per_second(),
+                rate.longest_turn,
+                rate.longest_fill_turn
+            );
+        }
+    }
+    Ok(())
+}
+
+fn run_scale(arguments: &Scale) -> Result<()> {
+    for &live in &arguments.live {
+        let memory = level4::memory::measure(arguments.story, live)?;
+        println!(
+            "{} sessions: {:.1} bytes each counted, {:.1} resident; {:.0} ns each; longest turn {:.0} us",
+            memory.live,
+            memory.counted(),
+            memory.resident,
+            memory.nanoseconds,
+            memory.longest_turn
+        );
+        for (part, bytes) in &memory.parts {
+            println!("  {part:<22} {bytes:>7.1}");
+        }
+    }
+    for shape in level4::rules::Shape::ALL {
+        for &count in &arguments.rules {
+            let cost = level4::rules::measure(shape, count);
+            println!(
+                "{shape:?} {count}: ready in {:.1} ms, {:.0} ns a look-up",
+                cost.compile, cost.look_up
+            );
+        }
+    }
+    Ok(())
 }
 
 fn run_packets(arguments: Packets) -> Result<()> {
@@ -148,6 +273,33 @@ fn run_packets(arguments: Packets) -> Result<()> {
     println!("{}\n\n{}", table.machine.join("; "), table.show(base.as_ref())?);
     if let Some(path) = arguments.json {
         table.write(&path)?;
+        println!("written to {}", path.display());
+    }
+    Ok(())
+}
+
+fn run_memory(arguments: Memory) -> Result<()> {
+    if let Some(rounds) = arguments.only_rounds {
+        for &sessions in &arguments.sessions {
+            for &way in &arguments.only {
+                memory::run::run(sessions, way, rounds, !arguments.df_clear)?;
+            }
+        }
+        return Ok(());
+    }
+    let dont_fragment = !arguments.df_clear;
+    let figures = memory::measure(&memory::Settings {
+        sessions: arguments.sessions,
+        ways: arguments.only,
+        repetitions: arguments.repetitions,
+        rounds: arguments.rounds,
+        dont_fragment,
+    })?;
+    let run = memory::Memory::new(vec![Machine::here().line()], dont_fragment, figures);
+    println!("{}\n\n{}", run.machine.join("; "), run.show()?);
+    if let Some(path) = arguments.json {
+        fs::write(&path, serde_json::to_string_pretty(&run)? + "\n")
+            .with_context(|| format!("error: --json ({}): cannot write it", path.display()))?;
         println!("written to {}", path.display());
     }
     Ok(())

@@ -40,7 +40,8 @@ impl Spread {
         Some(Self { median, least, most })
     }
 
-    fn show(self, scale: f64, digits: usize) -> String {
+    /// `median (least–most)`, each times `scale`.
+    pub fn show(self, scale: f64, digits: usize) -> String {
         let [median, least, most] = [self.median, self.least, self.most].map(|value| value * scale);
         format!("{median:.digits$} ({least:.digits$}–{most:.digits$})")
     }

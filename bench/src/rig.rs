@@ -19,6 +19,8 @@ pub const GENERATOR: &str = "02:00:00:00:01:02";
 pub const SINK: &str = "02:00:00:00:02:02";
 /// Address of the sink.
 pub const SINK_ADDRESS: &str = "198.51.100.2";
+/// Address of a pod in the generator's namespace whose packets the kernel sends.
+pub const POD: &str = "10.10.255.1";
 
 /// The namespaces of one trial; dropped, they and what runs in them are gone.
 #[derive(Debug)]
@@ -42,7 +44,14 @@ impl Rig {
             ["gw", "ext0", GATEWAY_EXTERNAL, "198.51.100.1/24"],
             ["sink", "sink0", SINK, "198.51.100.2/24"],
         )?;
-        rig.sh("gw", "sysctl -qw net.ipv4.ip_forward=1 && ip route add 10.10.0.0/16 via 10.9.0.2")?;
+        rig.sh(
+            "gw",
+            "sysctl -qw net.ipv4.ip_forward=1 && ip route add 10.10.0.0/16 via 10.9.0.2 && \
+             ip route add 10.64.0.0/10 via 10.9.0.2 && ip route add 198.18.0.0/15 via 198.51.100.2",
+        )?;
+        let pod =
+            format!("ip addr add {POD}/32 dev gen0 && ip route add 198.51.100.0/24 via 10.9.0.1");
+        rig.sh("gen", &pod)?;
         rig.sh("sink", "ip route add 203.0.113.0/24 via 198.51.100.1")?;
         rig.sh("gw", "ping -q -c 1 -W 2 198.51.100.2 && ping -q -c 1 -W 2 10.9.0.2")?;
         // A neighbour that is asked for again while the cores are full would be lost, and all with it.
@@ -50,6 +59,7 @@ impl Rig {
             ["gw", "ext0", SINK_ADDRESS, SINK],
             ["gw", "int0", "10.9.0.2", GENERATOR],
             ["sink", "sink0", "198.51.100.1", GATEWAY_EXTERNAL],
+            ["gen", "gen0", "10.9.0.1", GATEWAY_INTERNAL],
         ] {
             rig.sh(
                 space,
@@ -96,8 +106,8 @@ impl Rig {
         run(Command::new("ip").args(["netns", "exec", &self.name(space), "sh", "-c", script]))
     }
 
-    /// Starts a program in the gateway; it is killed with the rig.
-    pub fn start(&mut self, arguments: &[&str], log: File) -> Result<()> {
+    /// Starts a program in the gateway; it is killed with the rig. Returns its process id.
+    pub fn start(&mut self, arguments: &[&str], log: File) -> Result<u32> {
         let child = Command::new("ip")
             .args(["netns", "exec", &self.name("gw")])
             .args(arguments)
@@ -106,8 +116,9 @@ impl Rig {
             .stderr(log)
             .spawn()
             .context("error: ip (PATH): it can't be run; install iproute2")?;
+        let process = child.id();
         self.children.push(child);
-        Ok(())
+        Ok(process)
     }
 
     /// Fails if something that was started has ended.

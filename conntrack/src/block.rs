@@ -37,24 +37,70 @@ impl Parity {
     }
 }
 
+/// One bit for each of some numbers; without a detour for blocks of the usual size.
+#[derive(Clone, Debug)]
+enum Bits {
+    One(u64),
+    Many(Box<[u64]>),
+}
+
+impl Bits {
+    /// Bits 0 to `len - 1`, all `set` or none.
+    fn new(len: u16, set: bool) -> Self {
+        let full = if set { u64::MAX } else { 0 };
+        let rest = u32::from(len) % 64;
+        let last = if rest == 0 { full } else { full & ((1 << rest) - 1) };
+        match usize::from(len).div_ceil(64) {
+            0 | 1 => Self::One(last),
+            words => {
+                let mut words = vec![full; words].into_boxed_slice();
+                words[usize::from(len - 1) / 64] = last;
+                Self::Many(words)
+            }
+        }
+    }
+
+    fn words(&self) -> &[u64] {
+        match self {
+            Self::One(word) => std::slice::from_ref(word),
+            Self::Many(words) => words,
+        }
+    }
+
+    fn has(&self, number: u16) -> bool {
+        self.words()[usize::from(number) / 64] >> (number % 64) & 1 == 1
+    }
+
+    fn set(&mut self, number: u16, value: bool) {
+        let words = match self {
+            Self::One(word) => std::slice::from_mut(word),
+            Self::Many(words) => words,
+        };
+        let word = &mut words[usize::from(number) / 64];
+        *word = *word & !(1 << (number % 64)) | u64::from(value) << (number % 64);
+    }
+
+    /// Bytes beside the value itself.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::One(_) => 0,
+            Self::Many(words) => size_of_val(&**words),
+        }
+    }
+}
+
 /// Numbers 0 to `len - 1`, each free or taken.
 #[derive(Clone, Debug)]
 struct Bitmap {
     /// Bit set: the number is free.
-    words: Box<[u64]>,
+    bits: Bits,
     /// How many even and odd numbers are free.
     free: [u16; 2],
 }
 
 impl Bitmap {
     fn new(len: u16) -> Self {
-        let full_words = usize::from(len) / 64;
-        let rest = u32::from(len) % 64;
-        let mut words = vec![u64::MAX; full_words];
-        if rest != 0 {
-            words.push((1 << rest) - 1);
-        }
-        Self { words: words.into_boxed_slice(), free: [len.div_ceil(2), len / 2] }
+        Self { bits: Bits::new(len, true), free: [len.div_ceil(2), len / 2] }
     }
 
     fn count(&self, parity: Parity) -> u16 {
@@ -73,7 +119,7 @@ impl Bitmap {
         let free = self.count(parity);
         // Multiply-shift maps the number to 0..free without a division.
         let mut rank = ((u128::from(random) * u128::from(free)) >> 64) as u32;
-        for (word, &bits) in self.words.iter().enumerate() {
+        for (word, &bits) in self.bits.words().iter().enumerate() {
             let bits = bits & parity.mask();
             let count = bits.count_ones();
             if rank < count {
@@ -85,19 +131,19 @@ impl Bitmap {
     }
 
     fn is_free(&self, number: u16) -> bool {
-        self.words[usize::from(number) / 64] >> (number % 64) & 1 == 1
+        self.bits.has(number)
     }
 
     fn take(&mut self, number: u16) {
         if self.is_free(number) {
-            self.words[usize::from(number) / 64] &= !(1 << (number % 64));
+            self.bits.set(number, false);
             self.free[usize::from(number & 1)] -= 1;
         }
     }
 
     fn give_back(&mut self, number: u16) {
         if !self.is_free(number) {
-            self.words[usize::from(number) / 64] |= 1 << (number % 64);
+            self.bits.set(number, true);
             self.free[usize::from(number & 1)] += 1;
         }
     }
@@ -118,9 +164,6 @@ fn nth_one(mut bits: u64, mut rank: u32) -> u32 {
     place
 }
 
-/// In `PortBlock::uses`: the port is never given out.
-const NEVER: u32 = u32::MAX;
-
 /// What became of a port when a session ended on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Returned {
@@ -130,6 +173,112 @@ pub(crate) enum Returned {
     Free,
     /// It rests until then.
     Rests(Timestamp),
+}
+
+/// Sessions on ports beyond the first one of each: most ports have one session, some have as many as a table has.
+#[derive(Clone, Debug)]
+enum Shared {
+    Few(Vec<(u16, u32)>),
+    All(Box<[u32]>),
+}
+
+/// Ports that several sessions use, before they are counted for all ports.
+const FEW: usize = 8;
+
+impl Shared {
+    /// The count of `number`, if it was ever more than nothing.
+    fn get(&mut self, number: u16) -> Option<&mut u32> {
+        match self {
+            Self::All(all) => all.get_mut(usize::from(number)),
+            Self::Few(few) => few.iter_mut().find(|(at, _)| *at == number).map(|(_, count)| count),
+        }
+    }
+
+    fn add(&mut self, number: u16, len: u16) {
+        if let Some(count) = self.get(number) {
+            *count += 1;
+            return;
+        }
+        if let Self::Few(few) = self {
+            if let Some(over) = few.iter_mut().find(|(_, count)| *count == 0) {
+                *over = (number, 1);
+            } else if few.len() < FEW {
+                few.push((number, 1));
+            } else {
+                let mut all = vec![0; usize::from(len)].into_boxed_slice();
+                for &(at, count) in few.iter() {
+                    all[usize::from(at)] = count;
+                }
+                all[usize::from(number)] = 1;
+                *self = Self::All(all);
+            }
+        }
+    }
+}
+
+/// The ports of a block in one protocol.
+#[derive(Clone, Debug)]
+struct Ports {
+    /// Those that may be drawn.
+    unused: Bitmap,
+    /// Those on which there is a session.
+    used: Bits,
+    shared: Option<Box<Shared>>,
+    /// Until which second a port rests once nobody uses it; empty where ports don't rest.
+    rest_until: Box<[u32]>,
+    len: u16,
+}
+
+impl Ports {
+    fn new(len: u16, rests: bool, never: Option<&Bits>) -> Self {
+        let mut unused = Bitmap::new(len);
+        if let Some(never) = never {
+            (0..len).filter(|&number| never.has(number)).for_each(|number| unused.take(number));
+        }
+        let rest_until = vec![0; if rests { len.into() } else { 0 }].into_boxed_slice();
+        Self { unused, used: Bits::new(len, false), shared: None, rest_until, len }
+    }
+
+    /// Counts one more session on `number`; true if it is the first one.
+    fn use_one(&mut self, number: u16) -> bool {
+        let first = !self.used.has(number);
+        if first {
+            self.used.set(number, true);
+            self.unused.take(number);
+        } else {
+            let shared = self.shared.get_or_insert_with(|| Box::new(Shared::Few(Vec::new())));
+            shared.add(number, self.len);
+        }
+        first
+    }
+
+    /// Counts one session less on `number`; true if it was the last one.
+    fn leave_one(&mut self, number: u16) -> bool {
+        debug_assert!(self.used.has(number), "a port was returned twice");
+        match self.shared.as_mut().and_then(|shared| shared.get(number)) {
+            Some(more) if *more > 0 => {
+                *more -= 1;
+                false
+            }
+            _ => {
+                self.used.set(number, false);
+                true
+            }
+        }
+    }
+
+    /// Bytes on the heap, without what the allocator adds.
+    fn bytes(&self) -> usize {
+        let shared = self.shared.as_ref().map_or(0, |shared| {
+            size_of::<Shared>()
+                + match &**shared {
+                    Shared::Few(few) => few.capacity() * size_of::<(u16, u32)>(),
+                    Shared::All(all) => size_of_val(&**all),
+                }
+        });
+        let bits = self.unused.bits.bytes() + self.used.bytes();
+        size_of::<Self>() + bits + shared + size_of_val(&*self.rest_until)
+    }
 }
 
 /// A block of ports that one subscriber holds, and how many sessions use each port.
@@ -144,15 +293,15 @@ pub(crate) struct PortBlock {
     pub(crate) number: BlockNumber,
     /// The class of its ports.
     pub(crate) class: PortClass,
+    rests: bool,
     first_port: u16,
-    unused: [Bitmap; 3],
-    /// Sessions by protocol and port; as many as a table may have.
-    uses: Box<[u32]>,
-    /// Until which second a port rests once nobody uses it; empty where ports don't rest.
-    rest_until: Box<[u32]>,
     len: u16,
     sessions: u32,
     resting: u32,
+    /// Ports that are never given out, if there are any.
+    never: Option<Box<Bits>>,
+    /// By protocol, from the first session on.
+    ports: [Option<Box<Ports>>; 3],
 }
 
 impl PortBlock {
@@ -164,31 +313,31 @@ impl PortBlock {
         rests: bool,
         never: impl Fn(u16) -> bool,
     ) -> Self {
-        let cells = 3 * usize::from(len);
-        let mut block = Self {
+        let mut closed = None;
+        for number in (0..len).filter(|number| never(first_port + number)) {
+            closed.get_or_insert_with(|| Box::new(Bits::new(len, false))).set(number, true);
+        }
+        Self {
             address,
             number,
             class,
+            rests,
             first_port,
-            unused: std::array::from_fn(|_| Bitmap::new(len)),
-            uses: vec![0; cells].into_boxed_slice(),
-            rest_until: vec![0; if rests { cells } else { 0 }].into_boxed_slice(),
             len,
             sessions: 0,
             resting: 0,
-        };
-        for number in (0..len).filter(|number| never(first_port + number)) {
-            for protocol in 0..3 {
-                let cell = block.cell(protocol, number);
-                block.uses[cell] = NEVER;
-                block.unused[protocol].take(number);
-            }
+            never: closed,
+            ports: [None, None, None],
         }
-        block
     }
 
-    fn cell(&self, protocol: usize, number: u16) -> usize {
-        protocol * usize::from(self.len) + usize::from(number)
+    /// Whether a port is never given out.
+    fn is_closed(&self, number: u16) -> bool {
+        self.never.as_ref().is_some_and(|never| never.has(number))
+    }
+
+    fn of(&self, protocol: Protocol) -> Option<&Ports> {
+        self.ports[protocol.index()?].as_deref()
     }
 
     /// A port that no session of `protocol` uses, drawn by `random`.
@@ -198,20 +347,28 @@ impl PortBlock {
         parity: Parity,
         random: u64,
     ) -> Option<u16> {
-        self.unused[protocol.index()?].draw(parity, random).map(|number| self.first_port + number)
+        let number = match &self.ports[protocol.index()?] {
+            Some(ports) => ports.unused.draw(parity, random),
+            None => Ports::new(self.len, false, self.never.as_deref()).unused.draw(parity, random),
+        };
+        number.map(|number| self.first_port + number)
     }
 
     /// Whether no session of `protocol` uses `port`, and it may be given out now.
     pub(crate) fn is_unused(&self, protocol: Protocol, port: u16) -> bool {
-        let Some(protocol) = protocol.index() else { return false };
-        self.holds(port) && self.unused[protocol].is_free(port - self.first_port)
+        if !self.holds(port) || protocol.index().is_none() {
+            return false;
+        }
+        let number = port - self.first_port;
+        match self.of(protocol) {
+            Some(ports) => ports.unused.is_free(number),
+            None => !self.is_closed(number),
+        }
     }
 
     /// Whether a session of `protocol` uses `port`, which must be in the block.
     pub(crate) fn is_used(&self, protocol: Protocol, port: u16) -> bool {
-        let Some(protocol) = protocol.index() else { return false };
-        let uses = self.uses[self.cell(protocol, port - self.first_port)];
-        uses != 0 && uses != NEVER
+        self.of(protocol).is_some_and(|ports| ports.used.has(port - self.first_port))
     }
 
     /// All ports, from a place that `start` chooses onwards.
@@ -228,16 +385,15 @@ impl PortBlock {
     pub(crate) fn use_port(&mut self, protocol: Protocol, port: u16) -> bool {
         let Some(protocol) = protocol.index() else { return false };
         let number = port - self.first_port;
-        let cell = self.cell(protocol, number);
         self.sessions += 1;
-        match self.uses[cell] {
-            NEVER => return false,
-            0 if !self.unused[protocol].is_free(number) => self.resting -= 1,
-            _ => {}
+        if self.is_closed(number) {
+            return false;
         }
-        self.uses[cell] += 1;
-        self.unused[protocol].take(number);
-        self.uses[cell] == 1
+        let (len, rests, never) = (self.len, self.rests, self.never.as_deref());
+        let ports =
+            self.ports[protocol].get_or_insert_with(|| Box::new(Ports::new(len, rests, never)));
+        self.resting -= u32::from(!ports.used.has(number) && !ports.unused.is_free(number));
+        ports.use_one(number)
     }
 
     /// Counts one session less on `port`. Nobody gets the port before `rest_until` if nobody else uses it.
@@ -250,28 +406,27 @@ impl PortBlock {
     ) -> Returned {
         let Some(protocol) = protocol.index() else { return Returned::InUse };
         let number = port - self.first_port;
-        let cell = self.cell(protocol, number);
         self.sessions = self.sessions.saturating_sub(1);
-        if self.uses[cell] == NEVER {
+        let closed = self.is_closed(number);
+        let Some(ports) = self.ports[protocol].as_mut().filter(|_| !closed) else {
             return Returned::InUse;
-        }
-        debug_assert!(self.uses[cell] > 0, "a port was returned twice");
-        self.uses[cell] = self.uses[cell].saturating_sub(1);
+        };
+        let last = ports.leave_one(number);
         let mut rests = Timestamp::default();
-        if let Some(kept) = self.rest_until.get_mut(cell) {
+        if let Some(kept) = ports.rest_until.get_mut(usize::from(number)) {
             // Rounded up, so that a rest is never shorter than asked. An earlier session may ask for more.
             if rest_until > now {
                 *kept = (*kept).max(rest_until.as_millis().div_ceil(1000) as u32);
             }
             rests = Timestamp::from_millis(u64::from(*kept) * 1000);
         }
-        if self.uses[cell] > 0 {
+        if !last {
             Returned::InUse
         } else if rests > now {
             self.resting += 1;
             Returned::Rests(rests)
         } else {
-            self.unused[protocol].give_back(number);
+            ports.unused.give_back(number);
             Returned::Free
         }
     }
@@ -279,22 +434,35 @@ impl PortBlock {
     /// Ends the rest of `port` that was to last until `until`, unless it was taken meanwhile. True if it
     /// did rest.
     pub(crate) fn wake_port(&mut self, protocol: Protocol, port: u16, until: Timestamp) -> bool {
-        let Some(protocol) = protocol.index() else { return false };
         let number = port - self.first_port;
-        let cell = self.cell(protocol, number);
-        let same = self.rest_until.get(cell).is_some_and(|&s| u64::from(s) == until.as_secs());
-        if !same || self.uses[cell] != 0 || self.unused[protocol].is_free(number) {
+        let ports = protocol.index().and_then(|protocol| self.ports[protocol].as_mut());
+        let Some(ports) = ports else { return false };
+        let Some(kept) = ports.rest_until.get_mut(usize::from(number)) else { return false };
+        let same = u64::from(*kept) == until.as_secs();
+        if !same || ports.used.has(number) || ports.unused.is_free(number) {
             return false;
         }
-        self.rest_until[cell] = 0;
+        *kept = 0;
+        ports.unused.give_back(number);
         self.resting -= 1;
-        self.unused[protocol].give_back(number);
         true
+    }
+
+    /// Reads the state of its ports, so that it is near when it is needed.
+    pub(crate) fn touch(&self) -> u16 {
+        let free = |ports: &Ports| ports.unused.count(Parity::Any);
+        self.ports.iter().flatten().map(|ports| free(ports)).sum()
     }
 
     /// Whether no session uses the block, and none of its ports rests.
     pub(crate) fn is_empty(&self) -> bool {
         self.sessions == 0 && self.resting == 0
+    }
+
+    /// Bytes on the heap, without what the allocator adds.
+    pub(crate) fn bytes(&self) -> usize {
+        let never = self.never.as_ref().map_or(0, |never| size_of::<Bits>() + never.bytes());
+        never + self.ports.iter().flatten().map(|ports| ports.bytes()).sum::<usize>()
     }
 }
 

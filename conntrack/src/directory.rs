@@ -362,6 +362,17 @@ mod tests {
         assert_eq!(directory.claim(holder(2), 0, at(22)), Some(blocks[2]));
     }
 
+    /// A journal may name blocks that the address does not have any more.
+    #[test]
+    fn blocks_beside_those_of_the_address_can_not_be_claimed() {
+        let now = Timestamp::from_millis(1_000);
+        let holder = Holder { subscriber: Ipv4Addr::LOCALHOST, worker: 0 };
+        let directory = Directory::new(1024..=1279, 64);
+        let claimed: Vec<_> =
+            (0..30).filter(|&n| directory.claim_block(BlockNumber(n), holder, now)).collect();
+        assert_eq!(claimed, [16, 17, 18, 19]);
+    }
+
     #[test]
     fn a_release_during_a_walk_is_not_forgotten() {
         let now = Timestamp::from_millis(1_000);

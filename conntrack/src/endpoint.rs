@@ -122,3 +122,17 @@ impl fmt::Display for FlowKey {
         write!(f, "{} {} > {}", self.protocol, self.src, self.dst)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_and_flows_are_written_as_people_write_them() {
+        let (src, dst) =
+            (Endpoint::new([10, 0, 0, 1].into(), 80), Endpoint::new([192, 0, 2, 9].into(), 443));
+        let flow = FlowKey { src, dst, protocol: Protocol::Tcp, realm: Realm::Internal };
+        assert_eq!(src.to_string(), "10.0.0.1:80");
+        assert_eq!(flow.to_string(), "tcp 10.0.0.1:80 > 192.0.2.9:443");
+    }
+}

@@ -5,6 +5,8 @@
 //! by linear hashing: each insertion splits a bucket or two while it is too full, so that no packet
 //! waits for a rebuild. Memory for the largest size is reserved at start and touched as it is needed.
 
+use std::ops::Range;
+
 /// Tags and slots in a bucket.
 const WAYS: usize = 8;
 /// Split buckets while more than this many of eight ways are taken on average. At six, a key in some
@@ -27,6 +29,16 @@ struct Bucket {
 
 impl Bucket {
     const EMPTY: Self = Self { tags: [EMPTY; WAYS], slots: [0; WAYS], overflowed: 0 };
+
+    /// The slot in the first way with this tag.
+    #[inline]
+    fn guess(&self, tag: u16) -> Option<u32> {
+        // Compared side by side: a byte for each way, and the lowest that is not 0 is the first match.
+        let matches: [u8; WAYS] = std::array::from_fn(|way| u8::from(self.tags[way] == tag));
+        let matches = u64::from_le_bytes(matches);
+        let way = matches.trailing_zeros() as usize / 8;
+        (matches != 0).then(|| self.slots[way % WAYS])
+    }
 
     fn vacant_way(&self) -> Option<usize> {
         self.tags.iter().position(|&tag| tag == EMPTY)
@@ -90,11 +102,25 @@ impl Index {
         if wide < self.buckets.len() { wide } else { wide & (self.base - 1) }
     }
 
-    /// Reads the line of the first bucket of `hash`, so that it is near when it is needed.
+    /// Reads the line of the first bucket of `hash`, so that it is near when it is needed; its number.
     #[inline]
-    pub(crate) fn touch(&self, hash: u64) {
-        let [first, _] = places(hash);
-        std::hint::black_box(self.buckets[self.bucket_of(first)].overflowed);
+    pub(crate) fn touch(&self, hash: u64) -> u32 {
+        let bucket = self.bucket_of(places(hash)[0]);
+        std::hint::black_box(self.buckets[bucket].overflowed);
+        bucket as u32
+    }
+
+    /// The slot that `hash`, whose first bucket is `bucket`, has if no other key has its tag: the caller must compare
+    /// the keys.
+    #[inline]
+    pub(crate) fn guess(&self, hash: u64, bucket: u32) -> Option<u32> {
+        let tag = tag_of(hash);
+        let bucket = self.buckets.get(bucket as usize)?;
+        match bucket.guess(tag) {
+            Some(slot) => Some(slot),
+            None if bucket.overflowed == 0 => None,
+            None => self.buckets[self.bucket_of(places(hash)[1])].guess(tag),
+        }
     }
 
     /// Calls `is_it` with the slots that may belong to `hash` until it says yes.
@@ -227,6 +253,12 @@ impl Index {
             self.base *= 2;
         }
         true
+    }
+
+    /// The addresses that are reserved for buckets.
+    pub(crate) fn reserved(&self) -> Range<usize> {
+        let start = self.buckets.as_ptr().expose_provenance();
+        start..start + self.buckets.capacity() * size_of::<Bucket>()
     }
 
     /// Bytes of the buckets in use.

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use ahash::RandomState;
 
-use crate::endpoint::{Endpoint, FlowKey, Protocol};
+use crate::endpoint::{Endpoint, FlowKey, Protocol, Realm};
 
 /// A [`FlowKey`] in 16 bytes: two words to compare.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -16,18 +16,20 @@ pub(crate) struct PackedKey {
 
 impl From<&FlowKey> for PackedKey {
     fn from(key: &FlowKey) -> Self {
-        Self {
-            addresses: u64::from(u32::from(key.src.addr)) << 32
-                | u64::from(u32::from(key.dst.addr)),
-            rest: u64::from(key.src.port) << 48
-                | u64::from(key.dst.port) << 32
-                | u64::from(key.protocol.number()) << 8
-                | key.realm as u64,
-        }
+        let addresses =
+            u64::from(u32::from(key.src.addr)) << 32 | u64::from(u32::from(key.dst.addr));
+        let ports = u32::from(key.src.port) << 16 | u32::from(key.dst.port);
+        Self::from_words(addresses, ports, key.protocol, key.realm)
     }
 }
 
 impl PackedKey {
+    #[inline]
+    fn from_words(addresses: u64, ports: u32, protocol: Protocol, realm: Realm) -> Self {
+        let rest = u64::from(ports) << 32 | u64::from(protocol.number()) << 8 | realm as u64;
+        Self { addresses, rest }
+    }
+
     pub(crate) fn src(self) -> Endpoint {
         Endpoint::new(Ipv4Addr::from((self.addresses >> 32) as u32), (self.rest >> 48) as u16)
     }
@@ -43,12 +45,26 @@ impl PackedKey {
 
 /// A flow key and its hash: computed once for all the stages that a packet goes through. All workers
 /// share the secret, so it stays good when the packet is handed over.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct HashedKey {
     pub(crate) key: PackedKey,
     pub(crate) hash: u64,
-    /// The slot that it probably has, once somebody has looked; a number that no slot has before.
+    /// The slot that it probably has, once somebody has looked; a number that no slot has before. In between, its
+    /// index line.
     pub(crate) probable: u32,
+}
+
+impl HashedKey {
+    /// Whether somebody has looked for its session and found what is probably it.
+    #[inline]
+    pub fn is_probable(&self) -> bool {
+        self.probable != u32::MAX
+    }
+
+    /// A number that is the same for all packets of the flow, and that nobody else can foresee.
+    pub fn flow(&self) -> u64 {
+        self.hash
+    }
 }
 
 /// The secret of this start: whoever does not know it can't choose keys that collide, nor guess ports.
@@ -73,6 +89,21 @@ impl Secret {
         HashedKey { key, hash: self.hash(key), probable: u32::MAX }
     }
 
+    /// The same, from the words of a header: source and destination address, source and destination port, each
+    /// pair read as one number in network order.
+    #[inline]
+    pub fn hash_words(
+        &self,
+        addresses: u64,
+        ports: u32,
+        protocol: Protocol,
+        realm: Realm,
+    ) -> HashedKey {
+        let key = PackedKey::from_words(addresses, ports, protocol, realm);
+        HashedKey { key, hash: self.hash(key), probable: u32::MAX }
+    }
+
+    #[inline]
     pub(crate) fn hash(&self, key: PackedKey) -> u64 {
         self.0.hash_one((key.addresses, key.rest))
     }
@@ -98,7 +129,6 @@ impl Secret {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::endpoint::Realm;
 
     #[test]
     fn packing_keeps_everything() {

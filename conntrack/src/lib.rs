@@ -9,6 +9,7 @@
 
 mod address;
 mod block;
+mod chunks;
 mod claims;
 mod directory;
 mod endpoint;
@@ -27,6 +28,7 @@ mod scatter;
 mod session;
 mod subscriber;
 mod table;
+mod tails;
 mod tcp;
 mod time;
 mod track;
@@ -42,7 +44,10 @@ pub use endpoint::{Endpoint, FlowKey, Protocol, Realm};
 pub use events::{Event, EventKind, Limit};
 pub use key::{HashedKey, Secret};
 pub use listing::{SessionView, SubscriberView};
-pub use nat::{Admission, Farewell, FixedMapping, Nat, NatStats, Obituary, Refusal};
+pub use nat::{
+    Acknowledgement, Admission, Farewell, FixedMapping, Hit, Memory, Nat, NatStats, Obituary,
+    Refusal,
+};
 pub use pool::{
     Behavior, HoldDown, InboundRefresh, IpId, MidStream, OnExhaustion, OnExpiry, Overlap, Pool,
     PoolId, PoolSettings, Pooling, Quota, Scatter, Timers, UnsolicitedSyn,

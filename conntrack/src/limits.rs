@@ -1,5 +1,6 @@
 //! What may one subscriber have, and who is told when it has it?
 
+use crate::address::PortClass;
 use crate::endpoint::{Protocol, Realm};
 use crate::events::{Event, EventKind, Limit};
 use crate::lease::Lease;
@@ -86,11 +87,19 @@ impl Holding {
         in_use.zip(ports_quota(quota, protocol)).is_some_and(|(used, limit)| used >= limit)
     }
 
+    /// Blocks of this class: each class may have as many as the quota says.
+    fn blocks_of(&self, class: PortClass) -> u32 {
+        self.blocks.iter().filter(|block| block.class == class).count() as u32
+    }
+
     /// How much of `limit` is used, and how much there is. `protocol`: of the flow that is concerned.
     fn usage(&self, settings: &PoolSettings, limit: Limit, protocol: Protocol) -> (u64, u64) {
         let quota = &settings.quota;
         let (used, limit) = match limit {
-            Limit::Blocks => (self.blocks.len() as u32, quota.blocks),
+            Limit::Blocks => {
+                let most = self.blocks_of(PortClass::Low).max(self.blocks_of(PortClass::High));
+                (most, quota.blocks)
+            }
             Limit::Sessions => (self.sessions, quota.sessions),
             Limit::HalfOpen => (self.half_open.into_iter().max().unwrap_or(0), quota.half_open),
             Limit::Ports => (
@@ -153,7 +162,7 @@ impl Nat {
             let kind = EventKind::QuotaSoft(Limit::Sessions);
             let (used, limit) = (soft.into(), soft.into());
             let event = Event { kind, pool: Some(id), subscriber: addr, used, limit };
-            self.events.raise_for(&mut holding.told_soft, event, now);
+            self.events.raise_for(&mut holding.rare().told_soft, event, now);
         }
     }
 
@@ -172,11 +181,13 @@ impl Nat {
         let Some(claimed) = lease.claimed else { return };
         let holding = subscriber.holding_mut(pool.id);
         let quota = &pool.settings.quota;
-        let blocks = holding.blocks.len() as u32;
+        // The new block is the last one.
+        let class = holding.blocks.last().map_or(PortClass::High, |block| block.class);
+        let blocks = holding.blocks_of(class);
         if quota.blocks_soft == Some(blocks) {
             let kind = EventKind::QuotaSoft(Limit::Blocks);
             let soft = event(kind, blocks.into(), quota.blocks.into());
-            self.events.raise_for(&mut holding.told_soft, soft, now);
+            self.events.raise_for(&mut holding.rare().told_soft, soft, now);
         }
         if claimed.spilled {
             self.events.raise(event(EventKind::Spill, blocks.into(), quota.blocks.into()), now);
@@ -211,7 +222,7 @@ impl Nat {
             let holding = subscriber.holding_mut(id);
             let usage = holding.usage(&pool.settings, limit, protocol);
             let event = event(EventKind::QuotaExhausted(limit), usage);
-            self.events.raise_for(&mut holding.told_hard, event, now);
+            self.events.raise_for(&mut holding.rare().told_hard, event, now);
         } else if refusal == Refusal::PoolExhausted {
             self.events.raise(event(EventKind::PoolExhausted, pool.fill()), now);
         } else if refusal == Refusal::TableFull {

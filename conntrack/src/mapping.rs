@@ -11,6 +11,7 @@ use std::net::Ipv4Addr;
 
 use ahash::RandomState;
 
+use crate::chunks::Chunks;
 use crate::endpoint::{Endpoint, FlowKey, Protocol};
 use crate::pool::{Behavior, Overlap, PoolId, PoolSettings};
 
@@ -101,9 +102,10 @@ pub(crate) struct NewMapping<'a> {
 /// The end of the list of a mapping's sessions.
 const NONE: u32 = u32::MAX;
 
-/// Neighbours of a session in the list of its mapping.
+/// The mapping of a session, and its neighbours in that mapping's list.
 #[derive(Clone, Copy, Debug)]
 struct Link {
+    mapping: u32,
     newer: u32,
     older: u32,
 }
@@ -129,7 +131,7 @@ pub(crate) struct Mappings {
     /// Only where the filter asks and `outer` does not say it.
     peers: Peers,
     /// By session number; as long as mappings ever needed it.
-    links: Vec<Link>,
+    links: Chunks<Link>,
 }
 
 /// Sessions whose remote the internal endpoint has addressed itself, by mapping and remote address.
@@ -157,6 +159,24 @@ impl Mappings {
     /// How many mappings there are.
     pub(crate) fn len(&self) -> usize {
         self.all.len() - self.free.len()
+    }
+
+    /// The mapping of a session that has one.
+    pub(crate) fn of(&self, session: u32) -> u32 {
+        self.links[session as usize].mapping
+    }
+
+    /// Bytes that it uses, roughly: maps are counted by their room.
+    pub(crate) fn bytes(&self) -> usize {
+        let entry = |capacity: usize, size: usize| capacity * (size + 1);
+        self.all.capacity() * size_of::<Mapping>()
+            + self.links.bytes()
+            + entry(
+                self.by_internal.capacity(),
+                size_of::<((Protocol, Endpoint, PoolId, Reach), u32)>(),
+            )
+            + entry(self.by_public.capacity(), size_of::<((Protocol, Endpoint, Reach), u32)>())
+            + entry(self.peers.capacity(), size_of::<((u32, Ipv4Addr), u32)>())
     }
 
     pub(crate) fn get(&self, number: u32) -> &Mapping {
@@ -248,14 +268,12 @@ impl Mappings {
 
     /// Counts one more session, with `remote`.
     pub(crate) fn link(&mut self, number: u32, session: u32, remote: Ipv4Addr, addressed: bool) {
-        let needed = session as usize + 1;
-        if self.links.len() < needed {
-            self.links.resize(needed, Link { newer: NONE, older: NONE });
-        }
+        let nowhere = Link { mapping: NONE, newer: NONE, older: NONE };
+        self.links.grow(session as usize + 1, &nowhere);
         let mapping = &mut self.all[number as usize];
         mapping.sessions += 1;
         let older = std::mem::replace(&mut mapping.newest, session);
-        self.links[session as usize] = Link { newer: NONE, older };
+        self.links[session as usize] = Link { mapping: number, newer: NONE, older };
         if let Some(link) = self.links.get_mut(older as usize) {
             link.newer = session;
         }
@@ -275,14 +293,8 @@ impl Mappings {
 
     /// Counts one session less. A mapping lives as long as there is a remote that its internal endpoint has
     /// addressed itself: strangers can not keep it alive (RFC 4787 REQ-6a, section 12).
-    pub(crate) fn unlink(
-        &mut self,
-        number: u32,
-        session: u32,
-        remote: Ipv4Addr,
-        addressed: bool,
-    ) -> Left {
-        let Link { newer, older } = self.links[session as usize];
+    pub(crate) fn unlink(&mut self, session: u32, remote: Ipv4Addr, addressed: bool) -> Left {
+        let Link { mapping: number, newer, older } = self.links[session as usize];
         if let Some(link) = self.links.get_mut(older as usize) {
             link.newer = newer;
         }

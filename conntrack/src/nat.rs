@@ -2,12 +2,14 @@
 
 mod end;
 mod follow;
+mod hit;
 mod open;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 pub use follow::{Farewell, Obituary};
+pub use hit::{Acknowledgement, Hit};
 
 use crate::endpoint::{Endpoint, FlowKey, Protocol};
 use crate::events::{EventKind, Events};
@@ -19,8 +21,8 @@ use crate::rewrite::Rewrite;
 use crate::session::{CachedHop, Slot, Via};
 use crate::subscriber::Subscribers;
 use crate::table::SessionTable;
+use crate::tails::Tails;
 use crate::time::Timestamp;
-use crate::track::Tail;
 use crate::wheel::Wheel;
 
 /// Why a new flow was refused. Nothing has changed.
@@ -111,6 +113,25 @@ pub struct NatStats {
     pub events_lost: u64,
 }
 
+/// Bytes that the tables of one NAT take, without what the allocator adds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Both halves of every session.
+    pub sessions: u64,
+    /// Finds sessions by their keys.
+    pub index: u64,
+    /// What opening and closing need of TCP connections.
+    pub tails: u64,
+    /// Timer wheels.
+    pub timers: u64,
+    /// Subscribers, their blocks and ports.
+    pub subscribers: u64,
+    /// Mappings that are more than a session.
+    pub mappings: u64,
+    /// What rests.
+    pub rests: u64,
+}
+
 /// The NAT of one worker. Single writer; nothing here is shared but the pools' directories.
 #[derive(Debug)]
 pub struct Nat {
@@ -131,8 +152,8 @@ pub struct Nat {
     idle: Wheel,
     /// Sessions below this number have been armed by the timers that are set now; `MAX`: all.
     rearmed: usize,
-    /// By session number, of TCP sessions.
-    tails: Vec<Tail>,
+    /// Of TCP sessions.
+    tails: Tails,
     /// Sessions that expired while their ends may not know, at most [`follow::OBITUARIES`].
     obituaries: VecDeque<Obituary>,
     pub(crate) rests: Rests,
@@ -156,12 +177,12 @@ impl Nat {
             mappings: Mappings::default(),
             strict_ids: false,
             stranded: Vec::new(),
-            wheel: Wheel::new(now.as_secs() as u32, max_sessions),
+            wheel: Wheel::new(now.as_secs() as u32),
             secret,
-            subscribers: Subscribers::new(),
-            idle: Wheel::new(now.as_secs() as u32, 0),
+            subscribers: Subscribers::new(max_sessions),
+            idle: Wheel::new(now.as_secs() as u32),
             rearmed: usize::MAX,
-            tails: Vec::new(),
+            tails: Tails::default(),
             obituaries: VecDeque::new(),
             rests: Rests::default(),
             scatter_rests: ScatterRests::new(max_sessions),
@@ -197,6 +218,12 @@ impl Nat {
         self.rests.adopt(pools.len());
     }
 
+    /// The addresses that are reserved for the tables in which packets find their sessions, touched or not. They
+    /// never move. Packets come to them at random, so large pages serve them.
+    pub fn reserved(&self) -> [std::ops::Range<usize>; 2] {
+        self.table.reserved()
+    }
+
     /// The session that a packet belongs to, and its direction.
     pub fn find(&self, key: &FlowKey) -> Option<Slot> {
         self.table.find(key)
@@ -208,23 +235,19 @@ impl Nat {
         self.table.find_hashed(key)
     }
 
-    /// Reads the index line where `key` is looked up. Call it for a whole burst before
-    /// [`touch_session`](Self::touch_session): the reads of different packets overlap.
-    #[inline]
-    pub fn touch_bucket(&self, key: &HashedKey) {
-        self.table.touch_bucket(key);
-    }
-
-    /// Reads the line of the session that `key` probably has, and notes in `key` which one that is. Call it
-    /// for a whole burst before [`find_hashed`](Self::find_hashed).
-    pub fn touch_session(&self, key: &mut HashedKey) {
-        self.table.touch_session(key);
+    /// Reads what a new session of the subscriber needs that sends the packet with `key`, which no session
+    /// probably has. Call it for all packets of a burst before the first of them opens one.
+    #[cold]
+    pub fn touch_opener(&self, key: &HashedKey) {
+        if let Some(number) = self.subscribers.find(key.key.src().addr) {
+            self.subscribers.touch(number);
+        }
     }
 
     /// How packets of `slot` are rewritten.
     #[inline]
     pub fn rewrite(&self, slot: Slot) -> Rewrite {
-        self.table.get(slot).half(slot.direction()).rewrite
+        self.table.get(slot).rewrite(slot.direction())
     }
 
     /// The next hop kept for packets of `slot`.
@@ -240,16 +263,16 @@ impl Nat {
 
     /// The internal endpoint addresses the remote of `slot` itself.
     fn address(&mut self, slot: Slot) {
-        let remote = self.table.get(slot).remote().addr;
-        let owner = self.table.owner_mut(slot);
-        if std::mem::replace(&mut owner.addressed, true) {
+        let session = self.table.get_mut(slot);
+        let (owner, remote) = (session.owner(), session.remote().addr);
+        if owner.addressed {
             return;
         }
-        let owner = *owner;
+        session.set_addressed();
         let holding = self.subscribers.get_mut(owner.subscriber).holding_mut(owner.pool);
         holding.strangers = holding.strangers.saturating_sub(1);
-        if let Via::Mapping(mapping) = owner.via {
-            self.mappings.address(mapping, remote);
+        if owner.via == Via::Mapping {
+            self.mappings.address(self.mappings.of(slot.number()), remote);
         }
     }
 
@@ -289,6 +312,24 @@ impl Nat {
         &self.secret
     }
 
+    /// Sessions ever created.
+    pub fn created(&self) -> u64 {
+        self.created
+    }
+
+    /// What its tables take, part by part. Walks over all subscribers.
+    pub fn memory(&self) -> Memory {
+        Memory {
+            sessions: self.table.session_bytes() as u64,
+            index: self.table.bytes().saturating_sub(self.table.session_bytes()) as u64,
+            tails: self.tails.bytes() as u64,
+            timers: (self.wheel.bytes() + self.idle.bytes()) as u64,
+            subscribers: self.subscribers.bytes() as u64,
+            mappings: self.mappings.bytes() as u64,
+            rests: (self.rests.bytes() + self.scatter_rests.bytes()) as u64,
+        }
+    }
+
     /// Counters.
     pub fn stats(&self) -> NatStats {
         NatStats {
@@ -298,7 +339,7 @@ impl Nat {
             unannounced: self.unannounced,
             mappings: self.mappings.len() as u64,
             subscribers: self.subscribers.len() as u64,
-            table_bytes: (self.table.bytes() + self.tails.len() * size_of::<Tail>()) as u64,
+            table_bytes: (self.table.bytes() + self.tails.bytes() + self.wheel.bytes()) as u64,
             rests_cut_short: self.rests.cut_short,
             events: self.events.counts(),
             events_lost: self.events.lost(),

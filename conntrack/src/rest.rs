@@ -1,10 +1,8 @@
 //! What rests before it is used again? Freed ports, and tuples of the region for DNS.
 
-use std::collections::{HashMap, VecDeque};
-
-use ahash::RandomState;
-
+use crate::chunks::Queue;
 use crate::endpoint::{Endpoint, Protocol};
+use crate::index::Index;
 use crate::nat::Nat;
 use crate::pool::PoolId;
 use crate::session::Slot;
@@ -24,7 +22,7 @@ pub(crate) struct Rest {
 /// A port at rest keeps its block held, so that the number of the subscriber stays good.
 #[derive(Debug, Default)]
 pub(crate) struct Rests {
-    queues: Vec<VecDeque<Rest>>,
+    queues: Vec<Queue<Rest>>,
     /// Ports whose rest was cut short.
     pub(crate) cut_short: u64,
 }
@@ -32,24 +30,28 @@ pub(crate) struct Rests {
 impl Rests {
     /// Makes room for `pools`.
     pub(crate) fn adopt(&mut self, pools: usize) {
-        self.queues.resize_with(pools.max(self.queues.len()), VecDeque::new);
+        self.queues.resize_with(pools.max(self.queues.len()), Queue::default);
     }
 
     fn push(&mut self, pool: PoolId, rest: Rest) {
         if let Some(queue) = self.queues.get_mut(pool.index()) {
-            queue.push_back(rest);
+            queue.push(rest);
         }
     }
 
     fn len(&self, pool: PoolId) -> usize {
-        self.queues.get(pool.index()).map_or(0, VecDeque::len)
+        self.queues.get(pool.index()).map_or(0, Queue::len)
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.queues.iter().map(Queue::bytes).sum()
     }
 
     /// The oldest one, if it is over at `now` or there are more than `max`.
     fn pop(&mut self, pool: PoolId, max: usize, now: Timestamp) -> Option<Rest> {
         let queue = self.queues.get_mut(pool.index())?;
         let due = queue.len() > max || queue.front()?.until <= now;
-        due.then(|| queue.pop_front())?
+        due.then(|| queue.pop())?
     }
 }
 
@@ -116,8 +118,11 @@ impl Nat {
 /// They wake by themselves: what is over only waits to be swept.
 #[derive(Debug)]
 pub(crate) struct ScatterRests {
-    until: HashMap<u64, Timestamp, RandomState>,
-    queue: VecDeque<(u64, Timestamp)>,
+    /// From hashes to how many rested before.
+    index: Index,
+    queue: Queue<(u64, Timestamp)>,
+    /// Rests that were swept, modulo 2^32.
+    swept: u32,
     max: usize,
 }
 
@@ -126,11 +131,15 @@ const SWEEP: u32 = 4;
 
 impl ScatterRests {
     pub(crate) fn new(max: usize) -> Self {
-        Self { until: HashMap::with_hasher(RandomState::new()), queue: VecDeque::new(), max }
+        Self { index: Index::new(max), queue: Queue::default(), swept: 0, max }
     }
 
     pub(crate) fn rests(&self, reply: u64, now: Timestamp) -> bool {
-        self.until.get(&reply).is_some_and(|&until| now < until)
+        let rests = |number: u32| {
+            let rest = self.queue.get(number.wrapping_sub(self.swept) as usize);
+            rest.is_some_and(|&(other, until)| other == reply && now < until)
+        };
+        self.index.find(reply, rests).is_some()
     }
 
     /// Lets a tuple rest; the one that has rested longest goes early if there are too many.
@@ -139,8 +148,15 @@ impl ScatterRests {
         if self.queue.len() >= self.max {
             self.pop();
         }
-        self.until.insert(reply, until);
-        self.queue.push_back((reply, until));
+        let number = self.swept.wrapping_add(self.queue.len() as u32);
+        let (queue, swept) = (&self.queue, self.swept);
+        let hash_of = |number: u32| {
+            queue.get(number.wrapping_sub(swept) as usize).map_or(0, |&(reply, _)| reply)
+        };
+        // Full only if one tuple rests many times at once: then the rests before say the same.
+        if self.index.insert(reply, number, hash_of).is_ok() {
+            self.queue.push((reply, until));
+        }
     }
 
     /// Forgets tuples that have rested enough, `budget` at most.
@@ -152,11 +168,13 @@ impl ScatterRests {
     }
 
     fn pop(&mut self) {
-        let Some((reply, until)) = self.queue.pop_front() else { return };
-        // It may rest again meanwhile.
-        if self.until.get(&reply) == Some(&until) {
-            self.until.remove(&reply);
-        }
+        let Some((reply, _)) = self.queue.pop() else { return };
+        self.index.remove(reply, self.swept);
+        self.swept = self.swept.wrapping_add(1);
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.index.bytes() + self.queue.bytes()
     }
 }
 
@@ -170,14 +188,18 @@ mod tests {
         let mut rests = ScatterRests::new(100);
         for reply in 0..1_000 {
             rests.push(reply, at(reply * 10 + 2_000), at(reply * 10));
-            assert!(rests.queue.len() <= 100 && rests.until.len() <= rests.queue.len());
+            assert!(rests.queue.len() <= 100);
         }
         assert!(rests.rests(999, at(11_989)));
         assert!(!rests.rests(999, at(11_990)));
         assert!(!rests.rests(0, at(0)), "cut short");
         rests.push(999, at(20_000), at(11_000));
         assert!(rests.rests(999, at(19_999)), "the first rest does not end the second");
+        let before = rests.queue.len();
+        rests.sweep(at(30_000), &mut 3);
+        assert_eq!(rests.queue.len(), before - 3, "no more than its budget");
         rests.sweep(at(30_000), &mut 1_000);
-        assert_eq!((rests.queue.len(), rests.until.len()), (0, 0));
+        assert_eq!(rests.queue.len(), 0);
+        assert!((0..1_000).all(|reply| rests.index.find(reply, |_| true).is_none()));
     }
 }

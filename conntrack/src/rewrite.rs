@@ -14,6 +14,24 @@ impl ChecksumDelta {
         let folded = (sum & 0xffff) + (sum >> 16);
         Self(((folded & 0xffff) + (folded >> 16)) as u16)
     }
+
+    /// The changes of the IPv4 header's checksum and of the payload's, where `old` becomes `new` in packets of
+    /// `protocol`.
+    pub(crate) fn of_change(protocol: Protocol, old: Endpoint, new: Endpoint) -> (Self, Self) {
+        let addresses = address_words(old, new);
+        let header = Self::of(addresses);
+        let payload = match protocol {
+            // No pseudo-header; the identifier stands for the port.
+            Protocol::Icmp => Self::of([(old.port, new.port)]),
+            Protocol::Tcp | Protocol::Udp => {
+                let [high, low] = addresses;
+                Self::of([high, low, (old.port, new.port)])
+            }
+            // Nothing is known of what follows the IP header.
+            Protocol::Other(_) => Self::default(),
+        };
+        (header, payload)
+    }
 }
 
 /// The addresses and ports that a packet of one direction leaves with.

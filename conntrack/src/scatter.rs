@@ -84,3 +84,15 @@ fn mix(random: u64, draw: u32) -> u64 {
     let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The sequence that splitmix64 gives from 0 on, by its authors' program.
+    #[test]
+    fn draws_are_those_of_splitmix64() {
+        let draws: Vec<u64> = (0..3).map(|draw| mix(0, draw)).collect();
+        assert_eq!(draws, [0xe220_a839_7b1d_cdaf, 0x6e78_9e6a_a1b9_65f4, 0x06c4_5d18_8009_454f]);
+    }
+}

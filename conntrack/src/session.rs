@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::endpoint::{Endpoint, FlowKey, Protocol, Realm};
 use crate::key::PackedKey;
 use crate::pool::{InboundRefresh, PoolId, PoolSettings};
-use crate::rewrite::Rewrite;
+use crate::rewrite::{ChecksumDelta, Rewrite};
 use crate::tcp::{Segment, State, TcpFlags};
 use crate::time::Timestamp;
 use crate::track::{Connection, Side, Tail, Verdict};
@@ -61,66 +61,104 @@ impl CachedHop {
 #[derive(Clone, Debug)]
 pub(crate) struct Half {
     pub(crate) key: PackedKey,
-    pub(crate) rewrite: Rewrite,
+    /// What takes the place of the pod's endpoint, or of the public one. The remote's never changes: it is in the key.
+    changed: Endpoint,
+    header: ChecksumDelta,
+    payload: ChecksumDelta,
+    /// A part of what the slow path knows of the session: see [`Owner`].
+    notes: [u16; 3],
     pub(crate) hop: CachedHop,
     /// [`Timestamp::stored`] of the last packet.
     pub(crate) last_seen: u32,
     /// What this side of a TCP connection has told.
     pub(crate) side: Side,
-    /// Packets, 40 bits, and bytes, 48 bits.
-    packets_low: u32,
-    bytes_low: u32,
-    bytes_high: u16,
-    packets_high: u8,
     /// Both halves carry the state, so that a packet that changes nothing reads only its own.
     pub(crate) state: State,
+    /// Packets beyond the 16 bits in `counts`.
+    more_packets: [u8; 3],
+    /// Bytes, the lower 48 bits, and packets above them: one addition counts both.
+    counts: u64,
 }
+
+/// One packet in [`Half::counts`].
+const ONE_PACKET: u64 = 1 << 48;
 
 const _: () = assert!(size_of::<Half>() == 64, "a half is a cache line");
 
 impl Half {
-    fn new(key: &FlowKey, to: (Endpoint, Endpoint), state: State, now: Timestamp) -> Self {
+    /// Packets with `key`, where `from` becomes `changed`.
+    fn new(
+        key: PackedKey,
+        (from, changed): (Endpoint, Endpoint),
+        state: State,
+        now: Timestamp,
+    ) -> Self {
+        let (header, payload) = ChecksumDelta::of_change(key.protocol(), from, changed);
         Self {
-            key: PackedKey::from(key),
-            rewrite: Rewrite::new(key.protocol, (key.src, key.dst), to),
+            key,
+            changed,
+            header,
+            payload,
+            notes: [0; 3],
             hop: CachedHop::NONE,
             last_seen: now.stored(),
             side: Side::default(),
-            packets_low: 0,
-            bytes_low: 0,
-            bytes_high: 0,
-            packets_high: 0,
             state,
+            more_packets: [0; 3],
+            counts: 0,
         }
     }
 
+    /// How packets of this half, which is that of `direction`, are rewritten.
+    #[inline]
+    pub(crate) fn rewrite(&self, direction: Direction) -> Rewrite {
+        let (src, dst) = match direction {
+            Direction::Outbound => (self.changed, self.key.dst()),
+            Direction::Inbound => (self.key.src(), self.changed),
+        };
+        Rewrite { src, dst, header: self.header, payload: self.payload }
+    }
+
     pub(crate) fn packets(&self) -> u64 {
-        u64::from(self.packets_low) | u64::from(self.packets_high) << 32
+        let [a, b, c] = self.more_packets;
+        u64::from(u32::from_le_bytes([a, b, c, 0])) << 16 | self.counts >> 48
     }
 
     pub(crate) fn bytes(&self) -> u64 {
-        u64::from(self.bytes_low) | u64::from(self.bytes_high) << 32
+        self.counts & (ONE_PACKET - 1)
     }
 
-    /// Counts a packet; whether it is the first one.
+    /// Whether no packet of this direction was counted yet.
+    #[inline]
+    pub(crate) fn is_fresh(&self) -> bool {
+        // No packet has no bytes, so bytes without packets are those of 65,536 of them.
+        self.counts == 0
+    }
+
+    /// Counts a packet of `bytes`, which are not 0; whether it is the first one.
     #[inline]
     pub(crate) fn count(&mut self, bytes: u64) -> bool {
-        let first = self.packets_low == 0 && self.packets_high == 0;
-        let (packets, carry) = self.packets_low.overflowing_add(1);
-        self.packets_low = packets;
-        self.packets_high = self.packets_high.wrapping_add(carry.into());
-        let bytes = self.bytes() + bytes;
-        self.bytes_low = bytes as u32;
-        self.bytes_high = (bytes >> 32) as u16;
+        let first = self.is_fresh();
+        let (counts, carry) = self.counts.overflowing_add(bytes + ONE_PACKET);
+        self.counts = counts;
+        if carry {
+            self.count_many();
+        }
         first
+    }
+
+    #[cold]
+    fn count_many(&mut self) {
+        let [a, b, c] = self.more_packets;
+        let more = u32::from_le_bytes([a, b, c, 0]) + 1;
+        self.more_packets.copy_from_slice(&more.to_le_bytes()[..3]);
     }
 
     /// Follows a segment of an established connection that changes no state, which is nearly every one;
     /// false, and nothing has changed, if it may be another.
     #[inline]
     pub(crate) fn follow_plain(&mut self, segment: &Segment) -> bool {
-        const ALL: u8 = TcpFlags::SYN | TcpFlags::FIN | TcpFlags::RST | TcpFlags::ACK;
-        let plain = self.state == State::Established && segment.flags.0 & ALL == TcpFlags::ACK;
+        let plain = self.is_plain(segment.flags);
         if plain {
             self.side.acknowledge(segment.ack, segment.window);
         }
@@ -128,50 +166,131 @@ impl Half {
     }
 }
 
+impl Half {
+    /// Whether a segment with these flags changes no state.
+    #[inline]
+    pub(crate) fn is_plain(&self, flags: TcpFlags) -> bool {
+        const ALL: u8 = TcpFlags::SYN | TcpFlags::FIN | TcpFlags::RST | TcpFlags::ACK;
+        self.state == State::Established && flags.0 & ALL == TcpFlags::ACK
+    }
+}
+
 /// A mapping and a remote, both directions: one allocation, two keys, one free.
+#[repr(C)]
 #[derive(Clone, Debug)]
 pub(crate) struct Session {
     pub(crate) outbound: Half,
     pub(crate) inbound: Half,
 }
 
+/// No tail.
+const NO_TAIL: u32 = u32::MAX;
+
 /// Where a session's public endpoint is from, and so what returns when it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Via {
     /// A port of one of the subscriber's blocks.
     Block,
-    /// The same, and the session belongs to the mapping with this number.
-    Mapping(u32),
+    /// The same, and the session belongs to a mapping: [`Mappings::of`](crate::mapping::Mappings::of).
+    Mapping,
     /// An address of the pool alone: the protocol has no ports.
     Address,
     /// Configuration: nothing was taken, nothing returns.
     Fixed,
 }
 
-/// What the slow path knows of a session, apart from the lines that packets touch.
-#[derive(Clone, Copy, Debug)]
+/// What the slow path knows of a session. It lies in the six bytes of each half that the fast path leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Owner {
+    /// Less than [`Owner::SUBSCRIBERS`].
     pub(crate) subscriber: u32,
     pub(crate) pool: PoolId,
     pub(crate) rule: u16,
     pub(crate) via: Via,
     /// The side whose packet opened the session.
     pub(crate) opened_by: Realm,
-    /// [`Timestamp::stored`] of that packet.
-    pub(crate) opened: u32,
     /// Whether the internal endpoint has addressed the remote itself: opened the session, or answered
     /// otherwise than by a reset (RFC 7857 section 7.1).
     pub(crate) addressed: bool,
 }
 
-impl Session {
-    /// A session of the flow `key` from inside, seen outside as `public`.
-    pub(crate) fn new(key: &FlowKey, public: Endpoint, state: State, now: Timestamp) -> Self {
-        let reply = reply_key(key, public);
+impl Owner {
+    /// Subscribers that can be told apart: more than there are sessions.
+    pub(crate) const SUBSCRIBERS: usize = 1 << Self::FLAGS;
+    /// Where the flags begin: addressed (1 bit), opened from outside (1), via (2).
+    const FLAGS: u32 = 28;
+    const ADDRESSED: u32 = 1 << Self::FLAGS;
+    const EXTERNAL: u32 = 2 << Self::FLAGS;
+
+    fn pack(self) -> [u16; 4] {
+        let external = self.opened_by == Realm::External;
+        let word = self.subscriber
+            | if self.addressed { Self::ADDRESSED } else { 0 }
+            | if external { Self::EXTERNAL } else { 0 }
+            | (self.via as u32) << (Self::FLAGS + 2);
+        [word as u16, (word >> 16) as u16, self.pool.0, self.rule]
+    }
+
+    fn unpack([low, high, pool, rule]: [u16; 4]) -> Self {
+        let word = u32::from(high) << 16 | u32::from(low);
         Self {
-            outbound: Half::new(key, (public, key.dst), state, now),
-            inbound: Half::new(&reply, (key.dst, key.src), state, now),
+            subscriber: word & (Self::ADDRESSED - 1),
+            pool: PoolId(pool),
+            rule,
+            via: match word >> (Self::FLAGS + 2) {
+                0 => Via::Block,
+                1 => Via::Mapping,
+                2 => Via::Address,
+                _ => Via::Fixed,
+            },
+            opened_by: if word & Self::EXTERNAL == 0 { Realm::Internal } else { Realm::External },
+            addressed: word & Self::ADDRESSED != 0,
         }
+    }
+}
+
+impl Session {
+    /// A session of the flow from inside with the first of `keys`, answered by packets with the second.
+    pub(crate) fn new(keys: [PackedKey; 2], owner: Owner, state: State, now: Timestamp) -> Self {
+        let (internal, public) = (keys[0].src(), keys[1].dst());
+        let [low, high, pool, rule] = owner.pack();
+        let mut session = Self {
+            outbound: Half::new(keys[0], (internal, public), state, now),
+            inbound: Half::new(keys[1], (public, internal), state, now),
+        };
+        session.outbound.notes = [low, high, pool];
+        session.inbound.notes[0] = rule;
+        session.set_tail(None);
+        session
+    }
+
+    /// How packets of `direction` are rewritten.
+    #[inline]
+    pub(crate) fn rewrite(&self, direction: Direction) -> Rewrite {
+        self.half(direction).rewrite(direction)
+    }
+
+    /// What the slow path knows of it.
+    pub(crate) fn owner(&self) -> Owner {
+        let [low, high, pool] = self.outbound.notes;
+        Owner::unpack([low, high, pool, self.inbound.notes[0]])
+    }
+
+    /// Notes that the internal endpoint has addressed the remote.
+    pub(crate) fn set_addressed(&mut self) {
+        self.outbound.notes[1] |= (Owner::ADDRESSED >> 16) as u16;
+    }
+
+    /// The number of its [`Tail`], if it has one.
+    pub(crate) fn tail(&self) -> Option<u32> {
+        let [_, low, high] = self.inbound.notes;
+        let number = u32::from(high) << 16 | u32::from(low);
+        (number != NO_TAIL).then_some(number)
+    }
+
+    pub(crate) fn set_tail(&mut self, number: Option<u32>) {
+        let number = number.unwrap_or(NO_TAIL);
+        (self.inbound.notes[1], self.inbound.notes[2]) = (number as u16, (number >> 16) as u16);
     }
 
     #[inline]
@@ -240,10 +359,11 @@ impl Session {
     ///
     /// What comes from outside renews it only if the internal endpoint has addressed that remote itself
     /// (RFC 4787 REQ-6a, security considerations in section 12), and an answer that is a reset renews
-    /// nothing (RFC 7857 section 7.1): until then, the session is as old as its first packet.
+    /// nothing (RFC 7857 section 7.1): until then, the session is as old as its first packet. That is where the
+    /// outbound half is left until then (see [`Nat::follow`](crate::nat::Nat)).
     pub(crate) fn unrenewed(&self, owner: &Owner, refresh: InboundRefresh, now: Timestamp) -> u32 {
         if !owner.addressed {
-            return now.since_stored(owner.opened);
+            return now.since_stored(self.outbound.last_seen);
         }
         match (refresh, self.protocol()) {
             // A connection is idle when neither end sends (RFC 5382 REQ-5).
@@ -294,4 +414,44 @@ impl Session {
 /// The key of the packets that answer the flow `key` when it is seen outside as `public`.
 pub(crate) fn reply_key(key: &FlowKey, public: Endpoint) -> FlowKey {
     FlowKey { src: key.dst, dst: public, protocol: key.protocol, realm: Realm::External }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_the_slow_path_knows_fits_beside_what_packets_need(
+            subscriber in 0..Owner::SUBSCRIBERS as u32,
+            pool in any::<u16>(),
+            rule in any::<u16>(),
+            via in 0..4usize,
+            external in any::<bool>(),
+            tail in prop::option::of(0..NO_TAIL),
+        ) {
+            let owner = Owner {
+                subscriber,
+                pool: PoolId(pool),
+                rule,
+                via: [Via::Block, Via::Mapping, Via::Address, Via::Fixed][via],
+                opened_by: if external { Realm::External } else { Realm::Internal },
+                addressed: !external,
+            };
+            let end = |n: u8| Endpoint::new([n; 4].into(), u16::from(n));
+            let key = FlowKey { src: end(1), dst: end(2), protocol: Protocol::Udp, realm: Realm::Internal };
+            let keys = [&key, &reply_key(&key, end(3))].map(PackedKey::from);
+            let mut session = Session::new(keys, owner, State::Open, Timestamp::default());
+            prop_assert_eq!(session.tail(), None);
+            session.set_tail(tail);
+            prop_assert_eq!((session.owner(), session.tail()), (owner, tail));
+            session.set_addressed();
+            prop_assert_eq!(session.owner(), Owner { addressed: true, ..owner });
+            let there = Rewrite::new(Protocol::Udp, (end(1), end(2)), (end(3), end(2)));
+            let back = Rewrite::new(Protocol::Udp, (end(2), end(3)), (end(2), end(1)));
+            prop_assert_eq!(session.rewrite(Direction::Outbound), there);
+            prop_assert_eq!(session.rewrite(Direction::Inbound), back);
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! What does a pod hold? Its blocks, its sessions, its quota.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,9 +9,11 @@ use ahash::RandomState;
 
 use crate::address::PortClass;
 use crate::block::{Parity, PortBlock, Returned};
+use crate::chunks::Slab;
 use crate::directory::{BlockNumber, Holder};
 use crate::endpoint::{Endpoint, FlowKey, Protocol, Realm};
 use crate::events::Told;
+use crate::index::Index;
 use crate::limits::Bucket;
 use crate::pool::{Pool, PoolId, Pooling};
 use crate::session::Owner;
@@ -106,11 +108,18 @@ pub(crate) struct Holding {
     pub(crate) ports: [u32; 3],
     /// New sessions a second, by the same.
     pub(crate) buckets: [Bucket; 2],
+    /// When the last session ended; meaningful while there is none.
+    pub(crate) idle_since: Timestamp,
+    /// What most holdings have nothing to say about.
+    rare: Option<Box<Rare>>,
+}
+
+/// What is remembered of a holding that gave blocks back, or met a limit.
+#[derive(Debug, Default)]
+pub(crate) struct Rare {
     /// Events about soft and hard limits.
     pub(crate) told_soft: Told,
     pub(crate) told_hard: Told,
-    /// When the last session ended; meaningful while there is none.
-    pub(crate) idle_since: Timestamp,
     recent: VecDeque<Place>,
     /// Remotes for which no port was found lately.
     refused: VecDeque<RefusedLately>,
@@ -129,12 +138,18 @@ impl Holding {
             strangers: 0,
             ports: [0; 3],
             buckets: [Bucket::default(); 2],
-            told_soft: Told::default(),
-            told_hard: Told::default(),
             idle_since: Timestamp::default(),
-            recent: VecDeque::new(),
-            refused: VecDeque::new(),
-            vain: Bucket::default(),
+            rare: None,
+        }
+    }
+
+    pub(crate) fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    fn forget_refused(&mut self) {
+        if let Some(rare) = &mut self.rare {
+            rare.refused.clear();
         }
     }
 
@@ -153,25 +168,27 @@ impl Holding {
         let same = |r: &&RefusedLately| {
             now < r.until && r.remote == key.dst && r.protocol == key.protocol && r.kind == kind
         };
-        self.refused.iter().find(same).map(|r| r.why)
+        self.rare.as_ref()?.refused.iter().find(same).map(|r| r.why)
     }
 
     /// Whether a long search for a port may begin: whoever is refused towards more remotes than are remembered
     /// may not have all the time of a worker.
     pub(crate) fn may_search(&self, now: Timestamp) -> bool {
-        self.vain.clone().take(VAIN_SEARCHES, VAIN_AT_ONCE, now)
+        let mut vain = self.rare.as_ref().map_or(Bucket::default(), |rare| rare.vain);
+        vain.take(VAIN_SEARCHES, VAIN_AT_ONCE, now)
     }
 
     /// Remembers for a moment that flows like `key` are refused: the search for a port that is not there
     /// is the longest.
     pub(crate) fn refuse(&mut self, key: &FlowKey, kind: Kind, why: NoBlock, now: Timestamp) {
-        if self.refused.len() == REFUSED_REMOTES {
-            self.refused.pop_front();
+        let rare = self.rare();
+        if rare.refused.len() == REFUSED_REMOTES {
+            rare.refused.pop_front();
         }
-        self.vain.take(VAIN_SEARCHES, VAIN_AT_ONCE, now);
+        rare.vain.take(VAIN_SEARCHES, VAIN_AT_ONCE, now);
         let until = now + REFUSED_FOR;
         let (protocol, remote) = (key.protocol, key.dst);
-        self.refused.push_back(RefusedLately { protocol, kind, remote, until, why });
+        rare.refused.push_back(RefusedLately { protocol, kind, remote, until, why });
     }
 
     /// Index of the address that the subscriber is paired with.
@@ -244,8 +261,9 @@ impl Holding {
     fn take(&mut self, pool: &Pool, (address, number, class): Place, now: Timestamp) -> Claimed {
         self.pair_with(pool, address, now);
         self.idle_since = now;
-        self.refused.clear();
+        self.forget_refused();
         let rests = !pool.settings.hold_down.port.is_zero();
+        reserve_few(&mut self.blocks);
         self.blocks.push(pool.addresses[usize::from(address)].block(address, number, class, rests));
         Claimed { address, spilled: self.anchor.is_some_and(|anchor| anchor != address) }
     }
@@ -278,8 +296,9 @@ impl Holding {
         now: Timestamp,
     ) -> Option<Place> {
         let fits = |place: &Place| place.2 == class && on.is_none_or(|on| on == place.0);
-        while let Some(at) = self.recent.iter().rposition(fits) {
-            let place = self.recent.remove(at)?;
+        let recent = &mut self.rare.as_mut()?.recent;
+        while let Some(at) = recent.iter().rposition(fits) {
+            let place = recent.remove(at)?;
             let directory = pool.addresses.get(usize::from(place.0))?.blocks(class);
             if directory.claim_block(place.1, holder, now) {
                 return Some(place);
@@ -324,7 +343,7 @@ impl Holding {
         self.strangers = self.strangers.saturating_sub((!owner.addressed).into());
         let half_open = &mut self.half_open[owner.opened_by as usize];
         *half_open = half_open.saturating_sub(state.is_opening().into());
-        self.refused.clear();
+        self.forget_refused();
         self.idle_since = now;
     }
 
@@ -395,10 +414,11 @@ impl Holding {
         let block = self.blocks.swap_remove(index);
         let directory = pool.addresses[usize::from(block.address)].blocks(block.class);
         directory.release(block.number, holder, pool.settings.hold_down.block, now);
-        if self.recent.len() == RECENT_BLOCKS {
-            self.recent.pop_front();
+        let recent = &mut self.rare().recent;
+        if recent.len() == RECENT_BLOCKS {
+            recent.pop_front();
         }
-        self.recent.push_back((block.address, block.number, block.class));
+        recent.push_back((block.address, block.number, block.class));
     }
 
     /// Whether a block is empty, and on another address than the subscriber's own.
@@ -440,6 +460,13 @@ impl Holding {
     }
 }
 
+/// Room for one more, and not for four at once: most subscribers have one.
+fn reserve_few<T>(list: &mut Vec<T>) {
+    if list.len() == list.capacity() {
+        list.reserve_exact((list.len() / 2).max(1));
+    }
+}
+
 /// One internal address.
 #[derive(Debug)]
 pub(crate) struct Subscriber {
@@ -452,7 +479,6 @@ pub(crate) struct Subscriber {
     pub(crate) idle_since: Timestamp,
     /// When it is looked at for what it does not need.
     pub(crate) settle_at: Timestamp,
-    live: bool,
 }
 
 impl Subscriber {
@@ -464,6 +490,7 @@ impl Subscriber {
     /// What it holds in `pool`; starts empty.
     pub(crate) fn holding_mut(&mut self, pool: PoolId) -> &mut Holding {
         let index = self.holdings.iter().position(|h| h.pool == pool).unwrap_or_else(|| {
+            reserve_few(&mut self.holdings);
             self.holdings.push(Holding::new(pool));
             self.holdings.len() - 1
         });
@@ -486,31 +513,31 @@ impl Subscriber {
 /// All subscribers of one worker.
 #[derive(Debug)]
 pub(crate) struct Subscribers {
-    by_addr: HashMap<Ipv4Addr, u32, RandomState>,
-    all: Vec<Subscriber>,
-    free: Vec<u32>,
+    by_addr: Index,
+    all: Slab<Subscriber>,
+    hasher: RandomState,
 }
 
 impl Subscribers {
-    pub(crate) fn new() -> Self {
-        Self {
-            by_addr: HashMap::with_hasher(RandomState::new()),
-            all: Vec::new(),
-            free: Vec::new(),
-        }
+    /// Room for as many as can be told apart, or four for each of `max` sessions, whose memory is touched as it
+    /// is needed: whoever has no session is remembered for a while.
+    pub(crate) fn new(max: usize) -> Self {
+        let max = (4 * max).clamp(1 << 16, Owner::SUBSCRIBERS);
+        Self { by_addr: Index::new(max), all: Slab::default(), hasher: RandomState::new() }
     }
 
     /// The number of the subscriber at `addr`, if known.
     pub(crate) fn find(&self, addr: Ipv4Addr) -> Option<u32> {
-        self.by_addr.get(&addr).copied()
+        let is_it = |number| self.all.get(number).is_some_and(|it: &Subscriber| it.addr == addr);
+        self.by_addr.find(self.hasher.hash_one(addr), is_it)
     }
 
-    /// The number of the subscriber at `addr`, who is made known if new.
-    pub(crate) fn get_or_insert(&mut self, addr: Ipv4Addr, now: Timestamp) -> u32 {
+    /// The number of the subscriber at `addr`, who is made known if new; `None` if there are too many.
+    pub(crate) fn get_or_insert(&mut self, addr: Ipv4Addr, now: Timestamp) -> Option<u32> {
         if let Some(number) = self.find(addr) {
-            return number;
+            return Some(number);
         }
-        let subscriber = Subscriber {
+        let number = self.all.insert(Subscriber {
             addr,
             holdings: Vec::new(),
             sessions: 0,
@@ -518,45 +545,61 @@ impl Subscribers {
             refused: 0,
             idle_since: now,
             settle_at: Timestamp::NEVER,
-            live: true,
-        };
-        let number = if let Some(number) = self.free.pop() {
-            self.all[number as usize] = subscriber;
-            number
-        } else {
-            self.all.push(subscriber);
-            self.all.len() as u32 - 1
-        };
-        self.by_addr.insert(addr, number);
-        number
+        });
+        let (all, hasher) = (&self.all, &self.hasher);
+        let hash_of = |number| all.get(number).map_or(0, |it| hasher.hash_one(it.addr));
+        let added = self.by_addr.insert(hasher.hash_one(addr), number, hash_of);
+        if added.is_err() || number as usize >= Owner::SUBSCRIBERS {
+            self.forget(number);
+            return None;
+        }
+        Some(number)
     }
 
+    /// The number is of a subscriber that is known.
     pub(crate) fn get(&self, number: u32) -> &Subscriber {
-        &self.all[number as usize]
+        &self.all[number]
     }
 
+    /// The number is of a subscriber that is known.
     pub(crate) fn get_mut(&mut self, number: u32) -> &mut Subscriber {
-        &mut self.all[number as usize]
+        &mut self.all[number]
+    }
+
+    /// Reads what a session that begins or ends needs of its subscriber.
+    pub(crate) fn touch(&self, number: u32) {
+        let holding = self.all.get(number).and_then(|subscriber| subscriber.holdings.first());
+        let block = holding.and_then(|holding| holding.blocks.last());
+        std::hint::black_box(block.map(PortBlock::touch));
     }
 
     pub(crate) fn forget(&mut self, number: u32) {
-        let subscriber = &mut self.all[number as usize];
-        subscriber.live = false;
-        subscriber.holdings = Vec::new();
-        self.by_addr.remove(&subscriber.addr);
-        self.free.push(number);
+        if let Some(subscriber) = self.all.remove(number) {
+            self.by_addr.remove(self.hasher.hash_one(subscriber.addr), number);
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.by_addr.len()
+        self.all.len()
     }
 
     /// Numbers in use are below this.
     pub(crate) fn end(&self) -> usize {
-        self.all.len()
+        self.all.end()
     }
 
     pub(crate) fn live(&self, number: usize) -> Option<&Subscriber> {
-        self.all.get(number).filter(|s| s.live)
+        self.all.get(number as u32)
+    }
+
+    /// Bytes of all of it, without what the allocator adds. Walks over all subscribers.
+    pub(crate) fn bytes(&self) -> usize {
+        let live = (0..self.end()).filter_map(|number| self.live(number));
+        let held = live.flat_map(|subscriber| &subscriber.holdings).map(|holding| {
+            let blocks = holding.blocks.iter().map(|block| size_of_val(block) + block.bytes());
+            let rare = holding.rare.as_ref().map_or(0, |_| size_of::<Rare>());
+            size_of::<Holding>() + rare + blocks.sum::<usize>()
+        });
+        self.by_addr.bytes() + self.all.bytes() + held.sum::<usize>()
     }
 }

@@ -1,9 +1,11 @@
 //! Which session does a packet belong to?
 
-use crate::endpoint::{Endpoint, FlowKey};
+use std::ops::Range;
+
+use crate::endpoint::FlowKey;
 use crate::index::Index;
 use crate::key::{HashedKey, PackedKey, Secret};
-use crate::session::{Direction, Owner, Session, Slot, reply_key};
+use crate::session::{Direction, Half, Owner, Session, Slot};
 use crate::tcp::State;
 use crate::time::Timestamp;
 
@@ -22,7 +24,6 @@ pub(crate) enum NotAdded {
 pub(crate) struct SessionTable {
     index: Index,
     sessions: Vec<Session>,
-    owners: Vec<Owner>,
     free: Vec<u32>,
     max: usize,
     secret: Secret,
@@ -33,11 +34,17 @@ impl SessionTable {
         Self {
             index: Index::new(2 * max),
             sessions: Vec::with_capacity(max),
-            owners: Vec::with_capacity(max),
-            free: Vec::new(),
+            free: Vec::with_capacity(max),
             max,
             secret,
         }
+    }
+
+    /// The addresses that are reserved for the index and for sessions.
+    pub(crate) fn reserved(&self) -> [Range<usize>; 2] {
+        let start = self.sessions.as_ptr().expose_provenance();
+        let end = start + self.sessions.capacity() * size_of::<Session>();
+        [self.index.reserved(), start..end]
     }
 
     pub(crate) fn find(&self, key: &FlowKey) -> Option<Slot> {
@@ -64,23 +71,34 @@ impl SessionTable {
         session.is_some_and(|session| session.half(slot.direction()).key == key.key)
     }
 
-    /// Reads the index line of `key`.
+    /// Reads the index line of `key`, and notes in `key` which one it is.
     #[inline]
-    pub(crate) fn touch_bucket(&self, key: &HashedKey) {
-        self.index.touch(key.hash);
+    pub(crate) fn touch_bucket(&self, key: &mut HashedKey) {
+        key.probable = self.index.touch(key.hash);
     }
 
-    /// Reads the line of the session that `key` probably has, and notes in it which one that is.
-    pub(crate) fn touch_session(&self, key: &mut HashedKey) {
-        let touch = |slot: u32| {
-            let slot = Slot(slot);
-            let session = self.sessions.get(slot.session());
-            std::hint::black_box(session.map(|s| s.half(slot.direction()).last_seen));
-            true
-        };
-        if let Some(slot) = self.index.find(key.hash, touch) {
-            key.probable = slot;
+    /// Notes in `key`, which knows its index line, which slot it probably has.
+    #[inline]
+    pub(crate) fn guess(&self, key: &mut HashedKey) {
+        key.probable = self.index.guess(key.hash, key.probable).unwrap_or(u32::MAX);
+    }
+
+    /// Reads the line of the session that `key` probably has.
+    #[inline]
+    pub(crate) fn touch_guessed(&self, key: &HashedKey) {
+        let slot = Slot(key.probable);
+        if let Some(session) = self.sessions.get(slot.session()) {
+            std::hint::black_box(session.half(slot.direction()).last_seen);
         }
+    }
+
+    /// The direction of a session that `key` was guessed to have, if it is that of `key`.
+    #[inline]
+    pub(crate) fn half_mut(&mut self, key: &HashedKey) -> Option<(&mut Half, Direction)> {
+        let slot = Slot(key.probable);
+        let direction = slot.direction();
+        let half = self.sessions.get_mut(slot.session())?.half_mut(direction);
+        (half.key == key.key).then_some((half, direction))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -107,48 +125,53 @@ impl SessionTable {
     }
 
     pub(crate) fn owner(&self, slot: Slot) -> Owner {
-        self.owners[slot.session()]
+        self.get(slot).owner()
     }
 
-    pub(crate) fn owner_mut(&mut self, slot: Slot) -> &mut Owner {
-        &mut self.owners[slot.session()]
+    /// Reads both lines of the session with this number, so that they are near when they are needed.
+    pub(crate) fn touch_number(&self, number: u32) {
+        if let Some(session) = self.sessions.get(number as usize) {
+            std::hint::black_box((session.outbound.last_seen, session.inbound.last_seen));
+        }
     }
 
-    /// Adds a session of the flow `key` from inside, seen outside as `public`, under both keys, or changes
-    /// nothing. Returns the slot of the outbound direction.
+    /// Reads the index lines of the session with this number, which is about to be removed.
+    pub(crate) fn touch_keys(&self, number: u32) {
+        if let Some(session) = self.sessions.get(number as usize) {
+            self.index.touch(self.secret.hash(session.outbound.key));
+            self.index.touch(self.secret.hash(session.inbound.key));
+        }
+    }
+
+    /// Adds a session of the flow from inside with the first of `keys`, answered by packets with the second, under
+    /// both, or changes nothing. Returns the slot of the outbound direction.
     pub(crate) fn insert(
         &mut self,
-        key: &FlowKey,
-        public: Endpoint,
+        keys: &[HashedKey; 2],
         state: State,
         owner: Owner,
         now: Timestamp,
     ) -> Result<Slot, NotAdded> {
-        let reply = reply_key(key, public);
-        if self.find(&reply).is_some() || self.find(key).is_some() {
+        if keys.iter().any(|key| self.find_hashed(key).is_some()) {
             return Err(NotAdded::Taken);
         }
-        let session = Session::new(key, public, state, now);
+        let session = Session::new([keys[0].key, keys[1].key], owner, state, now);
         let number = match self.free.pop() {
             Some(number) => {
                 self.sessions[number as usize] = session;
-                self.owners[number as usize] = owner;
                 number
             }
             None if self.sessions.len() < self.max => {
                 self.sessions.push(session);
-                self.owners.push(owner);
                 self.sessions.len() as u32 - 1
             }
             None => return Err(NotAdded::Full),
         };
         let slots = [Direction::Outbound, Direction::Inbound].map(|d| Slot::new(number, d));
-        let keys = [PackedKey::from(key), PackedKey::from(&reply)];
         for (i, slot) in slots.into_iter().enumerate() {
-            let hash = self.secret.hash(keys[i]);
-            if self.index_insert(hash, slot).is_err() {
+            if self.index_insert(keys[i].hash, slot).is_err() {
                 if i == 1 {
-                    self.index.remove(self.secret.hash(keys[0]), slots[0].0);
+                    self.index.remove(keys[0].hash, slots[0].0);
                 }
                 self.vacate(number);
                 return Err(NotAdded::Full);
@@ -192,12 +215,17 @@ impl SessionTable {
     /// The session with this number, if it is live.
     pub(crate) fn live(&self, number: usize) -> Option<(&Session, Owner)> {
         let session = self.sessions.get(number)?;
-        (session.outbound.key != PackedKey::default()).then(|| (session, self.owners[number]))
+        (session.outbound.key != PackedKey::default()).then(|| (session, session.owner()))
+    }
+
+    /// Bytes of the sessions that were ever live at once.
+    pub(crate) fn session_bytes(&self) -> usize {
+        self.sessions.len() * size_of::<Session>()
     }
 
     /// Bytes that the table uses now.
     pub(crate) fn bytes(&self) -> usize {
-        self.index.bytes() + self.sessions.len() * (size_of::<Session>() + size_of::<Owner>())
+        self.index.bytes() + self.session_bytes()
     }
 }
 
@@ -206,9 +234,9 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
-    use crate::endpoint::{Protocol, Realm};
+    use crate::endpoint::{Endpoint, Protocol, Realm};
     use crate::pool::PoolId;
-    use crate::session::Via;
+    use crate::session::{Via, reply_key};
 
     const OWNER: Owner = Owner {
         subscriber: 0,
@@ -216,7 +244,6 @@ mod tests {
         rule: 0,
         via: Via::Block,
         opened_by: Realm::Internal,
-        opened: 0,
         addressed: true,
     };
 
@@ -228,7 +255,8 @@ mod tests {
             realm: Realm::Internal,
         };
         let public = Endpoint::new(Ipv4Addr::from(0xcb00_7100), public);
-        table.insert(&key, public, State::Open, OWNER, Timestamp::default())
+        let keys = [&key, &reply_key(&key, public)].map(|key| table.secret.hash_key(key));
+        table.insert(&keys, State::Open, OWNER, Timestamp::default())
     }
 
     #[test]

@@ -101,7 +101,7 @@ fn in_units(bytes: u32, shift: u8) -> u16 {
 }
 
 /// A SYN on a connection that is not over: maybe the first of a new one.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Pending {
     from: Direction,
     segment: Segment,
@@ -111,7 +111,13 @@ struct Pending {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tail {
     /// The sequence numbers after the SYNs, from inside and from outside.
-    first: [u32; 2],
+    pub(crate) first: [u32; 2],
+    pub(crate) closing: Closing,
+}
+
+/// What is needed of a connection only when it closes, or may begin anew.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Closing {
     /// The sequence numbers after the FINs, from inside and from outside.
     fin: [Option<u32>; 2],
     pending: Option<Pending>,
@@ -198,9 +204,9 @@ impl Connection<'_> {
             return (self.state, self.outbound());
         }
         // From outside anybody may have sent it: it takes no place from one from inside.
-        let inner = self.tail.pending.is_some_and(|p| p.from == Direction::Outbound);
+        let inner = self.tail.closing.pending.is_some_and(|p| p.from == Direction::Outbound);
         if opens && (self.outbound() || !inner) {
-            self.tail.pending = Some(Pending { from: self.direction, segment: *segment });
+            self.tail.closing.pending = Some(Pending { from: self.direction, segment: *segment });
         } else if let Some(opener) = self.answered(segment) {
             // The other side has answered a SYN, so it knows no older connection.
             self.forget();
@@ -227,7 +233,7 @@ impl Connection<'_> {
 
     /// The SYN from the other side that this SYN-ACK answers.
     fn answered(&self, segment: &Segment) -> Option<Pending> {
-        let pending = self.tail.pending.filter(|p| p.from != self.direction)?;
+        let pending = self.tail.closing.pending.filter(|p| p.from != self.direction)?;
         let beyond = segment.ack.wrapping_sub(pending.segment.seq.wrapping_add(1));
         let answers = segment.flags.has(TcpFlags::ACK) && beyond <= u32::from(pending.segment.len);
         answers.then_some(pending)
@@ -270,7 +276,7 @@ impl Connection<'_> {
             Side::SYN | confirmed | segment.window_scale.unwrap_or(NO_SCALE).min(NO_SCALE);
         (self.own.window, self.own.shift) = (segment.window, 0);
         self.tail.first[self.direction as usize] = next;
-        self.tail.fin[self.direction as usize] = None;
+        self.tail.closing.fin[self.direction as usize] = None;
         self.peer.acked = next;
         self.peer.flags &= !Side::CONFIRMED;
         self.widen(segment.len);
@@ -327,7 +333,7 @@ impl Connection<'_> {
     /// Remembers a FIN, if it lies in the window; whether it does, or is known.
     fn fin(&mut self, segment: &Segment) -> bool {
         let end = segment.end();
-        let known = &mut self.tail.fin[self.direction as usize];
+        let known = &mut self.tail.closing.fin[self.direction as usize];
         if *known == Some(end) {
             return true;
         }
@@ -354,7 +360,7 @@ impl Connection<'_> {
             return State::SynReceived;
         }
         let reached = |side: &Side, fin: u32| side.acked.wrapping_sub(fin) < 1 << 31;
-        match self.tail.fin {
+        match self.tail.closing.fin {
             [None, None] => State::Established,
             [Some(_), None] => State::FinInternal,
             [None, Some(_)] => State::FinExternal,

@@ -111,6 +111,12 @@ drop_reasons! {
     ProtocolClash = "protocol-clash", "add addresses to the pool, or give one pod a StaticNat";
     /// No route to the destination in the kernel's table.
     NoRoute = "no-route", "add a route to the destination on this host";
+    /// The route to the destination, or a routing rule, is a `blackhole`.
+    RouteBlackhole = "route-blackhole", "nothing to do: the kernel's routes say so (ip route, ip rule)";
+    /// The route to the destination is `unreachable`.
+    RouteUnreachable = "route-unreachable", "nothing to do: the kernel's routes say so (ip route)";
+    /// The route to the destination, or a routing rule, is a `prohibit`.
+    RouteProhibited = "route-prohibited", "nothing to do: the kernel's routes say so (ip route, ip rule)";
     /// The kernel routes the destination through an interface that is not the right side of natgate.
     WrongInterface = "wrong-interface", "the route must leave by an external interface (pods' traffic) or an internal one (replies)";
     /// The kernel could not resolve the next hop in time.
@@ -123,6 +129,8 @@ drop_reasons! {
     SuperPacket = "super-packet", "ethtool -K IF gro off lro off tso off gso off at the sender or on this host";
     /// The ring towards the home worker was full.
     HandOffFull = "hand-off-full", "steer the NIC's queues by source address, or add workers";
+    /// A new flow while receive rings overflow: established ones go first.
+    Overload = "overload", "look for a flood of new flows (quota.newPerSecond bounds a pod's); else add workers";
     /// The transmit ring was full.
     TransmitFull = "transmit-full", "the link or the kernel is slower than the traffic";
     /// More pings to pool addresses than natgate answers.

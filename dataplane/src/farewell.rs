@@ -3,10 +3,10 @@
 //! So nobody waits for an answer that can't come. The resets are natgate's own packets: they carry exactly
 //! the sequence number that each end expects, and they leave only where the way is known already.
 
-use conntrack::{Farewell, Realm};
+use conntrack::{Farewell, FlowKey, Protocol, Realm};
 
 use crate::io::PacketIo;
-use crate::roads::{Adjacency, NextHop};
+use crate::roads::{Adjacency, Journey, NextHop};
 use crate::wire::tcp::{self, Reset};
 use crate::wire::{EtherType, Ethernet, Malformed, ethernet, ipv4};
 use crate::worker::Worker;
@@ -15,30 +15,42 @@ use crate::worker::Worker;
 const PER_TURN: usize = 16;
 const LEN: usize = ethernet::HEADER + ipv4::HEADER + tcp::HEADER;
 
+/// The key of what this end sent, on its side.
+fn key(told: Farewell, realm: Realm) -> FlowKey {
+    FlowKey { src: told.dst, dst: told.src, protocol: Protocol::Tcp, realm }
+}
+
 impl<I: PacketIo> Worker<I> {
     /// Tells both ends of some of the connections that have expired; whether there may be more.
     pub(crate) fn say_farewell(&mut self) -> bool {
         for _ in 0..PER_TURN {
             let Some(obituary) = self.nat.take_obituary() else { return false };
-            self.tell(&obituary.internal, Realm::Internal);
-            self.tell(&obituary.external, Realm::External);
+            let (internal, external) = (obituary.internal, obituary.external);
+            let inbound = key(external, Realm::External);
+            let outbound = key(internal, Realm::Internal);
+            self.tell(&internal, &inbound, Realm::Internal);
+            self.tell(&external, &outbound, Realm::External);
         }
         true
     }
 
-    fn tell(&mut self, farewell: &Farewell, side: Realm) {
+    /// Tells the end on `side`, which packets with this key reach.
+    fn tell(&mut self, farewell: &Farewell, towards: &FlowKey, side: Realm) {
         // The other end is a pod behind this gateway: its own session tells it.
         if self.is_public(farewell.dst.addr) {
             return;
         }
-        let sent = self.way_for(farewell, side).is_some_and(|way| self.send_reset(farewell, way));
+        let sent =
+            self.way_for(farewell, towards, side).is_some_and(|way| self.send_reset(farewell, way));
         let counters = self.counters();
         if sent { counters.resets_sent.add(1) } else { counters.resets_missed.add(1) }
     }
 
     /// The neighbour by which this end is reached, if it is on its side and its address is known.
-    fn way_for(&self, farewell: &Farewell, side: Realm) -> Option<Adjacency> {
-        let NextHop::Adjacency(id) = self.snapshot.roads.next_hop(farewell.dst.addr) else {
+    fn way_for(&self, farewell: &Farewell, towards: &FlowKey, side: Realm) -> Option<Adjacency> {
+        let flow = self.nat.secret().hash_key(towards).flow();
+        let journey = Journey { source: towards.src.addr, flow, ..Journey::to(farewell.dst.addr) };
+        let NextHop::Adjacency(id) = self.snapshot.roads.next_hop(&journey) else {
             return None;
         };
         let way = self.snapshot.roads.adjacency(id).filter(|way| way.mac.is_some())?;

@@ -28,6 +28,8 @@ struct Waiting<F> {
     frames: Vec<(Timestamp, F)>,
     /// When the kernel was asked last.
     asked: Option<Timestamp>,
+    /// How often the kernel had failed to resolve the neighbour when the first packet came.
+    failures: u32,
 }
 
 impl<F> Waiting<F> {
@@ -53,11 +55,12 @@ impl<F> Hold<F> {
         self.len
     }
 
-    /// Lets a packet wait; gives it back if too many wait already. The flag says whether the kernel should
-    /// be asked (again).
+    /// Lets a packet wait for a neighbour that has failed `failures` times so far; gives it back if too many wait
+    /// already. The flag says whether the kernel should be asked (again).
     pub(crate) fn push(
         &mut self,
         neighbour: Neighbour,
+        failures: u32,
         frame: F,
         now: Timestamp,
     ) -> (bool, Option<F>) {
@@ -65,10 +68,14 @@ impl<F> Hold<F> {
         if self.len >= TOTAL {
             return (false, Some(frame));
         }
-        let waiting = self
-            .neighbours
-            .entry(neighbour)
-            .or_insert_with(|| Waiting { frames: Vec::new(), asked: None });
+        let waiting = self.neighbours.entry(neighbour).or_insert_with(|| Waiting {
+            frames: Vec::new(),
+            asked: None,
+            failures,
+        });
+        if waiting.frames.is_empty() {
+            waiting.failures = failures;
+        }
         let ask = !waiting.asked_lately(now);
         if ask {
             waiting.asked = Some(now);
@@ -81,15 +88,19 @@ impl<F> Hold<F> {
         (ask, None)
     }
 
-    /// Takes out the packets of the first neighbour for which `ready` says yes.
-    pub(crate) fn take_ready(
+    /// Takes out the packets of the first neighbour that is `decided`, given how often it had failed when they came.
+    pub(crate) fn take(
         &mut self,
-        mut ready: impl FnMut(Neighbour) -> bool,
+        mut decided: impl FnMut(Neighbour, u32) -> bool,
     ) -> Option<(Neighbour, Vec<F>)> {
-        let neighbour = self.neighbours.keys().copied().find(|&n| ready(n))?;
-        let waiting = self.neighbours.remove(&neighbour)?;
-        self.len -= waiting.frames.len();
-        Some((neighbour, waiting.frames.into_iter().map(|(_, frame)| frame).collect()))
+        let waiting = self.neighbours.iter().filter(|(_, waiting)| !waiting.frames.is_empty());
+        let mut found = waiting.filter(|(neighbour, it)| decided(**neighbour, it.failures));
+        let neighbour = found.next().map(|(neighbour, _)| *neighbour)?;
+        // When the kernel was asked stays: a neighbour that fails at once is not asked for at once again.
+        let waiting = self.neighbours.get_mut(&neighbour)?;
+        let frames = std::mem::take(&mut waiting.frames);
+        self.len -= frames.len();
+        Some((neighbour, frames.into_iter().map(|(_, frame)| frame).collect()))
     }
 
     /// Takes out the packets that have waited too long.
@@ -131,16 +142,17 @@ mod tests {
     fn bounded_and_impatient() {
         let mut hold = Hold::new();
         for i in 0..PER_NEIGHBOUR {
-            assert_eq!(hold.push(N, i, at(10)), (i == 0, None));
+            assert_eq!(hold.push(N, 0, i, at(10)), (i == 0, None));
         }
-        assert_eq!(hold.push(N, 99, at(11)), (false, Some(99)));
-        assert_eq!(hold.push(N, 99, at(600)), (true, Some(99)), "asks again");
+        assert_eq!(hold.push(N, 0, 99, at(11)), (false, Some(99)));
+        assert_eq!(hold.push(N, 0, 99, at(600)), (true, Some(99)), "asks again");
         assert!(hold.take_overdue(at(3_009)).is_empty());
         assert_eq!(hold.take_overdue(at(3_010)).len(), PER_NEIGHBOUR);
         assert_eq!(hold.len(), 0);
-        assert_eq!(hold.push(N, 1, at(4_000)), (true, None));
-        assert!(hold.take_ready(|_| false).is_none());
-        assert_eq!(hold.take_ready(|n| n == N), Some((N, vec![1])));
+        assert_eq!(hold.push(N, 0, 1, at(4_000)), (true, None));
+        assert!(hold.take(|_, _| false).is_none());
+        assert_eq!(hold.take(|n, failures| n == N && failures == 0), Some((N, vec![1])));
+        assert!(hold.take(|_, _| true).is_none(), "none waits");
         assert_eq!(hold.len(), 0);
     }
 
@@ -148,25 +160,25 @@ mod tests {
     fn a_full_hold_asks_nothing_and_makes_no_entries() {
         let mut hold = Hold::new();
         let neighbour = |i: u32| (InterfaceId(0), Ipv4Addr::from(i));
-        let asked = (0..2_000).filter(|&i| hold.push(neighbour(i), i, at(10)).0).count();
+        let asked = (0..2_000).filter(|&i| hold.push(neighbour(i), 0, i, at(10)).0).count();
         assert_eq!(
             (asked, hold.neighbours.len()),
             (TOTAL, TOTAL),
             "one question for each that waits"
         );
-        assert_eq!(hold.push(neighbour(0), 0, at(2_000)), (false, Some(0)));
+        assert_eq!(hold.push(neighbour(0), 0, 0, at(2_000)), (false, Some(0)));
     }
 
     #[test]
     fn a_neighbour_is_asked_for_at_most_every_500_ms() {
         let mut hold = Hold::new();
         for i in 0..PER_NEIGHBOUR {
-            assert_eq!(hold.push(N, i, at(10)), (i == 0, None));
+            assert_eq!(hold.push(N, 0, i, at(10)), (i == 0, None));
         }
-        assert_eq!(hold.push(N, 99, at(2_900)), (true, Some(99)));
+        assert_eq!(hold.push(N, 0, 99, at(2_900)), (true, Some(99)));
         assert_eq!(hold.take_overdue(at(3_010)).len(), PER_NEIGHBOUR);
-        assert_eq!(hold.push(N, 1, at(3_011)), (false, None), "first to wait, but asked lately");
-        assert_eq!(hold.push(N, 2, at(3_400)), (true, None));
+        assert_eq!(hold.push(N, 0, 1, at(3_011)), (false, None), "first to wait, but asked lately");
+        assert_eq!(hold.push(N, 0, 2, at(3_400)), (true, None));
         hold.take_overdue(at(60_000));
         assert!(hold.neighbours.is_empty());
     }
@@ -175,7 +187,7 @@ mod tests {
     fn all_neighbours_together_are_bounded() {
         let mut hold = Hold::new();
         let fits = |i: usize| (InterfaceId(0), Ipv4Addr::from(i as u32 / 8));
-        let refused = (0..1_000).filter(|&i| hold.push(fits(i), i, at(10)).1.is_some()).count();
+        let refused = (0..1_000).filter(|&i| hold.push(fits(i), 0, i, at(10)).1.is_some()).count();
         assert_eq!((hold.len(), refused), (TOTAL, 1_000 - TOTAL));
         assert_eq!(hold.take_all().len(), TOTAL);
     }

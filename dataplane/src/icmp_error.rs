@@ -28,7 +28,7 @@ impl<I: PacketIo> Worker<I> {
         let &mut Parsed { ref packet, realm, hairpin, .. } = parsed;
         let hairpin = hairpin.is_some();
         let rewrite = self.nat.rewrite(slot);
-        let hop = self.next_hop(slot, rewrite.dst.addr);
+        let hop = self.next_hop(slot, rewrite.dst.addr, received.interface, parsed);
         self.may_leave(hop, realm, packet)?;
         let src = self.error_source(packet, realm, &rewrite);
         if !packet.fragment.is_atomic() && !hairpin {

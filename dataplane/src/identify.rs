@@ -15,11 +15,11 @@ use crate::worker::Worker;
 
 /// What datagrams with one identification must differ in: source, destination and protocol. The
 /// destination is left out where datagrams to several of our addresses end at one pod.
-type Kind = (u64, u8);
+pub(crate) type Kind = (u64, u8);
 
-fn kind(source: Ipv4Addr, destination: Ipv4Addr, packet: &Packet) -> Kind {
+pub(crate) fn kind(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8) -> Kind {
     let addresses = u64::from(u32::from(source)) << 32 | u64::from(u32::from(destination));
-    (addresses, packet.number)
+    (addresses, protocol)
 }
 
 impl<I: PacketIo> Worker<I> {
@@ -41,7 +41,7 @@ impl<I: PacketIo> Worker<I> {
                 let turns_back = hop == NextHop::Hairpin;
                 let to = self.nat.rewrite(slot).dst.addr;
                 let to = if turns_back { Ipv4Addr::UNSPECIFIED } else { to };
-                kind(source, to, packet)
+                kind(source, to, packet.number)
             }
             Realm::External if !self.nat.has_other_addresses(slot) => return Ok(()),
             Realm::External => inbound_kind(packet),
@@ -80,10 +80,10 @@ impl<I: PacketIo> Worker<I> {
     }
 
     fn issue(&mut self, kind: Kind, strict: bool, now: Timestamp) -> Option<FreshId> {
-        self.ip_ids.issue(self.nat.secret(), kind, strict, now)
+        self.ip_ids.issue(kind, strict, now)
     }
 }
 
 fn inbound_kind(packet: &Packet) -> Kind {
-    kind(packet.src.addr, Ipv4Addr::UNSPECIFIED, packet)
+    kind(packet.src.addr, Ipv4Addr::UNSPECIFIED, packet.number)
 }

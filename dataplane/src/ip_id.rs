@@ -15,7 +15,7 @@
 use conntrack::{Secret, Timestamp};
 
 /// Counters of one worker: a power of two.
-const BUCKETS: usize = 2048;
+const COUNTERS: usize = 2048;
 /// Parts of a counter's cycle for which it is known when they were used last.
 const SEGMENTS: u32 = 64;
 /// Tenths of a second in which no identification should repeat (RFC 6864 4.3a: the maximum lifetime
@@ -30,15 +30,15 @@ pub(crate) struct FreshId {
     pub(crate) reused: bool,
 }
 
-/// One counter.
+/// One counter: all that most packets need of it, and small, so that all of them stay near.
 #[derive(Clone, Debug)]
-struct Bucket {
+struct Counter {
     /// The first identification of a cycle.
     start: u16,
     /// Identifications given out, modulo how many there are.
     next: u16,
-    /// When the counter last left each segment, in tenths of a second, plus one.
-    left: [u32; SEGMENTS as usize],
+    /// When it last left the segment where it is now, in tenths of a second, plus one.
+    left: u32,
 }
 
 /// The identifications that one worker gives out.
@@ -50,7 +50,10 @@ pub(crate) struct IpIds {
     span: u32,
     /// A counter's segment is its value shifted right by so much.
     shift: u32,
-    buckets: Vec<Bucket>,
+    secret: Secret,
+    counters: Vec<Counter>,
+    /// By counter, when it last left each of its segments; read when it enters one.
+    left: Vec<[u32; SEGMENTS as usize]>,
 }
 
 impl IpIds {
@@ -58,16 +61,18 @@ impl IpIds {
     pub(crate) fn new(worker: u16, workers: u16, secret: &Secret) -> Self {
         let workers = workers.max(1);
         let span = (1 << 16) / u32::from(workers);
-        let bucket = |index: usize| {
+        let counter = |index: usize| {
             let start = (secret.scramble((worker, index)) as u32 % span) as u16;
-            Bucket { start, next: 0, left: [0; SEGMENTS as usize] }
+            Counter { start, next: 0, left: 0 }
         };
         Self {
             worker,
             workers,
             span,
             shift: span.div_ceil(SEGMENTS).next_power_of_two().ilog2(),
-            buckets: (0..BUCKETS).map(bucket).collect(),
+            secret: secret.clone(),
+            counters: (0..COUNTERS).map(counter).collect(),
+            left: vec![[0; SEGMENTS as usize]; COUNTERS],
         }
     }
 
@@ -76,28 +81,28 @@ impl IpIds {
     #[inline]
     pub(crate) fn issue(
         &mut self,
-        secret: &Secret,
         flow: impl std::hash::Hash,
         strict: bool,
         now: Timestamp,
     ) -> Option<FreshId> {
-        let index = secret.scramble(flow) as usize % BUCKETS;
+        let index = self.secret.scramble(flow) as usize % COUNTERS;
         let now = (now.as_millis() / 100) as u32 + 1;
-        let (span, shift, bucket) = (self.span, self.shift, &mut self.buckets[index]);
-        let counter = u32::from(bucket.next);
-        let segment = |counter: u32| (counter >> shift) as usize;
-        let left = bucket.left[segment(counter)];
-        let reused = left != 0 && now.saturating_sub(left) < LIFETIME;
+        let (span, counter) = (self.span, &mut self.counters[index]);
+        let reused = counter.left != 0 && now.saturating_sub(counter.left) < LIFETIME;
         if reused && strict {
             return None;
         }
         let within = |number: u32| if number < span { number } else { number - span };
-        let next = within(counter + 1);
-        if segment(next) != segment(counter) {
-            bucket.left[segment(counter)] = now;
+        let number = u32::from(counter.next);
+        let next = within(number + 1);
+        counter.next = next as u16;
+        let (from, to) = (number >> self.shift, next >> self.shift);
+        if from != to {
+            let left = &mut self.left[index];
+            left[from as usize] = now;
+            counter.left = left[to as usize];
         }
-        bucket.next = next as u16;
-        let number = within(u32::from(bucket.start) + counter);
+        let number = within(u32::from(counter.start) + number);
         let id = (number * u32::from(self.workers) + u32::from(self.worker)) as u16;
         Some(FreshId { id, reused })
     }
@@ -122,10 +127,10 @@ mod tests {
             for worker in 0..workers {
                 let mut ids = IpIds::new(worker, workers, &secret);
                 for _ in 0..span {
-                    let fresh = ids.issue(&secret, "flow", false, at(10)).unwrap();
+                    let fresh = ids.issue("flow", false, at(10)).unwrap();
                     assert!(!fresh.reused && all.insert(fresh.id), "{workers} workers");
                 }
-                assert!(ids.issue(&secret, "flow", false, at(10)).unwrap().reused);
+                assert!(ids.issue("flow", false, at(10)).unwrap().reused);
             }
             assert_eq!(all.len() as u32, span * u32::from(workers));
         }
@@ -142,7 +147,7 @@ mod tests {
                 let (mut refused, mut reused) = (0, 0);
                 for millis in (0..600 * per_second).map(|n| n * 1000 / per_second) {
                     let now = Timestamp::from_millis(millis);
-                    let Some(fresh) = ids.issue(&secret, 7, strict, now) else {
+                    let Some(fresh) = ids.issue(7, strict, now) else {
                         refused += 1;
                         continue;
                     };
@@ -162,7 +167,7 @@ mod tests {
         let secret = Secret::from_seed(3);
         let mut ids = IpIds::new(0, 1, &secret);
         let firsts: HashSet<u16> =
-            (0..100).map(|flow| ids.issue(&secret, flow, false, at(1)).unwrap().id).collect();
+            (0..100).map(|flow| ids.issue(flow, false, at(1)).unwrap().id).collect();
         assert!(firsts.len() > 90);
     }
 }

@@ -7,6 +7,7 @@
 #![deny(unsafe_code)]
 
 mod answer;
+mod burst;
 pub mod counters;
 pub mod drop_reason;
 mod error_limit;
@@ -23,14 +24,17 @@ mod ip_id;
 mod listing;
 pub mod lpm;
 pub mod memory;
+mod overload;
 pub mod packet;
 mod pipeline;
+mod plain;
 mod refuse;
 pub mod request;
 pub mod roads;
 pub mod rule;
 mod slow_path;
 pub mod snapshot;
+mod spin;
 mod unsolicited;
 pub mod waker;
 pub mod wire;

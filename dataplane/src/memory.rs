@@ -32,6 +32,9 @@ pub struct MemoryIo {
     /// Frames that this backend made; frames of other workers may come and go.
     made: usize,
     transmit_room: usize,
+    receive_room: usize,
+    /// Packets for which the receive ring had no room.
+    overflows: u64,
     waker: Waker,
 }
 
@@ -45,6 +48,8 @@ impl MemoryIo {
             free: (0..frames).map(frame).collect(),
             made: frames,
             transmit_room: usize::MAX,
+            receive_room: usize::MAX,
+            overflows: 0,
             waker: Waker::new()?,
         })
     }
@@ -54,8 +59,18 @@ impl MemoryIo {
         self.transmit_room = room;
     }
 
-    /// Makes a packet arrive by `interface`; false if no frame is free or it is too long.
+    /// Lets at most `room` packets wait in the receive ring.
+    pub fn limit_receive(&mut self, room: usize) {
+        self.receive_room = room;
+    }
+
+    /// Makes a packet arrive by `interface`; false if the receive ring has no room, no frame is free or it is too
+    /// long.
     pub fn inject(&mut self, interface: InterfaceId, packet: &[u8]) -> bool {
+        if self.arriving.len() >= self.receive_room {
+            self.overflows += 1;
+            return false;
+        }
         if packet.len() > FRAME_SIZE {
             return false;
         }
@@ -90,16 +105,19 @@ impl MemoryIo {
 impl PacketIo for MemoryIo {
     type Frame = Frame;
 
+    #[inline]
     fn receive(&mut self, room: usize, into: &mut Vec<Received<Frame>>) -> usize {
         let count = room.min(self.arriving.len());
         into.extend(self.arriving.drain(..count));
         count
     }
 
+    #[inline]
     fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
         &frame.bytes.0[..frame.len]
     }
 
+    #[inline]
     fn bytes_mut<'a>(&'a mut self, frame: &'a mut Frame) -> &'a mut [u8] {
         &mut frame.bytes.0[..frame.len]
     }
@@ -121,6 +139,7 @@ impl PacketIo for MemoryIo {
         self.free.push(frame);
     }
 
+    #[inline]
     fn transmit(&mut self, interface: InterfaceId, frame: Frame) -> bool {
         if self.sent.len() >= self.transmit_room {
             self.free.push(frame);
@@ -139,6 +158,10 @@ impl PacketIo for MemoryIo {
     }
 
     fn stats(&self) -> IoStats {
-        IoStats { frames_free: self.free.len() as u64, ..IoStats::default() }
+        IoStats {
+            frames_free: self.free.len() as u64,
+            receive_ring_full: self.overflows,
+            ..IoStats::default()
+        }
     }
 }

@@ -13,15 +13,18 @@
 //! The worker calls the stages for a whole burst: [`Worker::parse`] for every packet, then the lines of
 //! their sessions are read side by side, then [`Worker::arrive`] for every packet, in order.
 
+use std::net::Ipv4Addr;
+
 use conntrack::{CachedHop, Endpoint, HashedKey, Realm, Slot, Timestamp};
 
+use crate::burst::Came;
 use crate::drop_reason::DropReason;
 use crate::hand_off::Known;
 use crate::interface::InterfaceId;
 use crate::io::{PacketIo, Received};
 use crate::ip_id::FreshId;
 use crate::packet::{Content, Packet, Query, Transport};
-use crate::roads::{AdjacencyId, NextHop};
+use crate::roads::{AdjacencyId, Journey, NextHop};
 use crate::rule::Action;
 use crate::slow_path::Admitted;
 use crate::worker::Worker;
@@ -64,6 +67,14 @@ impl Parsed {
         // A fragment comes from its keeper, and would go back there.
         self.hairpin.is_none() && !self.packet.fragment.is_fragment()
     }
+
+    /// The journey to `destination`, as the kernel would ask: after the destination was translated, and
+    /// before the source is.
+    pub(crate) fn journey(&self, destination: Ipv4Addr, arrival: InterfaceId) -> Journey {
+        let flow = self.key.as_ref().map_or(0, HashedKey::flow);
+        let source = self.arrived().0.addr;
+        Journey { destination, source, arrival: Some(arrival), flow, kept: None }
+    }
 }
 
 impl<I: PacketIo> Worker<I> {
@@ -75,9 +86,6 @@ impl<I: PacketIo> Worker<I> {
         };
         let realm = self.realm_of(&packet, received.interface);
         let key = packet.flow_key(realm).ok().map(|key| self.nat.secret().hash_key(&key));
-        if let Some(key) = &key {
-            self.nat.touch_bucket(key);
-        }
         Ok(Some(Parsed { packet, realm, key, hairpin: None, fresh_id: None }))
     }
 
@@ -86,12 +94,14 @@ impl<I: PacketIo> Worker<I> {
         &mut self,
         mut received: Received<I::Frame>,
         arrival: &mut Arrival,
+        by: Came,
         now: Timestamp,
     ) {
         match arrival {
             Ok(Some(parsed)) if parsed.packet.fragment.is_fragment() => {
                 self.fragment_arrives(received, *parsed, now);
             }
+            Ok(Some(parsed)) if by == Came::ByHandOff => self.come_home(received, parsed, now),
             Ok(Some(parsed)) => {
                 let fate = self.decide(&mut received, parsed, now);
                 self.finish(received, parsed, fate, now);
@@ -100,23 +110,6 @@ impl<I: PacketIo> Worker<I> {
                 Ok(()) => self.return_answer(received),
                 Err(reason) => self.refuse(received, None, reason, now),
             },
-            Err(reason) => self.refuse(received, None, *reason, now),
-        }
-    }
-
-    /// The same for what arrived at another worker that found this one to be its home.
-    pub(crate) fn arrive_handed_over(
-        &mut self,
-        received: Received<I::Frame>,
-        arrival: &mut Arrival,
-        now: Timestamp,
-    ) {
-        match arrival {
-            Ok(Some(parsed)) if parsed.packet.fragment.is_fragment() => {
-                self.fragment_arrives(received, *parsed, now);
-            }
-            Ok(Some(parsed)) => self.come_home(received, parsed, now),
-            Ok(None) => self.refuse(received, None, DropReason::Malformed, now),
             Err(reason) => self.refuse(received, None, *reason, now),
         }
     }
@@ -189,7 +182,7 @@ impl<I: PacketIo> Worker<I> {
                 self.forget_syn(slot);
                 self.translate(received, parsed, slot, now)
             }
-            Admitted::Exempt => self.forward_exempt(received, packet, parsed.realm),
+            Admitted::Exempt => self.forward_exempt(received, parsed),
             Admitted::Answered => Ok(Fate::Answer),
         }
     }
@@ -211,7 +204,7 @@ impl<I: PacketIo> Worker<I> {
             return self.relay_error(received, parsed, slot, now);
         }
         let rewrite = self.nat.rewrite(slot);
-        let hop = self.next_hop(slot, rewrite.dst.addr);
+        let hop = self.next_hop(slot, rewrite.dst.addr, received.interface, parsed);
         self.may_leave(hop, realm, packet)?;
         if !packet.fragment.is_atomic() && !hairpin {
             self.identify(received, parsed, slot, (rewrite.src.addr, hop), now)?;
@@ -303,38 +296,49 @@ impl<I: PacketIo> Worker<I> {
         }
     }
 
-    /// The next hop of a session's packets: kept until the mirror's routes change.
+    /// The next hop of a session's packets: kept until the mirror's routes to there change.
     #[inline]
-    pub(crate) fn next_hop(&mut self, slot: Slot, destination: std::net::Ipv4Addr) -> NextHop {
+    pub(crate) fn next_hop(
+        &mut self,
+        slot: Slot,
+        destination: Ipv4Addr,
+        arrival: InterfaceId,
+        parsed: &Parsed,
+    ) -> NextHop {
         let kept = self.nat.hop(slot);
-        if kept.generation == self.snapshot.roads.generation && kept != CachedHop::NONE {
+        let generation = self.snapshot.roads.generation_of(destination);
+        if kept.generation == generation && kept != CachedHop::NONE {
             return match AdjacencyId(kept.adjacency) {
                 AdjacencyId::HAIRPIN => NextHop::Hairpin,
                 id => NextHop::Adjacency(id),
             };
         }
-        self.find_hop(slot, destination)
+        self.find_hop(slot, &parsed.journey(destination, arrival))
     }
 
     #[cold]
-    fn find_hop(&mut self, slot: Slot, destination: std::net::Ipv4Addr) -> NextHop {
-        let generation = self.snapshot.roads.generation;
-        let hop = self.way_to(destination);
+    fn find_hop(&mut self, slot: Slot, journey: &Journey) -> NextHop {
+        let kept = Some(AdjacencyId(self.nat.hop(slot).adjacency));
+        let hop = self.way_to(&Journey { kept, ..*journey });
         let keep = match hop {
             NextHop::Adjacency(id) => id,
             NextHop::Hairpin => AdjacencyId::HAIRPIN,
-            NextHop::Unknown(..) | NextHop::Unreachable | NextHop::NotOurs => return hop,
+            NextHop::Unknown(..) | NextHop::Unreachable | NextHop::Denied(_) | NextHop::NotOurs => {
+                return hop;
+            }
         };
+        let generation = self.snapshot.roads.generation_of(journey.destination);
         self.nat.set_hop(slot, CachedHop { adjacency: keep.0, generation });
         hop
     }
 
-    /// The next hop to a destination, by the routing table unless it is a public address of our own.
-    pub(crate) fn way_to(&self, destination: std::net::Ipv4Addr) -> NextHop {
-        if self.is_public(destination) {
+    /// The next hop to a destination, by the routing tables unless it is a public address of our own.
+    #[cold]
+    pub(crate) fn way_to(&self, journey: &Journey) -> NextHop {
+        if self.is_public(journey.destination) {
             NextHop::Hairpin
         } else {
-            self.snapshot.roads.next_hop(destination)
+            self.snapshot.roads.next_hop(journey)
         }
     }
 
@@ -346,10 +350,10 @@ impl<I: PacketIo> Worker<I> {
         packet: &Packet,
     ) -> Result<(), DropReason> {
         let id = match hop {
-            NextHop::Adjacency(id) => self.snapshot.roads.adjacency(id).map(|a| a.interface),
-            NextHop::Unknown(interface, _) => Some(interface),
+            NextHop::Adjacency(_) | NextHop::Unknown(..) => self.snapshot.roads.interface_of(hop),
             NextHop::Hairpin => return Ok(()),
             NextHop::Unreachable => return Err(DropReason::NoRoute),
+            NextHop::Denied(denial) => return Err(denial.into()),
             NextHop::NotOurs => return Err(DropReason::WrongInterface),
         };
         let interface = id.and_then(|id| self.interface(id)).ok_or(DropReason::WrongInterface)?;
@@ -370,10 +374,10 @@ impl<I: PacketIo> Worker<I> {
     fn forward_exempt(
         &mut self,
         received: &mut Received<I::Frame>,
-        packet: &Packet,
-        realm: Realm,
+        parsed: &Parsed,
     ) -> Result<Fate, DropReason> {
-        let hop = self.way_to(packet.dst.addr);
+        let &Parsed { ref packet, realm, .. } = parsed;
+        let hop = self.way_to(&parsed.journey(packet.dst.addr, received.interface));
         if hop == NextHop::Hairpin {
             return Err(DropReason::NoRoute);
         }

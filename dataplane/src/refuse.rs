@@ -10,11 +10,10 @@ use conntrack::{OnExhaustion, Realm, TcpFlags, Timestamp};
 
 use crate::answer;
 use crate::drop_reason::DropReason;
-use crate::interface::Interface;
+use crate::interface::{Interface, InterfaceId};
 use crate::io::{PacketIo, Received};
 use crate::packet::{Packet, Transport};
 use crate::pipeline::Parsed;
-use crate::roads::NextHop;
 use crate::rule::Action;
 use crate::snapshot::Refused;
 use crate::wire::{Ethernet, Ipv4, ethernet, icmp, ipv4};
@@ -110,14 +109,19 @@ impl<I: PacketIo> Worker<I> {
             DropReason::TooBig => {
                 let ip = self.io.bytes(&received.frame).get(ethernet::HEADER..)?;
                 let ip = Ipv4::new_checked(ip).ok()?;
-                let mtu = self.mtu_towards(parsed).filter(|_| ip.fragment().dont_fragment())?;
+                let mtu = self
+                    .mtu_towards(parsed, received.interface)
+                    .filter(|_| ip.fragment().dont_fragment())?;
                 Some(Refusal::Icmp(IcmpError::FragmentationNeeded, mtu))
             }
             DropReason::NoRule if from_inside => {
                 by_setting(answers.denied, parsed, IcmpError::Prohibited)
             }
             DropReason::NoRoute => icmp(IcmpError::NetUnreachable),
-            DropReason::NeighbourUnresolved => icmp(IcmpError::HostUnreachable),
+            DropReason::NeighbourUnresolved | DropReason::RouteUnreachable => {
+                icmp(IcmpError::HostUnreachable)
+            }
+            DropReason::RouteProhibited => icmp(IcmpError::Prohibited),
             DropReason::UnsupportedProtocol if from_inside => icmp(IcmpError::ProtocolUnreachable),
             DropReason::QuotaBlocks
             | DropReason::QuotaSessions
@@ -149,7 +153,7 @@ impl<I: PacketIo> Worker<I> {
     }
 
     /// The MTU of the interface that the packet would leave by.
-    fn mtu_towards(&self, parsed: &Parsed) -> Option<u16> {
+    fn mtu_towards(&self, parsed: &Parsed, arrival: InterfaceId) -> Option<u16> {
         let mut packet = parsed.packet;
         let mut key = parsed.key;
         // Twice at most: a packet that turns back has two sessions.
@@ -162,11 +166,9 @@ impl<I: PacketIo> Worker<I> {
             let back = packet.flow_key(Realm::External).ok()?;
             key = Some(self.nat.secret().hash_key(&back));
         }
-        let interface = match self.snapshot.roads.next_hop(packet.dst.addr) {
-            NextHop::Adjacency(id) => self.snapshot.roads.adjacency(id)?.interface,
-            NextHop::Unknown(interface, _) => interface,
-            _ => return None,
-        };
+        let roads = &self.snapshot.roads;
+        let interface =
+            roads.interface_of(roads.next_hop(&parsed.journey(packet.dst.addr, arrival)))?;
         Some(self.interface(interface)?.mtu)
     }
 

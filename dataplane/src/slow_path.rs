@@ -13,7 +13,7 @@ use crate::interface::Interface;
 use crate::io::{PacketIo, Received};
 use crate::packet::{Packet, Transport};
 use crate::pipeline::{Fate, Parsed};
-use crate::roads::NextHop;
+use crate::roads::{Denial, Journey};
 use crate::rule::Action;
 use crate::snapshot::Snapshot;
 use crate::worker::Worker;
@@ -46,6 +46,16 @@ impl From<Refusal> for DropReason {
             Refusal::Filtered => Self::Filtered,
             Refusal::TupleTaken => Self::TupleTaken,
             Refusal::ProtocolClash => Self::ProtocolClash,
+        }
+    }
+}
+
+impl From<Denial> for DropReason {
+    fn from(denial: Denial) -> Self {
+        match denial {
+            Denial::Blackhole => Self::RouteBlackhole,
+            Denial::Unreachable => Self::RouteUnreachable,
+            Denial::Prohibit => Self::RouteProhibited,
         }
     }
 }
@@ -96,7 +106,9 @@ impl<I: PacketIo> Worker<I> {
             return Err(packet.opens_nothing());
         }
         // A flow that has no way out takes no port.
-        self.may_leave(self.way_to(packet.dst.addr), realm, packet)?;
+        let way = self.way_to(&parsed.journey(packet.dst.addr, received.interface));
+        self.may_leave(way, realm, packet)?;
+        self.may_open(packet)?;
         let opened = if let Some(fixed) = self.fixed_for(&key, pool) {
             let Fixed { internal, public, pool } = fixed;
             let mapping = FixedMapping { internal, public, pool, rule };
@@ -117,14 +129,16 @@ impl<I: PacketIo> Worker<I> {
         }
     }
 
+    /// Whether there is time for one more session. A segment that opens none is refused without search.
+    fn may_open(&mut self, packet: &Packet) -> Result<(), DropReason> {
+        let opens = packet.segment().is_none_or(|segment| segment.flags.opens());
+        if opens && !self.overload.admits() { Err(DropReason::Overload) } else { Ok(()) }
+    }
+
     /// Whether the way to `addr` is by an interface that has pods only.
     fn lies_inside(&self, addr: Ipv4Addr) -> bool {
         let roads = &self.snapshot.roads;
-        let interface = match roads.next_hop(addr) {
-            NextHop::Adjacency(id) => roads.adjacency(id).map(|way| way.interface),
-            NextHop::Unknown(interface, _) => Some(interface),
-            NextHop::Hairpin | NextHop::Unreachable | NextHop::NotOurs => None,
-        };
+        let interface = roads.interface_of(roads.next_hop(&Journey::to(addr)));
         let roles = interface.and_then(|id| self.interface(id)).map(|interface| interface.roles);
         roles.is_some_and(|roles| roles.internal && !roles.external)
     }
@@ -147,6 +161,7 @@ impl<I: PacketIo> Worker<I> {
         if !packet.may_open() {
             return Err(packet.opens_nothing());
         }
+        self.may_open(packet)?;
         let forwards = &self.snapshot.policy.forwards;
         let opened = match forwards.by_public(key.protocol, key.dst) {
             Some(Fixed { internal, public, pool }) => {

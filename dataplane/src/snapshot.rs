@@ -70,6 +70,11 @@ impl Addresses {
         self.get(addr).is_some()
     }
 
+    /// The lowest, and how far the highest is from there; without any, only 0.0.0.0 lies between them.
+    pub(crate) fn span(&self) -> (u32, u32) {
+        (self.lowest, self.extent)
+    }
+
     /// All of them.
     pub fn keys(&self) -> impl Iterator<Item = &Ipv4Addr> {
         self.all.keys()

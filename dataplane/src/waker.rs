@@ -43,13 +43,15 @@ impl Waker {
         self.0.state.may_sleep()
     }
 
-    /// The worker woke up, for whatever reason.
-    pub(crate) fn woke(&self) {
+    /// The worker woke up, for whatever reason; `event` says whether there is one.
+    pub(crate) fn woke(&self, event: bool) {
         self.0.state.woke();
-        // Always, whatever the state was: a notifier that has exchanged the state writes some time later,
-        // perhaps after this read. Such an event ends the next sleep early, once, and is taken here then.
+        // Whatever the state was: a notifier that has exchanged the state writes some time later, perhaps
+        // after the worker looked. Such an event ends the next sleep early, once, and is taken here then.
         // None that is needed gets lost: while the worker is awake nobody begins to notify by the event.
-        let _ = self.0.event.read();
+        if event {
+            let _ = self.0.event.read();
+        }
     }
 
     pub(crate) fn event(&self) -> BorrowedFd<'_> {
@@ -68,7 +70,7 @@ mod tests {
         assert!(waker.may_sleep());
         let mut fds = [PollFd::new(waker.event(), PollFlags::POLLIN)];
         let ready = poll(&mut fds, PollTimeout::from(1u8)).unwrap();
-        waker.woke();
+        waker.woke(ready > 0);
         ready > 0
     }
 
@@ -78,7 +80,7 @@ mod tests {
         assert!(waker.may_sleep());
         // `wake`, torn apart: the worker wakes up between its two steps.
         assert!(waker.0.state.notify());
-        waker.woke();
+        waker.woke(false);
         waker.0.event.write(1).unwrap();
         assert!(sleep(&waker), "the stale event");
         for _ in 0..3 {

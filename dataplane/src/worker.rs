@@ -14,20 +14,22 @@ use crate::fragment::Fragments;
 use crate::hand_off::{HandOff, Known};
 use crate::hold::{Hold, Neighbour};
 use crate::interface::{Interface, InterfaceId, Mac};
-use crate::io::{self, BURST, PacketIo, Received};
+use crate::io::{BURST, PacketIo, Received};
 use crate::ip_id::IpIds;
 use crate::listing::{Listing, Progress};
+use crate::overload::Overload;
 use crate::pipeline::{Arrival, Fate, Parsed};
+use crate::plain::{Glance, Lane};
 use crate::request::{Notice, Request};
 use crate::roads::{Adjacency, NextHop};
 use crate::snapshot::{Published, Snapshot};
+use crate::spin::Spin;
 use crate::unsolicited::Unsolicited;
 use crate::wire::{Ethernet, ethernet};
+use crate::xsk::ask_for_huge_pages;
 
-/// Timer-wheel items looked at in a busy burst, and in an idle one.
+/// Timer-wheel items looked at in a busy burst, beside two for each new session, and in an idle one.
 const EXPIRE_BUDGET: (u32, u32) = (32, 1024);
-/// Empty loops before a worker sleeps.
-const SPINS: u32 = 64;
 /// Announcements sent in one loop at most.
 const ANNOUNCE_BURST: usize = 16;
 
@@ -60,9 +62,14 @@ impl Clock {
     }
 
     /// Milliseconds since the epoch.
-    #[allow(clippy::disallowed_methods)] // this is where `now` is read
     pub fn now(self) -> Timestamp {
-        Timestamp::from_millis(Instant::now().duration_since(self.0).as_millis() as u64)
+        Timestamp::from_millis(self.elapsed().as_millis() as u64)
+    }
+
+    /// Time since the epoch.
+    #[allow(clippy::disallowed_methods)] // this is where `now` is read
+    pub fn elapsed(self) -> Duration {
+        Instant::now().duration_since(self.0)
     }
 }
 
@@ -88,6 +95,9 @@ pub struct Worker<I: PacketIo> {
     pub(crate) started: Timestamp,
     pub(crate) fragments: Fragments<I::Frame>,
     pub(crate) ip_ids: IpIds,
+    pub(crate) overload: Overload,
+    /// Sessions that had been created at the end of the last turn.
+    created: u64,
     /// A packet that is being cut into pieces.
     pub(crate) datagram: Vec<u8>,
     shared: Shared,
@@ -96,9 +106,11 @@ pub struct Worker<I: PacketIo> {
     requests: Receiver<Request>,
     listings: Vec<Listing>,
     announcements: Vec<(InterfaceId, std::net::Ipv4Addr)>,
-    burst: Vec<Received<I::Frame>>,
-    arrivals: Vec<Arrival>,
-    taken_over: Vec<Known<I::Frame>>,
+    pub(crate) burst: Vec<Received<I::Frame>>,
+    pub(crate) glances: Vec<Glance>,
+    pub(crate) odd: Vec<Arrival>,
+    pub(crate) lane: Lane,
+    pub(crate) taken_over: Vec<Known<I::Frame>>,
     next_housekeeping: Timestamp,
     /// Events of the NAT that were lost, counted so far.
     events_lost: u64,
@@ -121,6 +133,10 @@ impl<I: PacketIo> Worker<I> {
         let mut nat = Nat::new(id, shared.sessions_per_worker, shared.secret.clone(), now);
         nat = nat.with_workers(hand_off.workers());
         nat.adopt(&snapshot.policy.pools);
+        for table in nat.reserved() {
+            // Without, it is slower: `huge_pages` tells why.
+            let _ = ask_for_huge_pages(table);
+        }
         let lifetime = snapshot.policy.fragment_lifetime();
         let share = u64::from(hand_off.workers().max(1));
         Self {
@@ -134,6 +150,8 @@ impl<I: PacketIo> Worker<I> {
             unsolicited: Unsolicited::default(),
             fragments: Fragments::new(lifetime),
             ip_ids: IpIds::new(id, hand_off.workers(), &shared.secret),
+            overload: Overload::default(),
+            created: 0,
             datagram: Vec::new(),
             hand_off,
             started: now,
@@ -143,7 +161,9 @@ impl<I: PacketIo> Worker<I> {
             listings: Vec::new(),
             announcements: Vec::new(),
             burst: Vec::with_capacity(BURST),
-            arrivals: Vec::with_capacity(BURST),
+            glances: Vec::with_capacity(BURST),
+            odd: Vec::with_capacity(BURST),
+            lane: Lane::default(),
             taken_over: Vec::with_capacity(BURST),
             next_housekeeping: now,
             events_lost: 0,
@@ -155,17 +175,16 @@ impl<I: PacketIo> Worker<I> {
 
     /// Runs until [`Request::Stop`]; gives the backend back, with every frame released.
     pub fn run(mut self) -> I {
-        let mut idle_turns = 0;
+        let mut spin = Spin::new();
         while !self.stopping {
             if self.turn(self.shared.clock.now()) > 0 || self.unfinished {
-                idle_turns = 0;
-                continue;
-            }
-            idle_turns += 1;
-            if idle_turns > SPINS && !self.stopping {
-                self.sleep();
-            } else {
+                spin.found();
+            } else if spin.again() || self.stopping {
                 std::hint::spin_loop();
+            } else {
+                let begin = self.shared.clock.elapsed();
+                self.sleep();
+                spin.slept(self.shared.clock.elapsed().saturating_sub(begin));
             }
         }
         self.release_all();
@@ -176,7 +195,9 @@ impl<I: PacketIo> Worker<I> {
     /// and a slice of everything else. Returns the packets processed.
     pub fn turn(&mut self, now: Timestamp) -> usize {
         self.follow_snapshot(now);
+        self.overload.begin(now);
         let packets = self.take_burst(now) + self.take_hand_offs(now);
+        self.overload.end(packets);
         self.hand_off.wake();
         let listing = self.serve_requests(now);
         let expiring = self.expire(now, packets > 0);
@@ -194,71 +215,12 @@ impl<I: PacketIo> Worker<I> {
 
     /// Ends what has been idle for too long, within a budget; whether more may be due.
     fn expire(&mut self, now: Timestamp, busy: bool) -> bool {
-        let budget = if busy { EXPIRE_BUDGET.0 } else { EXPIRE_BUDGET.1 };
+        let created = self.nat.created();
+        // As many as begin must be able to end, however fast they come.
+        let new = (created - self.created) as u32;
+        self.created = created;
+        let budget = if busy { EXPIRE_BUDGET.0 + 2 * new } else { EXPIRE_BUDGET.1 };
         self.nat.expire(now, budget)
-    }
-
-    /// A burst from the interfaces, stage by stage.
-    fn take_burst(&mut self, now: Timestamp) -> usize {
-        let mut burst = std::mem::take(&mut self.burst);
-        let mut arrivals = std::mem::take(&mut self.arrivals);
-        let packets = self.io.receive(BURST, &mut burst);
-        self.parse_burst(&burst, &mut arrivals);
-        for (received, arrival) in burst.drain(..).zip(&mut arrivals) {
-            let len = self.io.bytes(&received.frame).len() as u64;
-            let counters = self.counters().interface(received.interface);
-            counters.received_packets.add(1);
-            counters.received_bytes.add(len);
-            self.arrive(received, arrival, now);
-        }
-        arrivals.clear();
-        (self.burst, self.arrivals) = (burst, arrivals);
-        packets
-    }
-
-    /// What is it, and where is its session: for all packets of a burst, side by side.
-    fn parse_burst(&self, burst: &[Received<I::Frame>], arrivals: &mut Vec<Arrival>) {
-        io::touch_headers(&self.io, burst);
-        arrivals.extend(burst.iter().map(|received| self.parse(received)));
-        for arrival in arrivals {
-            if let Ok(Some(Parsed { key: Some(key), .. })) = arrival {
-                self.nat.touch_session(key);
-            }
-        }
-    }
-
-    /// Bursts from each other worker.
-    fn take_hand_offs(&mut self, now: Timestamp) -> usize {
-        let workers = 0..self.hand_off.workers();
-        let packets =
-            workers.map(|other| self.take_arrivals(other, now) + self.take_known(other, now)).sum();
-        self.counters().taken_over.add(packets as u64);
-        packets
-    }
-
-    /// A burst of packets that arrived at another worker.
-    fn take_arrivals(&mut self, other: u16, now: Timestamp) -> usize {
-        let mut burst = std::mem::take(&mut self.burst);
-        let mut arrivals = std::mem::take(&mut self.arrivals);
-        let packets = self.hand_off.take_arrivals(other, &mut burst);
-        self.parse_burst(&burst, &mut arrivals);
-        for (received, arrival) in burst.drain(..).zip(&mut arrivals) {
-            self.arrive_handed_over(received, arrival, now);
-        }
-        arrivals.clear();
-        (self.burst, self.arrivals) = (burst, arrivals);
-        packets
-    }
-
-    /// A burst of packets about which the other worker knows more than is in their bytes.
-    fn take_known(&mut self, other: u16, now: Timestamp) -> usize {
-        let mut burst = std::mem::take(&mut self.taken_over);
-        let packets = self.hand_off.take_known(other, &mut burst);
-        for given in burst.drain(..) {
-            self.take_over(given, now);
-        }
-        self.taken_over = burst;
-        packets
     }
 
     /// This worker's counters.
@@ -338,7 +300,7 @@ impl<I: PacketIo> Worker<I> {
                 None => return self.drop_frame(received.frame, DropReason::NoRoute),
             },
             NextHop::Unknown(interface, address) => (interface, address),
-            NextHop::Unreachable | NextHop::NotOurs | NextHop::Hairpin => {
+            NextHop::Unreachable | NextHop::Denied(_) | NextHop::NotOurs | NextHop::Hairpin => {
                 return self.drop_frame(received.frame, DropReason::NoRoute);
             }
         };
@@ -348,7 +310,10 @@ impl<I: PacketIo> Worker<I> {
     /// Lets a packet wait for its next hop.
     #[cold]
     fn hold_back(&mut self, packet: Held<I::Frame>, neighbour: Neighbour, now: Timestamp) {
-        let (ask, refused) = self.hold.push(neighbour, packet, now);
+        let roads = &self.snapshot.roads;
+        let known = roads.neighbours.get(&neighbour).and_then(|id| roads.adjacency(*id));
+        let failures = known.map_or(0, |it| it.failures);
+        let (ask, refused) = self.hold.push(neighbour, failures, packet, now);
         if ask && self.shared.notices.try_send(Notice::Resolve(neighbour.0, neighbour.1)).is_err() {
             self.counters().events_lost.add(1);
         }
@@ -416,6 +381,7 @@ impl<I: PacketIo> Worker<I> {
         }
         self.snapshot_version = version;
         self.snapshot = self.shared.snapshot.get();
+        self.lane.follow(&self.snapshot);
         self.nat.adopt(&self.snapshot.policy.pools);
         self.fragments.set_lifetime(self.snapshot.policy.fragment_lifetime());
         let answers = &self.snapshot.policy.answers;
@@ -425,20 +391,23 @@ impl<I: PacketIo> Worker<I> {
         self.send_ready(now);
     }
 
-    /// Sends the packets whose next hop has been resolved.
+    /// Sends the packets whose next hop has been resolved, and refuses those whose next hop does not answer.
     #[cold]
     fn send_ready(&mut self, now: Timestamp) {
         let snapshot = Arc::clone(&self.snapshot);
         let roads = &snapshot.roads;
-        let resolved = |neighbour: Neighbour| {
-            let id = roads.neighbours.get(&neighbour)?;
-            let adjacency = roads.adjacency(*id)?;
-            Some((adjacency.interface, adjacency.mac?))
-        };
-        while let Some((neighbour, frames)) = self.hold.take_ready(|n| resolved(n).is_some()) {
-            let Some((interface, mac)) = resolved(neighbour) else { break };
-            for packet in frames {
-                self.send(packet.received.frame, interface, mac);
+        let known = |n: Neighbour| roads.neighbours.get(&n).and_then(|id| roads.adjacency(*id));
+        let decided =
+            |n, failures| known(n).is_some_and(|it| it.mac.is_some() || it.failures != failures);
+        while let Some((neighbour, packets)) = self.hold.take(decided) {
+            let way = known(neighbour).and_then(|it| Some((it.interface, it.mac?)));
+            for Held { received, parsed } in packets {
+                if let Some((interface, mac)) = way {
+                    self.send(received.frame, interface, mac);
+                } else {
+                    let reason = DropReason::NeighbourUnresolved;
+                    self.refuse(received, Some(&parsed), reason, now);
+                }
             }
         }
         self.drop_overdue(now);
@@ -460,6 +429,7 @@ impl<I: PacketIo> Worker<I> {
         self.drop_overdue_fragments(now);
         self.count_held();
         let (nat, io) = (self.nat.stats(), self.io.stats());
+        self.overload.observe(io.receive_ring_full, now);
         let counters = self.counters();
         counters.sessions.set(nat.sessions);
         counters.sessions_created.set(nat.created);
@@ -569,6 +539,11 @@ impl<I: PacketIo> Worker<I> {
         }
         self.keep_house(self.shared.clock.now());
         self.io.flush();
+    }
+
+    /// Its sessions, and what belongs to them.
+    pub fn nat(&self) -> &Nat {
+        &self.nat
     }
 
     /// The packet I/O backend.

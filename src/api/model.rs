@@ -141,6 +141,8 @@ pub(crate) struct InterfaceRow {
     pub(crate) mac: String,
     /// Largest IP packet.
     pub(crate) mtu: u16,
+    /// The link is up, and has a carrier.
+    pub(crate) up: bool,
     /// Packets received.
     pub(crate) received_packets: u64,
     /// Bytes received.

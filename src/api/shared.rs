@@ -1,8 +1,8 @@
 //! What does the stats socket know? Filled once by the program, read by every request.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use conntrack::{PoolId, Timestamp};
@@ -11,6 +11,8 @@ use dataplane::DropReason;
 use dataplane::counters::{AllCounters, Counter, WorkerCounters};
 use dataplane::request::Request;
 use dataplane::snapshot::{Published, Snapshot};
+
+use crate::mirror::MirrorState;
 
 use super::model::{DropRow, InterfaceRow, PoolRow, Status, WorkerRow};
 
@@ -65,6 +67,17 @@ pub(crate) struct Shared {
     pub(crate) ready: AtomicBool,
     /// How often the mirror lost netlink messages and read the tables anew.
     pub(crate) mirror_resyncs: AtomicU64,
+    /// What the kernel's tables say now.
+    pub(crate) kernel: Mutex<KernelFacts>,
+}
+
+/// What the kernel's tables say, for people.
+#[derive(Debug, Default)]
+pub(crate) struct KernelFacts {
+    /// Routing rules that are not followed, a line each.
+    refused_rules: Vec<String>,
+    /// Whether links are up, in the order of the interfaces.
+    links_up: Vec<bool>,
 }
 
 impl fmt::Debug for Shared {
@@ -85,6 +98,23 @@ impl Shared {
     /// Whether traffic flows.
     pub(crate) fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
+    }
+
+    /// What the operator should know: of the start, and of now.
+    pub(crate) fn all_warnings(&self) -> Vec<String> {
+        let kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
+        self.warnings.iter().chain(&kernel.refused_rules).cloned().collect()
+    }
+
+    /// Takes over what the kernel's tables say now, and logs what the operator should know of it.
+    pub(crate) fn follow_kernel(&self, state: &MirrorState) {
+        self.mirror_resyncs.store(state.resyncs, Ordering::Relaxed);
+        let mut kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
+        for rule in state.refused_rules.iter().filter(|rule| !kernel.refused_rules.contains(rule)) {
+            tracing::warn!("{rule}");
+        }
+        kernel.refused_rules.clone_from(&state.refused_rules);
+        kernel.links_up = state.links.iter().map(|link| link.up).collect();
     }
 
     pub(crate) fn status(&self) -> Status {
@@ -110,7 +140,7 @@ impl Shared {
             answered: self.sum(|worker| &worker.answered),
             dropped: self.counters.iter().map(|worker| dropped(worker)).sum(),
             dropped_by_steering: (self.steering_drops)().iter().map(|(_, packets)| packets).sum(),
-            warnings: self.warnings.clone(),
+            warnings: self.all_warnings(),
         }
     }
 
@@ -161,6 +191,7 @@ impl Shared {
 
     pub(crate) fn interface_rows(&self) -> Vec<InterfaceRow> {
         let snapshot = self.snapshot.get();
+        let kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
         let row = |(index, interface): (usize, &dataplane::interface::Interface)| {
             let facts = self.interfaces.get(index).cloned().unwrap_or_default();
             let sum = |of: fn(&dataplane::counters::InterfaceCounters) -> &Counter| {
@@ -180,6 +211,7 @@ impl Shared {
                 queues: facts.queues,
                 mac: interface.mac.to_string(),
                 mtu: interface.mtu,
+                up: kernel.links_up.get(index).copied().unwrap_or_default(),
                 received_packets: sum(|interface| &interface.received_packets),
                 received_bytes: sum(|interface| &interface.received_bytes),
                 transmitted_packets: sum(|interface| &interface.transmitted_packets),

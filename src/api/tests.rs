@@ -144,6 +144,7 @@ fn shared(rows: usize, produced: &Arc<AtomicUsize>) -> Shared {
         steering_drops: Box::new(|| vec![("pod-no-worker".into(), 4)]),
         ready: AtomicBool::new(false),
         mirror_resyncs: AtomicU64::new(0),
+        kernel: std::sync::Mutex::default(),
     }
 }
 

@@ -64,7 +64,11 @@ pub(super) fn read_forward(spec: &Field<'_>, problems: &mut Problems) -> Option<
         && theirs.value.len() != ports.value.len()
     {
         let (public, internal) = (ports.value.len(), theirs.value.len());
-        let why = format!("{public} public ports can't lead to {internal} ports of the pod");
+        let s = |count| if count == 1 { "" } else { "s" };
+        let (theirs_s, ours_s) = (s(internal), s(public));
+        let why = format!(
+            "{public} public port{ours_s} can't lead to {internal} port{theirs_s} of the pod"
+        );
         let remedy =
             "write ranges of the same length, or leave target.ports out for the same ports";
         problems.error(&theirs.place, "ranges of different length", why, remedy);

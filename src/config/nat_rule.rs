@@ -1,5 +1,7 @@
 //! What may a `NatRule` say?
 
+use std::collections::HashSet;
+
 use conntrack::Protocol;
 use dataplane::rule::Service;
 use ipnet::Ipv4Net;
@@ -60,10 +62,11 @@ pub(super) fn read(spec: &Field<'_>, problems: &mut Problems) -> Option<RuleSpec
 
 fn prefixes(field: &Field<'_>, problems: &mut Problems) -> Vec<Placed<Ipv4Net>> {
     let mut nets: Vec<Placed<Ipv4Net>> = Vec::new();
+    let mut known = HashSet::new();
     for item in field.list(problems) {
         let Some(text) = item.text(&PREFIX, problems) else { continue };
         match address::prefix(text) {
-            Ok(net) if nets.iter().any(|other| other.value == net) => {
+            Ok(net) if !known.insert(net) => {
                 let why = format!("{net} is already in this list");
                 problems.error(&item.place(), "duplicate prefix", why, "name it once");
             }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use ipnet::Ipv4Net;
+use nix::errno::Errno;
 use rtnetlink::packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
@@ -12,17 +13,33 @@ use rtnetlink::packet_route::neighbour::{
 };
 use rtnetlink::packet_route::route::RouteType;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage, address::AddressAttribute};
-use rtnetlink::{Handle, RouteMessageBuilder};
+use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
 
 use super::MirrorError;
+use super::atlas::Stale;
 use super::link::Link;
 use super::neighbours::Fact;
-use super::tables::KernelRoute;
+use super::rules::KernelRule;
+use super::tables::{KernelRoute, Place};
 
 /// Largest number of unanswered requests to resolve.
 const RESOLVE_BATCH: usize = 64;
 
-/// A connection to the kernel for questions and requests.
+/// The host's own IPv4 addresses, with the kernel's index of the link of each.
+type Addresses = Vec<(u32, Ipv4Net)>;
+
+/// What was read, of what was asked for.
+#[derive(Debug, Default)]
+pub(super) struct Dump {
+    /// Links and addresses.
+    pub(super) links: Option<(Vec<Link>, Addresses)>,
+    pub(super) routes: Option<Vec<(Place, KernelRoute)>>,
+    pub(super) rules: Option<Vec<KernelRule>>,
+    pub(super) neighbours: Option<Vec<Fact>>,
+}
+
+/// A connection to the kernel for questions and requests. Cheap to clone.
+#[derive(Clone)]
 pub(super) struct Kernel {
     handle: Handle,
 }
@@ -36,13 +53,31 @@ impl Kernel {
         Ok(Self { handle })
     }
 
+    /// Reads what is stale.
+    pub(super) async fn read(&self, stale: Stale) -> Result<Dump, MirrorError> {
+        let mut dump = Dump::default();
+        if stale.links {
+            dump.links = Some((self.links().await?, self.addresses().await?));
+        }
+        if stale.rules {
+            dump.rules = Some(self.rules().await?);
+        }
+        if stale.neighbours {
+            dump.neighbours = Some(self.neighbours().await?);
+        }
+        if stale.routes {
+            dump.routes = Some(self.routes().await?);
+        }
+        Ok(dump)
+    }
+
     pub(super) async fn links(&self) -> Result<Vec<Link>, MirrorError> {
         let links = self.handle.link().get().execute().map_ok(Link::from_message);
         collect("links", links).await
     }
 
     /// The host's own IPv4 addresses, with the prefix lengths they were configured with.
-    pub(super) async fn addresses(&self) -> Result<Vec<(u32, Ipv4Net)>, MirrorError> {
+    pub(super) async fn addresses(&self) -> Result<Addresses, MirrorError> {
         let address = |message: rtnetlink::packet_route::address::AddressMessage| {
             let of = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| {
                 message.attributes.iter().find_map(wanted)
@@ -58,8 +93,24 @@ impl Kernel {
         Ok(collect("addresses", addresses).await?.into_iter().flatten().collect())
     }
 
+    /// The IPv4 routing rules, in the kernel's order.
+    pub(super) async fn rules(&self) -> Result<Vec<KernelRule>, MirrorError> {
+        let rules = self.handle.rule().get(IpVersion::V4).execute();
+        let rules = collect("routing rules", rules.map_ok(|it| KernelRule::from_message(&it)));
+        match rules.await {
+            Ok(rules) => Ok(rules.into_iter().flatten().collect()),
+            // A kernel without CONFIG_IP_MULTIPLE_TABLES.
+            Err(MirrorError::Dump { source: rtnetlink::Error::NetlinkError(why), .. })
+                if why.to_io().raw_os_error() == Some(Errno::EOPNOTSUPP as i32) =>
+            {
+                Ok(KernelRule::defaults())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// All IPv4 routes, in the kernel's order.
-    pub(super) async fn routes(&self) -> Result<Vec<KernelRoute>, MirrorError> {
+    pub(super) async fn routes(&self) -> Result<Vec<(Place, KernelRoute)>, MirrorError> {
         let filter = RouteMessageBuilder::<Ipv4Addr>::new()
             .table_id(0)
             .protocol(rtnetlink::packet_route::route::RouteProtocol::Unspec)

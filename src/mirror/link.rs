@@ -28,11 +28,8 @@ pub(crate) struct Link {
 
 impl Link {
     pub(super) fn from_message(message: LinkMessage) -> Self {
-        let mut link = Self {
-            ifindex: message.header.index,
-            up: message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
-            ..Self::default()
-        };
+        let mut link =
+            Self { ifindex: message.header.index, up: is_up(&message), ..Self::default() };
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
@@ -51,6 +48,11 @@ impl Link {
         }
         link
     }
+}
+
+/// Administratively up, and with a carrier.
+pub(super) fn is_up(message: &LinkMessage) -> bool {
+    message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp)
 }
 
 fn kind(info: &LinkInfo) -> Option<String> {

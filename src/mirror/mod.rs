@@ -1,13 +1,15 @@
 //! What does the kernel know of routes, neighbours and links?
 //!
 //! A task follows the kernel by netlink and publishes [`MirrorState`]: the [`Roads`] for the workers,
-//! the gateway's links and the host's own addresses. Bursts of changes are collected, so that a storm of
-//! messages costs a bounded share of one core (`docs/decisions/0004-netlink-and-http.md`).
+//! the gateway's links and the host's own addresses. Changes are applied one by one and published together, a few
+//! milliseconds later; what messages don't tell is read again meanwhile (`docs/decisions/0004-netlink-and-http.md`).
 
+mod atlas;
 mod dump;
 mod events;
 mod link;
 mod neighbours;
+mod rules;
 mod tables;
 mod task;
 #[cfg(test)]
@@ -18,7 +20,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use dataplane::interface::InterfaceId;
-use dataplane::roads::{Roads, Route};
+use dataplane::roads::Roads;
 use ipnet::Ipv4Net;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -67,12 +69,12 @@ pub(crate) enum MirrorError {
 }
 
 /// What the kernel knows, at one moment.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct MirrorState {
-    /// Routes and neighbours, for the workers.
+    /// Routes, rules and neighbours, for the workers.
     pub(crate) roads: Arc<Roads>,
-    /// The routing table of `roads`, as a list.
-    pub(crate) routes: Arc<Vec<(Ipv4Net, Route)>>,
+    /// Routing rules that are not followed, a line for an operator each.
+    pub(crate) refused_rules: Vec<String>,
     /// The gateway's links, in the order of their [`InterfaceId`]; a link that is gone is down.
     pub(crate) links: Vec<Link>,
     /// The host's own IPv4 addresses, with prefix lengths.
@@ -108,8 +110,13 @@ impl Mirror {
     /// Reads the kernel's tables and begins to follow them. `links` are the gateway's interfaces with
     /// the kernel's index of each; ids are dense from 0. Must be called within a tokio runtime.
     pub(crate) async fn start(links: &[(InterfaceId, u32)]) -> Result<Self, MirrorError> {
+        Self::start_with(links, events::RECEIVE_BUFFER).await
+    }
+
+    /// The same, with room for `buffer` bytes of messages.
+    async fn start_with(links: &[(InterfaceId, u32)], buffer: usize) -> Result<Self, MirrorError> {
         let (requests, incoming) = mpsc::channel(REQUESTS);
-        let (task, states) = task::Task::start(links, incoming).await?;
+        let (task, states) = task::Task::start(links, incoming, buffer).await?;
         let task = tokio::spawn(task.run());
         Ok(Self { states, resolver: Resolver(requests), task })
     }

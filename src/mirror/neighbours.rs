@@ -5,11 +5,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ahash::RandomState;
 use dataplane::interface::{InterfaceId, Mac};
-use dataplane::roads::{Adjacency, AdjacencyId};
+use dataplane::roads::{Adjacency, AdjacencyId, NeighbourIds};
 use rtnetlink::packet_route::neighbour::NeighbourState;
 
 /// A neighbour: the link, and the address on it.
@@ -36,9 +37,20 @@ pub(super) struct Fact {
 
 #[derive(Debug, Default)]
 struct Need {
-    gateway: bool,
+    /// How many routes lead by it.
+    routes: u32,
     wanted_at: Option<Instant>,
     asked_at: Option<Instant>,
+}
+
+/// What a worker would notice of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Noticed {
+    Nothing,
+    /// Its Ethernet address.
+    Address(AdjacencyId),
+    /// That it failed, or no longer does: ways may be others.
+    Life(AdjacencyId),
 }
 
 /// All neighbours on the gateway's links.
@@ -46,30 +58,34 @@ struct Need {
 pub(super) struct Neighbours {
     states: HashMap<Key, NeighbourState, RandomState>,
     needs: HashMap<Key, Need, RandomState>,
-    adjacencies: Vec<Adjacency>,
-    ids: HashMap<Key, AdjacencyId, RandomState>,
+    adjacencies: Arc<Vec<Adjacency>>,
+    ids: Arc<NeighbourIds>,
 }
 
 impl Neighbours {
-    pub(super) fn adjacencies(&self) -> &Vec<Adjacency> {
+    pub(super) fn adjacencies(&self) -> &Arc<Vec<Adjacency>> {
         &self.adjacencies
     }
 
-    pub(super) fn ids(&self) -> &HashMap<Key, AdjacencyId, RandomState> {
+    pub(super) fn ids(&self) -> &Arc<NeighbourIds> {
         &self.ids
     }
 
     /// The number of a neighbour, a new one if it has none yet.
     pub(super) fn id(&mut self, key: Key) -> AdjacencyId {
+        if let Some(id) = self.ids.get(&key) {
+            return *id;
+        }
         let (interface, address) = key;
-        *self.ids.entry(key).or_insert_with(|| {
-            self.adjacencies.push(Adjacency { interface, address, mac: None });
-            AdjacencyId(self.adjacencies.len() as u32 - 1)
-        })
+        let adjacencies = Arc::make_mut(&mut self.adjacencies);
+        adjacencies.push(Adjacency::new(interface, address, None));
+        let id = AdjacencyId(adjacencies.len() as u32 - 1);
+        Arc::make_mut(&mut self.ids).insert(key, id);
+        id
     }
 
-    /// Takes over what the kernel says about one neighbour. True if workers would notice.
-    pub(super) fn apply(&mut self, key: Key, state: NeighbourState, mac: Option<Mac>) -> bool {
+    /// Takes over what the kernel says about one neighbour.
+    pub(super) fn apply(&mut self, key: Key, state: NeighbourState, mac: Option<Mac>) -> Noticed {
         let usable = matches!(
             state,
             NeighbourState::Reachable
@@ -79,51 +95,71 @@ impl Neighbours {
                 | NeighbourState::Permanent
                 | NeighbourState::Noarp
         );
+        let failed = state == NeighbourState::Failed;
         if state == NeighbourState::None {
             self.states.remove(&key);
         } else {
             self.states.insert(key, state);
         }
+        let need = self.needs.get_mut(&key);
+        let needed = need.is_some();
         if matches!(state, NeighbourState::Reachable | NeighbourState::Permanent)
-            && let Some(need) = self.needs.get_mut(&key)
+            && let Some(need) = need
         {
             need.asked_at = None;
         }
         let mac = mac.filter(|_| usable);
-        if mac.is_none() && !self.ids.contains_key(&key) {
-            return false;
+        // Workers learn of those that they could use, and of those that they wait for.
+        if mac.is_none() && !(failed && needed) && !self.ids.contains_key(&key) {
+            return Noticed::Nothing;
         }
         let id = self.id(key);
-        let adjacency = &mut self.adjacencies[id.0 as usize];
-        std::mem::replace(&mut adjacency.mac, mac) != mac
+        let old = self.adjacencies[id.0 as usize];
+        // Only an answer ends a failure: the kernel forgets entries, and tries again, in silence.
+        let failed = failed || old.failed && mac.is_none();
+        let failures = old.failures.wrapping_add(u32::from(state == NeighbourState::Failed));
+        let new = Adjacency { mac, failed, failures, ..old };
+        if new == old {
+            return Noticed::Nothing;
+        }
+        Arc::make_mut(&mut self.adjacencies)[id.0 as usize] = new;
+        if new.failed == old.failed { Noticed::Address(id) } else { Noticed::Life(id) }
     }
 
-    /// Takes over a whole dump: what is not in it does not exist. True if workers would notice.
-    pub(super) fn replace(&mut self, dump: Vec<(Key, NeighbourState, Option<Mac>)>) -> bool {
+    /// Takes over a whole dump: what is not in it does not exist.
+    pub(super) fn replace(
+        &mut self,
+        dump: Vec<(Key, NeighbourState, Option<Mac>)>,
+    ) -> Vec<Noticed> {
         let present: HashSet<Key> = dump.iter().map(|(key, ..)| *key).collect();
         let resolved = self.adjacencies.iter().filter(|adjacency| adjacency.mac.is_some());
         let known = resolved.map(|adjacency| (adjacency.interface, adjacency.address));
         let mut gone: HashSet<Key> = known.filter(|key| !present.contains(key)).collect();
         gone.extend(self.states.keys().filter(|key| !present.contains(*key)));
-        let mut changed = false;
-        for key in gone {
-            changed |= self.apply(key, NeighbourState::None, None);
-        }
-        for (key, state, mac) in dump {
-            changed |= self.apply(key, state, mac);
-        }
-        changed
+        let gone = gone.into_iter().map(|key| (key, NeighbourState::None, None));
+        let all: Vec<_> = gone.chain(dump).collect();
+        // A failure that is known already is no new one.
+        let known = |key: &Key, state| {
+            state == NeighbourState::Failed && self.states.get(key) == Some(&NeighbourState::Failed)
+        };
+        let new: Vec<_> = all.into_iter().filter(|(key, state, _)| !known(key, *state)).collect();
+        new.into_iter().map(|(key, state, mac)| self.apply(key, state, mac)).collect()
     }
 
-    /// Says which neighbours are gateways of routes now.
-    pub(super) fn set_gateways(&mut self, gateways: &HashSet<Key>) {
-        for need in self.needs.values_mut() {
-            need.gateway = false;
+    /// A route leads by this neighbour. True if it is the first.
+    pub(super) fn lead_by(&mut self, key: Key) -> bool {
+        let need = self.needs.entry(key).or_default();
+        need.routes += 1;
+        need.routes == 1
+    }
+
+    /// A route no longer leads by this neighbour.
+    pub(super) fn lead_elsewhere(&mut self, key: Key) {
+        let Some(need) = self.needs.get_mut(&key) else { return };
+        need.routes = need.routes.saturating_sub(1);
+        if need.routes == 0 && need.wanted_at.is_none() {
+            self.needs.remove(&key);
         }
-        for key in gateways {
-            self.needs.entry(*key).or_default().gateway = true;
-        }
-        self.needs.retain(|_, need| need.gateway || need.wanted_at.is_some());
     }
 
     /// Notes that a worker needs this neighbour. True if the kernel should be asked now.
@@ -150,7 +186,7 @@ impl Neighbours {
         let states = &self.states;
         let mut due = Vec::new();
         self.needs.retain(|key, need| {
-            let interested = need.gateway
+            let interested = need.routes > 0
                 || need.wanted_at.is_some_and(|wanted| now.duration_since(wanted) < INTEREST);
             let needed = match states.get(key) {
                 // In use as far as we know: keep it fresh.
@@ -163,7 +199,7 @@ impl Neighbours {
                 need.asked_at = Some(now);
                 due.push(*key);
             }
-            needed
+            needed || need.routes > 0
         });
         due
     }

@@ -1,93 +1,98 @@
-//! The task behind the mirror: listen, collect, read, publish.
+//! The task behind the mirror: listen, apply, read again what is uncertain, publish.
 
-use std::collections::{HashMap, HashSet};
-use std::net::Ipv4Addr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dataplane::interface::{InterfaceId, Mac};
-use dataplane::roads::{Roads, Route};
-use ipnet::Ipv4Net;
+use dataplane::interface::InterfaceId;
+use dataplane::roads::Roads;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use super::dump::Kernel;
+use super::atlas::{Atlas, Stale};
+use super::dump::{Dump, Kernel};
 use super::events::{Event, EventSocket};
 use super::link::Link;
-use super::neighbours::{Fact, Key, Neighbours};
-use super::tables::{Target, merge};
-use rtnetlink::packet_route::neighbour::NeighbourState as Nud;
-
+use super::neighbours::Key;
 use super::{MirrorError, MirrorState};
 
 /// Changes are collected for this long.
 const COLLECT: Duration = Duration::from_millis(3);
-/// After a rebuild the task rests this many times as long as the rebuild took.
+/// After it published, or read, the task rests this many times as long as that took.
 const REST_FACTOR: u32 = 4;
 /// After an error the tables are read again after this time.
 const RETRY: Duration = Duration::from_secs(1);
 /// How often neighbours that do not answer are looked at.
 const TICK: Duration = Duration::from_secs(1);
+/// How often everything is read, to be sure.
+const AUDIT: Duration = Duration::from_secs(60);
 
-/// What has to be read again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Stale {
-    tables: bool,
-    neighbours: bool,
-    /// A neighbour changed; nothing to read, but something to publish.
-    publish: bool,
+/// Datagrams that are read before a dump is taken over, at most.
+const DRAIN: usize = 10_000;
+
+/// A dump on its way.
+struct Reading {
+    dump: Pin<Box<dyn Future<Output = Result<Dump, MirrorError>> + Send>>,
+    begun: Instant,
+    /// What happened meanwhile.
+    since: Vec<Event>,
+    /// Nobody said that anything changed.
+    audit: bool,
 }
 
 pub(super) struct Task {
     events: EventSocket,
+    buffer: usize,
     kernel: Kernel,
-    requests: mpsc::Receiver<(InterfaceId, Ipv4Addr)>,
+    requests: mpsc::Receiver<(InterfaceId, std::net::Ipv4Addr)>,
     publish: watch::Sender<Arc<MirrorState>>,
     ifindexes: Vec<u32>,
-    ids: HashMap<u32, InterfaceId>,
-    neighbours: Neighbours,
+    atlas: Atlas,
     stale: Stale,
-    rebuild_at: Option<Instant>,
+    reading: Option<Reading>,
+    /// When reading may begin, and when publishing.
+    read_at: Instant,
+    publish_at: Option<Instant>,
     rested: Instant,
+    audit_at: Instant,
 }
 
 impl Task {
-    /// Subscribes, reads everything once, and only then returns.
+    /// Subscribes, reads everything once, and only then returns. `buffer`: bytes of messages that may wait.
     pub(super) async fn start(
         links: &[(InterfaceId, u32)],
-        requests: mpsc::Receiver<(InterfaceId, Ipv4Addr)>,
+        requests: mpsc::Receiver<Key>,
+        buffer: usize,
     ) -> Result<(Self, watch::Receiver<Arc<MirrorState>>), MirrorError> {
         let mut links = links.to_vec();
         links.sort_unstable();
         let ifindexes: Vec<u32> = links.iter().map(|&(_, ifindex)| ifindex).collect();
-        let empty = MirrorState {
-            roads: Arc::default(),
-            routes: Arc::default(),
-            links: Vec::new(),
-            host_addresses: Vec::new(),
-            rebuilds: 0,
-            resyncs: 0,
-        };
-        let (publish, states) = watch::channel(Arc::new(empty));
+        let (publish, states) = watch::channel(Arc::new(MirrorState::default()));
+        let now = Instant::now();
         let mut task = Self {
             // First subscribe, then read: what changes in between is heard.
-            events: EventSocket::subscribe()?,
+            events: EventSocket::subscribe(buffer)?,
+            buffer,
             kernel: Kernel::connect()?,
             requests,
             publish,
-            ids: links.iter().map(|&(id, ifindex)| (ifindex, id)).collect(),
+            atlas: Atlas::new(links.iter().map(|&(id, ifindex)| (ifindex, id))),
             ifindexes,
-            neighbours: Neighbours::default(),
-            stale: Stale { tables: true, neighbours: true, publish: true },
-            rebuild_at: None,
-            rested: Instant::now(),
+            stale: Stale::default(),
+            reading: None,
+            read_at: now,
+            publish_at: None,
+            rested: now,
+            audit_at: now + AUDIT,
         };
-        task.read_and_publish().await?;
+        let dump = task.kernel.read(Stale::ALL).await?;
+        task.adopt(dump, &[]);
+        task.publish();
         let state = Arc::clone(&task.publish.borrow());
         if let Some(index) = state.links.iter().position(|link| link.name.is_empty()) {
             return Err(MirrorError::LinkGone(task.ifindexes[index]));
         }
-        task.ask_due().await;
+        task.ask_due();
         Ok((task, states))
     }
 
@@ -95,189 +100,219 @@ impl Task {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let rebuild_at = self.rebuild_at;
-            let rebuild = async move {
-                match rebuild_at {
+            self.begin_reading();
+            let publish_at = self.publish_at;
+            let publish = async move {
+                match publish_at {
                     Some(at) => sleep_until(at).await,
                     None => std::future::pending().await,
                 }
             };
+            let due = self.stale.is_any() && self.reading.is_none();
+            let read_at = self.read_at;
+            let dump = async {
+                match &mut self.reading {
+                    Some(reading) => reading.dump.as_mut().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
+                () = publish => self.publish(),
                 events = self.events.next() => match events {
-                    Ok(events) => events.into_iter().for_each(|event| self.take(event)),
+                    Ok(events) => self.take_all(events),
                     Err(error) => self.reconnect(&error).await,
                 },
                 request = self.requests.recv() => match request {
-                    Some(key) => self.want(key).await,
+                    Some(key) => self.want(key),
                     None => return,
                 },
-                _ = tick.tick() => self.ask_due().await,
-                () = rebuild => self.rebuild().await,
+                dump = dump => self.finish_reading(dump),
+                _ = tick.tick() => self.ask_due(),
+                () = sleep_until(read_at), if due => {}
             }
+        }
+    }
+
+    fn take_all(&mut self, events: Vec<Event>) {
+        for event in events {
+            self.take(event);
         }
     }
 
     fn take(&mut self, event: Event) {
-        match event {
-            Event::Tables => self.stale.tables = true,
-            Event::Neighbour(fact) => {
-                let Some((key, state, mac)) = self.ours(&fact) else { return };
-                self.stale.publish |= self.neighbours.apply(key, state, mac);
-            }
-            Event::Lost => {
-                tracing::warn!("netlink messages were lost; reading the kernel's tables anew");
-                self.count_resync();
-            }
+        if event == Event::Lost {
+            tracing::warn!("netlink messages were lost; reading the kernel's tables anew");
+            self.count_resync();
         }
-        self.schedule(self.rested.max(Instant::now() + COLLECT));
+        let stale = self.atlas.apply(&event);
+        self.mark_stale(stale, COLLECT);
+        if let Some(reading) = &mut self.reading {
+            reading.since.push(event);
+        }
+        self.schedule();
     }
 
-    fn count_resync(&mut self) {
-        self.stale = Stale { tables: true, neighbours: true, publish: true };
+    fn count_resync(&self) {
         self.publish.send_if_modified(|state| {
             Arc::make_mut(state).resyncs += 1;
             false
         });
     }
 
-    fn schedule(&mut self, at: Instant) {
-        if self.stale != Stale::default() && self.rebuild_at.is_none() {
-            self.rebuild_at = Some(at);
+    fn mark_stale(&mut self, stale: Stale, after: Duration) {
+        if stale.is_any() {
+            self.stale = self.stale.and(stale);
+            self.read_at = self.read_at.max(Instant::now() + after);
         }
     }
 
-    /// After an error of the socket: new sockets, and everything read anew.
-    async fn reconnect(&mut self, error: &std::io::Error) {
-        tracing::warn!(%error, "the netlink socket failed; opening a new one");
-        tokio::time::sleep(RETRY).await;
-        match EventSocket::subscribe().and_then(|events| Ok((events, Kernel::connect()?))) {
-            Ok((events, kernel)) => (self.events, self.kernel) = (events, kernel),
-            Err(error) => tracing::error!("{error}"),
+    /// Sees that what has changed is published.
+    fn schedule(&mut self) {
+        let gateways = self.atlas.take_new_gateways();
+        if !gateways.is_empty() {
+            self.ask_due();
         }
-        self.count_resync();
-        self.schedule(Instant::now());
+        if self.publish_at.is_none() && self.atlas.take_changed() {
+            self.publish_at = Some(self.rested.max(Instant::now() + COLLECT));
+        }
     }
 
-    async fn rebuild(&mut self) {
-        let begin = Instant::now();
-        self.rebuild_at = None;
-        match self.read_and_publish().await {
-            Ok(()) => {
-                self.rested = Instant::now() + begin.elapsed() * REST_FACTOR;
-                self.ask_due().await;
+    fn begin_reading(&mut self) {
+        let now = Instant::now();
+        if self.reading.is_some() || now < self.read_at {
+            return;
+        }
+        let audit = !self.stale.is_any();
+        if audit && now < self.audit_at {
+            return;
+        }
+        let what = if audit { Stale::ALL } else { std::mem::take(&mut self.stale) };
+        let kernel = self.kernel.clone();
+        self.audit_at = now + AUDIT;
+        self.reading = Some(Reading {
+            dump: Box::pin(async move { kernel.read(what).await }),
+            begun: now,
+            since: Vec::new(),
+            audit,
+        });
+    }
+
+    fn finish_reading(&mut self, dump: Result<Dump, MirrorError>) {
+        // What was said before the dump's end belongs to its log.
+        for _ in 0..DRAIN {
+            let Some(Ok(events)) = self.events.next_waiting() else { break };
+            self.take_all(events);
+        }
+        let Some(reading) = self.reading.take() else { return };
+        match dump {
+            Ok(dump) => {
+                let different = self.adopt(dump, &reading.since);
+                if reading.audit && different > 0 {
+                    tracing::warn!(
+                        routes = different,
+                        "the kernel's routes had changed without a message; they are followed again"
+                    );
+                    self.count_resync();
+                }
+                self.read_at = Instant::now() + reading.begun.elapsed() * REST_FACTOR;
             }
             Err(error) => {
                 tracing::error!("{error}; trying again");
                 if let Ok(kernel) = Kernel::connect() {
                     self.kernel = kernel;
                 }
-                self.stale = Stale { tables: true, neighbours: true, publish: true };
-                self.schedule(Instant::now() + RETRY);
+                self.mark_stale(Stale::ALL, RETRY);
             }
         }
+        self.schedule();
     }
 
-    /// Reads what is stale and publishes a state if it differs from the last one.
-    async fn read_and_publish(&mut self) -> Result<(), MirrorError> {
-        let stale = std::mem::take(&mut self.stale);
-        let last = Arc::clone(&self.publish.borrow());
-        let mut next = MirrorState::clone(&last);
-        let mut changed = stale.publish;
-        if stale.neighbours {
-            let facts = self.kernel.neighbours().await?;
-            let dump = facts.iter().filter_map(|fact| self.ours(fact)).collect();
-            changed |= self.neighbours.replace(dump);
+    /// After an error of the socket: new sockets, and everything read anew.
+    async fn reconnect(&mut self, error: &std::io::Error) {
+        tracing::warn!(%error, "the netlink socket failed; opening a new one");
+        tokio::time::sleep(RETRY).await;
+        let events = EventSocket::subscribe(self.buffer);
+        match events.and_then(|events| Ok((events, Kernel::connect()?))) {
+            Ok((events, kernel)) => (self.events, self.kernel) = (events, kernel),
+            Err(error) => tracing::error!("{error}"),
         }
-        let mut roads = Roads::clone(&last.roads);
-        if stale.tables {
-            next.links = self.read_links(&last.links).await?;
-            let addresses = self.kernel.addresses().await?;
-            for link in &mut next.links {
+        self.count_resync();
+        self.mark_stale(Stale::ALL, Duration::ZERO);
+    }
+
+    /// Takes over a dump and what happened since it was begun. Returns how many routes were not as they were known.
+    fn adopt(&mut self, mut dump: Dump, since: &[Event]) -> usize {
+        if let Some((links, addresses)) = &mut dump.links {
+            for link in links.iter_mut() {
                 // The kernel's first is its own choice for what it sends there.
                 let first = addresses.iter().find(|(ifindex, _)| *ifindex == link.ifindex);
                 link.address = first.map(|(_, net)| net.addr());
             }
-            next.host_addresses = addresses.into_iter().map(|(_, net)| net).collect();
-            next.host_addresses.sort_unstable();
-            next.host_addresses.dedup();
-            changed |= next.links != last.links || next.host_addresses != last.host_addresses;
-            let routes = self.read_routes().await?;
-            if routes != *last.routes {
-                roads.generation = roads.generation.wrapping_add(1);
-                roads.routes = routes.iter().copied().collect();
-                next.routes = Arc::new(routes);
-                changed = true;
+            let mut hosts: Vec<_> = addresses.iter().map(|(_, net)| *net).collect();
+            hosts.sort_unstable();
+            hosts.dedup();
+            let state = Arc::clone(&self.publish.borrow());
+            let links = self.served(links, &state.links);
+            if links != state.links || hosts != state.host_addresses {
+                self.publish.send_if_modified(|state| {
+                    let state = Arc::make_mut(state);
+                    (state.links, state.host_addresses) = (links, hosts);
+                    false
+                });
+                self.atlas.note_links();
             }
         }
-        if changed {
-            roads.adjacencies.clone_from(self.neighbours.adjacencies());
-            roads.neighbours.clone_from(self.neighbours.ids());
-            next.roads = Arc::new(roads);
-            next.rebuilds += 1;
-            self.publish.send_replace(Arc::new(next));
-        }
-        Ok(())
+        self.atlas.adopt(dump, since)
     }
 
     /// The gateway's links; one that is gone keeps its last description, and is down.
-    async fn read_links(&self, last: &[Link]) -> Result<Vec<Link>, MirrorError> {
-        let links = self.kernel.links().await?;
+    fn served(&self, links: &[Link], last: &[Link]) -> Vec<Link> {
         let gone =
             |index: usize| Link { up: false, ..last.get(index).cloned().unwrap_or_default() };
         let find = |(index, &ifindex): (usize, &u32)| {
             let found = links.iter().find(|link| link.ifindex == ifindex);
             found.cloned().unwrap_or_else(|| gone(index))
         };
-        Ok(self.ifindexes.iter().enumerate().map(find).collect())
+        self.ifindexes.iter().enumerate().map(find).collect()
     }
 
-    async fn read_routes(&mut self) -> Result<Vec<(Ipv4Net, Route)>, MirrorError> {
-        let kernel_routes = self.kernel.routes().await?;
-        let merged = merge(&kernel_routes, &|ifindex| self.ids.contains_key(&ifindex));
-        let mut gateways: HashSet<Key> = HashSet::new();
-        let mut routes = Vec::with_capacity(merged.len());
-        for (prefix, target) in merged {
-            let route = match target {
-                Target::Gateway(ifindex, address) => {
-                    let key = (self.ids[&ifindex], address);
-                    gateways.insert(key);
-                    Route::Via(self.neighbours.id(key))
-                }
-                Target::OnLink(ifindex) => Route::OnLink(self.ids[&ifindex]),
-                Target::Local => Route::Local,
-                Target::Unreachable => Route::Unreachable,
-                Target::Elsewhere => Route::Elsewhere,
-            };
-            routes.push((prefix, route));
-        }
-        self.neighbours.set_gateways(&gateways);
-        Ok(routes)
+    fn publish(&mut self) {
+        let begin = Instant::now();
+        self.publish_at = None;
+        self.atlas.take_changed();
+        let roads = Arc::new(Roads::clone(self.atlas.roads()));
+        let refused_rules = self.atlas.refused().to_vec();
+        self.publish.send_modify(|state| {
+            let state = Arc::make_mut(state);
+            (state.roads, state.refused_rules) = (roads, refused_rules);
+            state.rebuilds += 1;
+        });
+        self.rested = Instant::now() + begin.elapsed() * REST_FACTOR;
     }
 
-    fn ours(&self, fact: &Fact) -> Option<(Key, Nud, Option<Mac>)> {
-        let id = *self.ids.get(&fact.ifindex)?;
-        Some(((id, fact.address), fact.state, fact.mac))
-    }
-
-    async fn want(&mut self, first: Key) {
+    fn want(&mut self, first: Key) {
         let now = std::time::Instant::now();
         let mut keys = vec![first];
         while let Ok(key) = self.requests.try_recv() {
             keys.push(key);
         }
-        keys.retain(|key| self.neighbours.want(*key, now));
-        self.ask(&keys).await;
+        keys.retain(|key| self.atlas.neighbours().want(*key, now));
+        self.ask(keys);
     }
 
     /// Asks for the neighbours that are needed and not fresh.
-    async fn ask_due(&mut self) {
-        let due = self.neighbours.due(std::time::Instant::now());
-        self.ask(&due).await;
+    fn ask_due(&mut self) {
+        let due = self.atlas.neighbours().due(std::time::Instant::now());
+        self.ask(due);
     }
 
-    async fn ask(&self, keys: &[Key]) {
-        let with_ifindex = |&(id, address): &Key| Some((*self.ifindexes.get(id.index())?, address));
-        let wanted: Vec<_> = keys.iter().filter_map(with_ifindex).collect();
-        self.kernel.resolve(&wanted).await;
+    /// Asks on the side: thousands of questions take a while.
+    fn ask(&self, keys: Vec<Key>) {
+        let with_ifindex = |(id, address): Key| Some((*self.ifindexes.get(id.index())?, address));
+        let wanted: Vec<_> = keys.into_iter().filter_map(with_ifindex).collect();
+        if !wanted.is_empty() {
+            let kernel = self.kernel.clone();
+            tokio::spawn(async move { kernel.resolve(&wanted).await });
+        }
     }
 }

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use dataplane::interface::{InterfaceId, Mac};
-use dataplane::roads::NextHop;
+use dataplane::roads::{Denial, Journey, NextHop, Route, Way};
+use ipnet::Ipv4Net;
 use nix::sched::{CloneFlags, setns};
 
 use super::*;
@@ -47,6 +48,15 @@ impl Rig {
 
     /// Runs `test` in a thread of its own inside the first namespace, with a mirror of `in0`.
     fn run<F: Future<Output = ()>>(&self, test: impl FnOnce(Follower) -> F + Send) {
+        self.run_with(super::events::RECEIVE_BUFFER, test);
+    }
+
+    /// The same, where `buffer` bytes of messages may wait.
+    fn run_with<F: Future<Output = ()>>(
+        &self,
+        buffer: usize,
+        test: impl FnOnce(Follower) -> F + Send,
+    ) {
         let path = format!("/run/netns/{}", self.here);
         let body = move || {
             let file = std::fs::File::open(path).unwrap();
@@ -55,8 +65,8 @@ impl Rig {
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let link = interfaces_by_name(&["in0".to_owned()]).await.unwrap().remove(0);
-                let mirror = Mirror::start(&[(ID, link.ifindex)]).await.unwrap();
-                test(Follower { mirror }).await;
+                let mirror = Mirror::start_with(&[(ID, link.ifindex)], buffer).await.unwrap();
+                test(Follower { mirror, ifindex: link.ifindex }).await;
             });
         };
         std::thread::scope(|scope| scope.spawn(body).join().unwrap());
@@ -81,9 +91,28 @@ const PEER: Mac = Mac([2, 0, 0, 0, 0, 2]);
 
 struct Follower {
     mirror: Mirror,
+    ifindex: u32,
 }
 
 impl Follower {
+    /// Waits until the mirror shows what a fresh one does, which has just read everything.
+    async fn until_like_a_fresh_one(&mut self) {
+        let wait = async {
+            loop {
+                let fresh = Mirror::start(&[(ID, self.ifindex)]).await.unwrap().state();
+                let state = self.mirror.state();
+                if picture(&fresh) == picture(&state) {
+                    return;
+                }
+                // Until something changes; what is on its way is not waited for in vain.
+                let _ =
+                    tokio::time::timeout(Duration::from_millis(50), self.mirror.changed()).await;
+            }
+        };
+        let same = tokio::time::timeout(Duration::from_secs(20), wait).await;
+        same.expect("the mirror shows what the kernel has");
+    }
+
     /// Waits until the published state is as `wanted`.
     async fn until(
         &mut self,
@@ -103,7 +132,7 @@ impl Follower {
 }
 
 fn hop(state: &MirrorState, to: &str) -> NextHop {
-    state.roads.next_hop(to.parse().unwrap())
+    state.roads.next_hop(&Journey::to(to.parse().unwrap()))
 }
 
 fn mac(state: &MirrorState, to: &str) -> Option<Mac> {
@@ -138,7 +167,9 @@ fn routes_are_followed() {
         rig.ip("route replace 192.0.2.0/24 via 10.0.0.2");
         follow.until("replaced", |s| hop(s, "192.0.2.1") == NextHop::Adjacency(gateway)).await;
         rig.ip("route replace unreachable 192.0.2.0/24");
-        follow.until("unreachable", |s| hop(s, "192.0.2.1") == NextHop::Unreachable).await;
+        follow
+            .until("unreachable", |s| hop(s, "192.0.2.1") == NextHop::Denied(Denial::Unreachable))
+            .await;
         rig.ip("route add 192.0.2.0/24 via 10.0.0.3 metric 5");
         rig.ip("route del unreachable 192.0.2.0/24");
         // The number of a neighbour stays, however often it comes back.
@@ -205,35 +236,303 @@ fn workers_requests_resolve() {
     });
 }
 
-#[test]
-fn storms_are_collected_and_lost_messages_made_good() {
-    let rig = Rig::new();
-    rig.run(async |mut follow| {
-        let before = follow.mirror.state().rebuilds;
-        let batch = |verb: &str| {
-            let line =
-                |n: u32| format!("route {verb} 100.64.{}.{}/32 via 10.0.0.2\n", n >> 8, n & 255);
-            (0..2_000).map(line).collect::<String>()
-        };
-        let mut storm = batch("add");
-        for _ in 0..10 {
-            storm += &(batch("del") + &batch("add"));
+/// All that a state says of routes and rules, neighbours by their addresses.
+fn picture(state: &MirrorState) -> Vec<String> {
+    let router = |id| state.roads.adjacency(id).unwrap().address;
+    let way = |way| match way {
+        Way::Via(id) => router(id).to_string(),
+        Way::OnLink(id) => format!("{id:?}"),
+    };
+    let describe = |(prefix, route): (Ipv4Net, &Route)| match route {
+        Route::Via(id) => format!("{prefix} via {}", router(*id)),
+        Route::Several(members) => {
+            let ways =
+                members.iter().map(|member| format!("{} {}", way(member.way), member.weight));
+            format!("{prefix} by {}", ways.collect::<Vec<_>>().join(", "))
         }
-        let path = std::env::temp_dir().join(format!("{}.batch", rig.here));
-        std::fs::write(&path, storm).unwrap();
-        // The runtime stands still meanwhile: the socket's buffer overflows.
-        let load = format!("ip -n {} -batch {}", rig.here, path.display());
-        run(&load);
+        other => format!("{prefix} {other:?}"),
+    };
+    let tables = state.roads.tables.iter();
+    let mut all: Vec<String> = tables
+        .flat_map(|table| table.overlapping(Ipv4Net::default()).into_iter().map(describe))
+        .collect();
+    all.sort_unstable();
+    all.push(format!("{} rules", state.roads.signposts.len()));
+    all
+}
+
+/// A file for `ip -batch`.
+struct Batch(std::path::PathBuf);
+
+impl Batch {
+    fn new(rig: &Rig, lines: &str) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("{}-{number}.batch", rig.here));
+        std::fs::write(&path, lines).unwrap();
+        Self(path)
+    }
+
+    /// Loads it. The runtime stands still meanwhile: nobody reads messages.
+    fn load(&self, rig: &Rig) {
+        run(&format!("ip -n {} -batch {}", rig.here, self.0.display()));
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn routes(verb: &str, count: u32, via: &str) -> String {
+    let line = |n: u32| {
+        format!("route {verb} 100.{}.{}.{}/32 via {via}\n", 64 + (n >> 16), n >> 8 & 255, n & 255)
+    };
+    (0..count).map(line).collect()
+}
+
+#[test]
+fn lost_messages_are_noticed_and_made_good() {
+    let rig = Rig::new();
+    rig.run_with(8_192, async |mut follow| {
+        let before = follow.mirror.state();
+        let storm = routes("add", 2_000, "10.0.0.2") + &routes("replace", 1_000, "10.0.0.3");
+        Batch::new(&rig, &storm).load(&rig);
         let all = |s: &MirrorState| {
-            (0..2_000u32).all(|n| {
-                let to = format!("100.64.{}.{}", n >> 8, n & 255);
-                matches!(hop(s, &to), NextHop::Adjacency(_))
-            })
+            let via = |to: &str| match hop(s, to) {
+                NextHop::Adjacency(id) => Some(s.roads.adjacency(id).unwrap().address.octets()[3]),
+                _ => None,
+            };
+            via("100.64.3.231") == Some(3)
+                && via("100.64.3.232") == Some(2)
+                && via("100.64.7.207") == Some(2)
         };
         let state = follow.until("2,000 routes", all).await;
-        assert!(state.rebuilds - before < 20, "{} rebuilds", state.rebuilds - before);
-        assert!(state.resyncs > 0, "the buffer was meant to overflow");
-        std::fs::remove_file(path).unwrap();
+        assert!(state.resyncs > before.resyncs, "the buffer was meant to overflow");
+        follow.until_like_a_fresh_one().await;
+        // And everything that is gone.
+        Batch::new(&rig, &routes("del", 2_000, "10.0.0.2").replace("via 10.0.0.2", "")).load(&rig);
+        follow.until("none", |s| hop(s, "100.64.0.1") == NextHop::Unreachable).await;
+        follow.until_like_a_fresh_one().await;
+    });
+}
+
+#[test]
+fn storms_that_fit_the_buffer_are_applied_without_reading_anew() {
+    let rig = Rig::new();
+    rig.run(async |mut follow| {
+        // The link has come up; what follows from that is read.
+        follow.until_like_a_fresh_one().await;
+        let before = follow.mirror.state();
+        let mut storm = routes("add", 500, "10.0.0.2");
+        for _ in 0..3 {
+            storm += &routes("del", 500, "10.0.0.2");
+            storm += &routes("add", 500, "10.0.0.2");
+            storm += &routes("replace", 500, "10.0.0.3");
+            storm += &routes("replace", 500, "10.0.0.2");
+        }
+        Batch::new(&rig, &(storm + "route add 198.51.100.0/24 via 10.0.0.2\n")).load(&rig);
+        let last =
+            follow.until("the last", |s| hop(s, "198.51.100.1") != NextHop::Unreachable).await;
+        assert_eq!(last.resyncs, before.resyncs);
+        assert!(
+            last.rebuilds - before.rebuilds < 200,
+            "{} publications",
+            last.rebuilds - before.rebuilds
+        );
+        follow.until_like_a_fresh_one().await;
+    });
+}
+
+#[test]
+fn a_hundred_thousand_routes_and_ten_thousand_neighbours_are_followed() {
+    let rig = Rig::new();
+    rig.ip("addr add 10.64.0.1/16 dev in0");
+    let neighbour = |n: u32| Ipv4Addr::from(0x0a40_0100 + n);
+    let route = |n: u32| {
+        let prefix = Ipv4Net::new_assert(Ipv4Addr::from(0x0b00_0000 + (n << 8)), 24);
+        format!("route add {prefix} via 10.0.0.{}\n", 2 + n % 4)
+    };
+    let fixed = |n: u32| {
+        let (address, mac) = (neighbour(n), Mac([2, 0, 0, 1, (n >> 8) as u8, n as u8]));
+        format!("neigh add {address} lladdr {mac} dev in0 nud permanent\n")
+    };
+    let bulk: String = (0..100_000).map(route).chain((0..10_000).map(fixed)).collect();
+    let bulk = Batch::new(&rig, &bulk);
+    rig.run(async |mut follow| {
+        let known = |s: &MirrorState| {
+            let routes: usize = s.roads.tables.iter().map(dataplane::lpm::Lpm::len).sum();
+            let resolved = s.roads.adjacencies.iter().filter(|it| it.mac.is_some()).count();
+            routes >= 100_000 && resolved >= 10_000
+        };
+        bulk.load(&rig);
+        let loaded = std::time::Instant::now();
+        follow.until("all of them", known).await;
+        println!("all known {:?} after they were loaded", loaded.elapsed());
+        let begin = std::time::Instant::now();
+        let fresh = Mirror::start(&[(ID, follow.ifindex)]).await.unwrap();
+        println!("read at a start in {:?}", begin.elapsed());
+        assert!(known(&fresh.state()));
+        drop(fresh);
+        let mut slowest = [Duration::ZERO; 2];
+        for n in 0..20u32 {
+            rig.ip(&format!("route replace 11.0.{n}.0/24 via 10.0.0.{}", 7 + n % 2));
+            let begin = std::time::Instant::now();
+            let router = Ipv4Addr::new(10, 0, 0, 7 + (n % 2) as u8);
+            let changed = |s: &MirrorState| match hop(s, &format!("11.0.{n}.1")) {
+                NextHop::Adjacency(id) => s.roads.adjacency(id).unwrap().address == router,
+                _ => false,
+            };
+            follow.until("a route", changed).await;
+            slowest[0] = slowest[0].max(begin.elapsed());
+            let (address, new) = (neighbour(n * 31), Mac([2, 0, 0, 2, 0, n as u8]));
+            rig.ip(&format!("neigh replace {address} lladdr {new} dev in0 nud permanent"));
+            let begin = std::time::Instant::now();
+            follow.until("a neighbour", |s| mac(s, &address.to_string()) == Some(new)).await;
+            slowest[1] = slowest[1].max(begin.elapsed());
+        }
+        println!("slowest of 20 changes: a route {:?}, a neighbour {:?}", slowest[0], slowest[1]);
+        follow.until_like_a_fresh_one().await;
+    });
+}
+
+#[test]
+fn what_the_kernel_changes_in_silence_is_followed() {
+    let rig = Rig::new();
+    rig.ip("link add dm0 type veth peer name dm1");
+    rig.ip("link set dm1 up");
+    rig.ip("link set dm0 up");
+    rig.ip("addr add 10.5.0.1/24 dev dm0");
+    rig.ip("addr add 10.0.0.9/24 dev in0");
+    rig.run(async |mut follow| {
+        rig.ip("route add 192.0.2.0/24 nexthop via 10.0.0.2 nexthop via 10.5.0.2 weight 3");
+        rig.ip("route add 198.51.100.0/24 via 10.5.0.2");
+        rig.ip("route add 203.0.113.0/24 via 10.0.0.2 src 10.0.0.9");
+        rig.ip("route append 203.0.113.0/24 via 10.0.0.3");
+        rig.ip("route prepend 203.0.113.0/24 via 10.0.0.4");
+        follow.until_like_a_fresh_one().await;
+        for command in [
+            "link set dm0 down",
+            "link set dm0 up",
+            "addr del 10.0.0.9/24 dev in0",
+            "route change 203.0.113.0/24 via 10.0.0.5",
+            "route flush 203.0.113.0/24",
+            "nexthop add id 7 via 10.0.0.2 dev in0",
+            "nexthop add id 8 via 10.0.0.3 dev in0",
+            "nexthop add id 9 group 7,2/8,1",
+            "route add 203.0.113.0/24 nhid 9",
+            "route add 203.0.113.0/25 nhid 7",
+            "nexthop replace id 9 group 8,5/7",
+            "nexthop replace id 7 via 10.0.0.6 dev in0",
+            "nexthop del id 8",
+            "nexthop del id 7",
+            "link set in0 down",
+            "link set in0 up",
+            "rule add from 10.244.0.0/16 lookup 1000",
+            "route add default via 10.0.0.2 table 1000",
+            "rule del from 10.244.0.0/16 lookup 1000",
+            "link del dm0",
+        ] {
+            rig.ip(command);
+            follow.until_like_a_fresh_one().await;
+        }
+        assert_eq!(follow.mirror.state().resyncs, 0);
+    });
+}
+
+#[test]
+fn several_next_hops_and_those_of_objects_are_known_by_weight() {
+    let rig = Rig::new();
+    rig.run(async |mut follow| {
+        let members = |s: &MirrorState| {
+            let route = s.roads.route(&Journey::to("192.0.2.1".parse().unwrap())).cloned();
+            let Some(Route::Several(members)) = route else { return Vec::new() };
+            let router = |way| match way {
+                Way::Via(id) => s.roads.adjacency(id).unwrap().address.octets()[3],
+                Way::OnLink(_) => 0,
+            };
+            members.iter().map(|member| (router(member.way), member.weight)).collect()
+        };
+        rig.ip("route add 192.0.2.0/24 nexthop via 10.0.0.2 weight 3 nexthop via 10.0.0.3");
+        follow.until("two", |s| members(s) == [(2, 3), (3, 1)]).await;
+        rig.ip("nexthop add id 7 via 10.0.0.4 dev in0");
+        rig.ip("nexthop add id 8 via 10.0.0.5 dev in0");
+        rig.ip("nexthop add id 9 group 7,2/8,5");
+        rig.ip("route replace 192.0.2.0/24 nhid 9");
+        let by_object = follow.until("objects", |s| members(s) == [(4, 2), (5, 5)]).await;
+        // A router that fails makes its flows look again.
+        let generation = |s: &MirrorState| s.roads.generation_of("192.0.2.1".parse().unwrap());
+        rig.ip("neigh replace 10.0.0.4 dev in0 nud failed");
+        follow.until("failed", |s| generation(s) != generation(&by_object)).await;
+    });
+}
+
+#[test]
+fn rules_are_followed_and_what_cannot_be_is_named() {
+    let rig = Rig::new();
+    rig.ip("route add default via 10.0.0.2");
+    rig.ip("route add default via 10.0.0.3 table 1000");
+    rig.run(async |mut follow| {
+        let by = |s: &MirrorState, source: &str, arrival| {
+            let journey = Journey {
+                source: source.parse().unwrap(),
+                arrival: Some(arrival),
+                ..Journey::to("192.0.2.1".parse().unwrap())
+            };
+            match s.roads.next_hop(&journey) {
+                NextHop::Adjacency(id) => s.roads.adjacency(id).unwrap().address.octets()[3],
+                _ => 0,
+            }
+        };
+        let (pod, other) = ("10.244.1.7", "10.244.2.7");
+        rig.ip("rule add from 10.244.1.0/24 iif in0 lookup 1000");
+        follow.until("by the pod", |s| by(s, pod, ID) == 3 && by(s, other, ID) == 2).await;
+        let state = follow.mirror.state();
+        assert_eq!(by(&state, pod, InterfaceId(1)), 2, "it arrived elsewhere");
+        assert!(state.refused_rules.is_empty());
+        rig.ip("rule add from 10.244.2.0/24 prohibit");
+        let denied = |s: &MirrorState| by(s, other, ID) == 0;
+        follow.until("prohibited", denied).await;
+        rig.ip("rule add ipproto udp dport 53 lookup 1000 pref 77");
+        rig.ip("rule add fwmark 0x10/0xff lookup 1000 pref 78");
+        let named = follow.until("refused", |s| s.refused_rules.len() == 2).await;
+        assert!(
+            named.refused_rules[0].starts_with("routing rule 77 "),
+            "{:?}",
+            named.refused_rules
+        );
+        assert!(named.refused_rules[1].contains("a mark"));
+        rig.ip("rule del pref 77");
+        rig.ip("rule del pref 78");
+        rig.ip("rule del from 10.244.2.0/24 prohibit");
+        follow.until("as before", |s| by(s, other, ID) == 2 && s.refused_rules.is_empty()).await;
+    });
+}
+
+#[test]
+fn failures_are_counted_and_only_an_answer_ends_one() {
+    let rig = Rig::new();
+    rig.peer("link set peer arp off");
+    rig.run(async |mut follow| {
+        follow.until("the route of the link", |s| hop(s, "10.0.0.2") != NextHop::Unreachable).await;
+        let adjacency = |s: &MirrorState| match hop(s, "10.0.0.2") {
+            NextHop::Adjacency(id) => s.roads.adjacency(id).copied(),
+            _ => None,
+        };
+        follow.mirror.resolver().resolve(ID, "10.0.0.2".parse().unwrap());
+        let failed = follow.until("failed", |s| adjacency(s).is_some_and(|it| it.failed)).await;
+        assert_eq!(adjacency(&failed).unwrap().failures, 1);
+        // The kernel forgets it, and tries again by itself: silence is no answer.
+        rig.ip("neigh flush dev in0");
+        follow.mirror.resolver().resolve(ID, "10.0.0.2".parse().unwrap());
+        let again =
+            follow.until("again", |s| adjacency(s).is_some_and(|it| it.failures == 2)).await;
+        assert!(adjacency(&again).unwrap().failed);
+        rig.peer("link set peer arp on");
+        follow.mirror.resolver().resolve(ID, "10.0.0.2".parse().unwrap());
+        let answered = follow.until("answered", |s| mac(s, "10.0.0.2") == Some(PEER)).await;
+        assert!(!adjacency(&answered).unwrap().failed);
     });
 }
 

@@ -173,6 +173,7 @@ impl Dataplane {
             steering_drops: Box::new(move || steering_drops(&steering)),
             ready: AtomicBool::new(false),
             mirror_resyncs: AtomicU64::new(0),
+            kernel: std::sync::Mutex::default(),
         }
     }
 

@@ -77,6 +77,7 @@ async fn live(config: Config, source: String) -> anyhow::Result<()> {
     overlaps.follow(&world, &state);
     dataplane.start_workers()?;
     let shared = Arc::new(dataplane.shown(&config, source));
+    shared.follow_kernel(&state);
     let mut serving = std::pin::pin!(server.serve(Arc::clone(&shared)));
     let pools = config.pools.iter().map(|pool| pool.name.clone()).collect();
     follow_notices(incoming, mirror.resolver(), pools)?;
@@ -98,7 +99,7 @@ async fn live(config: Config, source: String) -> anyhow::Result<()> {
             _ = watch.tick() => shared.ready.store(dataplane.watch(&world)?, Ordering::Release),
             changed = mirror.changed() => {
                 let state = changed.context("the kernel mirror has ended; see the log above")?;
-                shared.mirror_resyncs.store(state.resyncs, Ordering::Relaxed);
+                shared.follow_kernel(&state);
                 overlaps.follow(&world, &state);
                 if let Err(error) = dataplane.follow(&world, &state) {
                     warn!("the steering program keeps its old tables: {error}");

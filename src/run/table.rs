@@ -34,6 +34,14 @@ fn write_table(
         let core = worker.core.map_or_else(|| "any core".into(), |core| format!("core {core}"));
         writeln!(out, "    {id:<15} {core:<9} {}", worker.queues.join(" "))?;
     }
+    let huge_pages = match dataplane::xsk::huge_pages().as_deref() {
+        Some(choice @ ("always" | "madvise")) => format!("for session tables (kernel: {choice})"),
+        Some(choice) => format!(
+            "none (kernel: {choice}); for speed: echo madvise > /sys/kernel/mm/transparent_hugepage/enabled"
+        ),
+        None => "none (the kernel has none)".into(),
+    };
+    writeln!(out, "  huge pages        {huge_pages}")?;
     pools(out, config)?;
     fixed(out, config)?;
     writeln!(out, "  rules")?;
@@ -45,7 +53,7 @@ fn write_table(
         writeln!(out, "  metrics           http://{metrics}/metrics")?;
     }
     let of_interfaces = shared.interfaces.iter().flat_map(|facts| &facts.warnings);
-    for warning in shared.warnings.iter().chain(of_interfaces) {
+    for warning in shared.all_warnings().iter().chain(of_interfaces) {
         writeln!(out, "  warning: {warning}")?;
     }
     writeln!(out, "ready")

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use dataplane::interface::{Interface, InterfaceId, Roles};
-use dataplane::lpm::Lpm;
-use dataplane::roads::{Roads, Route};
+use dataplane::roads::{Journey, Roads, Route};
 use dataplane::rule::Action;
 use dataplane::snapshot::{Policy, Snapshot};
 use dataplane::xsk::SteeringTables;
@@ -128,17 +127,22 @@ impl World {
 
     /// Prefixes of external links that lie inside `from` (RFC 4787 REQ-7).
     fn overlaps(&self, state: &MirrorState) -> Vec<Ipv4Net> {
-        let outside = |route: Route| match route {
-            Route::OnLink(id) => {
-                self.roles.get(id.index()).is_some_and(|roles| roles.external && !roles.internal)
-            }
-            _ => false,
-        };
-        let inside =
-            |prefix: &Ipv4Net| self.tables.internal.iter().any(|from| from.contains(prefix));
-        let routes =
-            state.routes.iter().filter(|(prefix, route)| outside(*route) && inside(prefix));
-        routes.map(|(prefix, _)| *prefix).collect()
+        let froms = Ipv4Net::aggregate(&self.tables.internal);
+        let tables = state.roads.tables.iter();
+        let routes = tables.flat_map(|table| {
+            let of = |from: &Ipv4Net| {
+                let routes = table.overlapping(*from).into_iter();
+                let from = *from;
+                routes.filter(move |(prefix, _)| from.contains(prefix))
+            };
+            froms.iter().flat_map(of)
+        });
+        routes.filter(|(_, route)| self.is_external_link(route)).map(|(prefix, _)| prefix).collect()
+    }
+
+    fn is_external_link(&self, route: &Route) -> bool {
+        let Route::OnLink(id) = route else { return false };
+        self.roles.get(id.index()).is_some_and(|roles| roles.external && !roles.internal)
     }
 
     /// The kernel's roads, but for those that an external link has learnt of a prefix of pods, where there is
@@ -148,27 +152,36 @@ impl World {
         if overlaps.is_empty() {
             return Arc::clone(&state.roads);
         }
-        let others = state.routes.iter().filter(|(prefix, _)| !overlaps.contains(prefix));
-        let others: Lpm<Route> = others.copied().collect();
-        let leads_inside = |prefix: &Ipv4Net| {
-            let interface = match others.get(prefix.network()) {
-                Some(Route::Via(id)) => state.roads.adjacency(*id).map(|road| road.interface),
-                Some(Route::OnLink(id)) => Some(*id),
-                _ => None,
+        let mut roads = Roads::clone(&state.roads);
+        for table in &mut roads.tables {
+            let learnt = |prefix: &Ipv4Net| {
+                let route = table.get_exact(*prefix).filter(|route| self.is_external_link(route));
+                Some((*prefix, route?.clone()))
             };
-            interface.and_then(|id| self.roles.get(id.index())).is_some_and(|roles| roles.internal)
-        };
-        let kept =
-            |(prefix, _): &&(Ipv4Net, Route)| !overlaps.contains(prefix) || !leads_inside(prefix);
-        let routes = state.routes.iter().filter(kept).copied().collect();
-        Arc::new(Roads { routes, ..Roads::clone(&state.roads) })
+            let taken: Vec<(Ipv4Net, Route)> = overlaps.iter().filter_map(learnt).collect();
+            for (prefix, _) in &taken {
+                table.remove(*prefix);
+            }
+            for (prefix, route) in taken {
+                let interface = match table.get(prefix.network()) {
+                    Some(Route::Via(id)) => state.roads.adjacency(*id).map(|road| road.interface),
+                    Some(Route::OnLink(id)) => Some(*id),
+                    _ => None,
+                };
+                let roles = interface.and_then(|id| self.roles.get(id.index()));
+                if !roles.is_some_and(|roles| roles.internal) {
+                    table.insert(prefix, route);
+                }
+            }
+        }
+        Arc::new(roads)
     }
 
     /// What the steering program is to know, with the kernel's tables as they are in `state`. The kernel
     /// keeps what goes to the host itself, and what pods send to pods that it can reach.
     pub(crate) fn steering_tables(&self, state: &MirrorState) -> SteeringTables {
         let own = state.host_addresses.iter().map(|net| Ipv4Net::from(net.addr()));
-        let pods = pods::behind_the_kernel(&self.tables.internal, state, &self.roles);
+        let pods = pods::behind_the_kernel(&self.tables.internal, &state.roads, &self.roles);
         SteeringTables { kernel_destinations: own.chain(pods).collect(), ..self.tables.clone() }
     }
 
@@ -178,16 +191,17 @@ impl World {
         let refuse = |address: &std::net::Ipv4Addr, owner: &str| {
             bail!("pool address taken ({address}): it is {owner}; take it out of the pool")
         };
-        for (_, route) in state.routes.iter() {
-            let Route::Via(id) = route else { continue };
-            let Some(router) = state.roads.adjacency(*id) else { continue };
+        let tables = state.roads.tables.iter();
+        let routes = tables.flat_map(|table| table.overlapping(Ipv4Net::default()));
+        for id in routes.flat_map(|(_, route)| route.routers()) {
+            let Some(router) = state.roads.adjacency(id) else { continue };
             if self.policy.addresses.contains_key(&router.address) {
                 let interface = &self.links[router.interface.index()].name;
                 refuse(&router.address, &format!("a router that this host uses on {interface}"))?;
             }
         }
         let mut addresses = self.policy.addresses.keys();
-        let own = addresses.find(|a| state.roads.routes.get(**a) == Some(&Route::Local));
+        let own = addresses.find(|a| state.roads.route(&Journey::to(**a)) == Some(&Route::Local));
         own.map_or(Ok(()), |address| {
             refuse(address, "an address or a broadcast address of this host")
         })

@@ -1,7 +1,7 @@
 //! How are packets made at the rate of the driver?
 //!
 //! The kernel runs an XDP program over live frames (`BPF_PROG_RUN`), and the program redirects each to
-//! a device. A run of [`BATCH`] frames ends with one flush, as a driver's receive loop does.
+//! a device. A run of so many frames as a plan's `batch` says ends with one flush, as a driver's receive loop does.
 
 use std::net::Ipv4Addr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,15 +9,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use aya::Ebpf;
-use aya::maps::{Array, MapData};
+use aya::maps::{Array, DevMap, MapData};
 use aya::programs::{TestRun, TestRunAttrs, TestRunOptions, Xdp};
 use serde::Serialize;
 
+use crate::flood::Flood;
 use crate::interface::Mac;
 use crate::{cpu, object};
 
-/// Frames per flush.
-const BATCH: u32 = 64;
 /// Runs of the program in the first call of the kernel, which shows how fast they are.
 const FIRST_CALL: u64 = 1 << 14;
 /// A call takes at most about so many seconds; between calls the kernel pauses for some 20 ms.
@@ -28,8 +27,12 @@ const RUNS: usize = 1;
 const WAITED: usize = 2;
 const START: usize = 3;
 const INTERVAL: usize = 5;
+/// Devices of the program: of the flows, of the flood.
+const WAYS: [u32; 2] = [0, 1];
 /// Ethernet, IPv4 and UDP headers.
 const HEADERS: usize = 14 + 20 + 8;
+/// A time in the payload.
+const STAMP: usize = 8;
 /// The kernel's limit for live frames: a page less its own bookkeeping, rounded to an Ethernet frame.
 const LONGEST: usize = 1514;
 
@@ -56,14 +59,36 @@ pub struct Plan {
     pub size: usize,
     /// Real UDP checksums; else zero, which means none.
     pub checksum: bool,
+    /// Write into each packet when it was due, for a sink that measures latencies.
+    pub stamped: bool,
+    /// Packets that are due together and leave together: a power of two.
+    pub batch: u32,
+    /// A generator that was held up longer goes on as if it had not been.
+    pub catch_up: Duration,
+    /// Packets of new flows in between.
+    pub flood: Option<Flood>,
 }
+
+/// Packets that leave together if nobody wants it otherwise: as in a driver's receive loop.
+pub const BATCH: u32 = 64;
+/// How much is caught up if nobody wants it otherwise.
+pub const CATCH_UP: Duration = Duration::from_millis(1);
 
 impl Plan {
     fn check(&self) -> Result<()> {
         let sources = self.flows.div_ceil(u64::from(self.ports_per_source.max(1)));
+        let least = if self.stamped { HEADERS + STAMP } else { HEADERS };
+        if let Some(flood) = &self.flood {
+            flood.check(self.size)?;
+        }
         ensure!(
-            (HEADERS..=LONGEST).contains(&self.size),
-            "error: --size ({}): a frame has {HEADERS} to {LONGEST} bytes; choose one of these",
+            self.batch.is_power_of_two() && self.batch <= 256,
+            "error: --batch ({}): it is no power of two up to 256; give such as 8",
+            self.batch
+        );
+        ensure!(
+            (least..=LONGEST).contains(&self.size),
+            "error: --size ({}): a frame has {least} to {LONGEST} bytes; choose one of these",
             self.size
         );
         ensure!(
@@ -112,6 +137,8 @@ pub struct Sent {
 pub struct Progress {
     /// Packets handed to the device.
     pub packets: u64,
+    /// Those of the flood among them.
+    pub flood: u64,
     /// Runs of the program, those that only waited included.
     pub runs: u64,
     /// Time that the program spent waiting for a packet to be due, which keeps its core busy.
@@ -132,6 +159,9 @@ pub struct Generator {
     object: Ebpf,
     pace: Mutex<Array<MapData, [u64; 6]>>,
     template: Vec<u8>,
+    batch: u32,
+    /// Of each 65,536 packets.
+    flood: u64,
 }
 
 impl Generator {
@@ -143,10 +173,12 @@ impl Generator {
         for (at, byte) in template.iter_mut().enumerate().skip(HEADERS) {
             *byte = at as u8;
         }
+        if plan.stamped {
+            template[HEADERS..HEADERS + STAMP].fill(0);
+        }
         let payload_sum = sum(&template[HEADERS..]);
         let length = (plan.size - 14) as u32;
         let words = [
-            ("INTERFACE", plan.interface),
             ("SOURCE", plan.source.into()),
             ("PORTS_PER_SOURCE", plan.ports_per_source),
             ("SOURCE_PORT", u32::from(plan.source_port)),
@@ -157,11 +189,19 @@ impl Generator {
             ("IP_LENGTH", length),
             ("PAYLOAD_SUM", payload_sum),
             ("CHECKSUM", u32::from(plan.checksum)),
+            ("STAMPED", u32::from(plan.stamped)),
         ];
+        let flood_words = plan.flood.map(|flood| flood.words());
+        let flood_macs = plan.flood.map_or(plan.mac, |flood| flood.mac);
+        let (group, catch_up) = (u64::from(plan.batch), plan.catch_up.as_nanos() as u64);
         let mut object = object::load(|loader| {
-            for (name, value) in &words {
+            for (name, value) in words.iter().chain(flood_words.iter().flatten()) {
                 loader.override_global(name, value, true);
             }
+            loader.override_global("GROUP", &group, true);
+            loader.override_global("CATCH_UP", &catch_up, true);
+            loader.override_global("FLOOD_MAC_TO", &flood_macs.0, true);
+            loader.override_global("FLOOD_MAC_FROM", &flood_macs.1, true);
             loader.override_global("FLOWS", &plan.flows, true);
             loader.override_global("MAC_TO", &plan.mac.0, true);
             loader.override_global("MAC_FROM", &plan.mac.1, true);
@@ -170,7 +210,27 @@ impl Generator {
         let pace = object
             .take_map("PACE")
             .context("error: the generator (BPF): its pace is missing; rebuild natgate-tools")?;
-        Ok(Self { object, pace: Mutex::new(Array::try_from(pace)?), template })
+        let flood = plan.flood.map_or(0, |flood| u64::from(flood.parts()));
+        let pace = Mutex::new(Array::try_from(pace)?);
+        let mut generator = Self { object, pace, template, batch: plan.batch, flood };
+        for way in WAYS {
+            generator.set_way(way, plan.interface)?;
+        }
+        Ok(generator)
+    }
+
+    /// Lets the flood leave by another device, which may be in another network namespace: that of the caller.
+    pub fn flood_through(&mut self, interface: u32) -> Result<()> {
+        self.set_way(WAYS[1], interface)
+    }
+
+    fn set_way(&mut self, way: u32, interface: u32) -> Result<()> {
+        let missing = "error: the generator (BPF): its devices are missing; rebuild natgate-tools";
+        let map = self.object.map_mut("WAYS").context(missing)?;
+        let mut ways = DevMap::try_from(map)?;
+        ways.set(way, interface, None, 0).with_context(|| {
+            format!("error: the interface (index {interface}): packets can't leave by it")
+        })
     }
 
     /// What was made and how long the program waited, up to now; also while another thread runs it.
@@ -178,6 +238,7 @@ impl Generator {
         let pace = self.pace().get(&0, 0)?;
         Ok(Progress {
             packets: pace[GENERATED],
+            flood: (pace[GENERATED] * self.flood) >> 16,
             runs: pace[RUNS],
             waited: Duration::from_nanos(pace[WAITED]),
         })
@@ -230,7 +291,15 @@ impl Generator {
         Ok(())
     }
 
+    /// One call of the kernel. The schedule begins with it: the pause between two calls is the generator's, and no
+    /// packet was due in it.
     fn send(&self, runs: u32) -> Result<()> {
+        {
+            let mut map = self.pace();
+            let mut pace = map.get(&0, 0)?;
+            pace[START] = 0;
+            map.set(0, pace, 0)?;
+        }
         let program: &Xdp = self
             .object
             .program("generate")
@@ -239,7 +308,7 @@ impl Generator {
         let options = TestRunOptions {
             data_in: Some(&self.template),
             repeat: runs,
-            attrs: TestRunAttrs::new().xdp_live_frames(BATCH.min(runs)),
+            attrs: TestRunAttrs::new().xdp_live_frames(self.batch.min(runs)),
             ..TestRunOptions::default()
         };
         program.test_run(options).context(

@@ -7,13 +7,17 @@
 #![forbid(unsafe_code)]
 
 pub mod cpu;
+pub mod flood;
 pub mod generator;
 pub mod interface;
+pub mod latency;
 mod object;
 pub mod scorecard;
 pub mod sink;
 
+pub use flood::Flood;
 pub use generator::{Generator, Plan, Sent};
+pub use latency::Percentiles;
 pub use sink::{Sink, Totals};
 
 /// Ends a program: says on standard error what failed, in one line that begins with `error: `.

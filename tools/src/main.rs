@@ -13,8 +13,8 @@ use clap::{Args, Parser, Subcommand};
 use ipnet::Ipv4Net;
 use serde_json::json;
 use tools::generator::Until;
-use tools::sink::Accept;
-use tools::{Generator, Plan, Sink, Totals, interface};
+use tools::sink::{Accept, Watch};
+use tools::{Flood, Generator, Percentiles, Plan, Sink, Totals, flood, generator, interface};
 
 /// Makes UDP traffic at the rate of the driver, and counts what arrives.
 ///
@@ -32,6 +32,17 @@ enum Command {
     ///
     /// Example: natgate-traffic generate --interface eth0 --to-mac 02:00:00:00:00:01
     /// --source 10.1.0.1 --destination 192.0.2.1 --flows 50000 --rate 500000 --seconds 10
+    #[command(after_long_help = "\
+More examples:
+  as fast as the machine can, 1 million flows, 50 of each source:
+    natgate-traffic generate --interface eth0 --to-mac 02:00:00:00:00:01 --source 10.1.0.1 \\
+      --destination 192.0.2.1 --flows 1000000
+  beside these flows a SYN flood of random sources, one packet in five:
+    natgate-traffic generate … --flood syn --flood-share 0.2 --flood-source 10.64.0.0/10
+  new UDP flows from one source to random destinations, as a scanning pod would:
+    natgate-traffic generate … --flood scan --flood-source 10.1.0.9/32 --flood-destination 192.0.2.0/24
+  latency at 100,000 packets a second (the sink: natgate-traffic sink … --latency):
+    natgate-traffic generate … --rate 100000 --stamp --batch 8")]
     Generate(Generate),
     /// Counts UDP packets that arrive at an interface, and drops them; all else goes to the kernel.
     ///
@@ -90,12 +101,40 @@ struct Generate {
     /// Stop after so long.
     #[arg(long, value_name = "S", default_value_t = 10.0)]
     seconds: f64,
+    /// Write into each packet when it was due, for `sink --latency`.
+    #[arg(long)]
+    stamp: bool,
+    /// Packets that are due together and leave together: a power of two.
+    #[arg(long, value_name = "N", default_value_t = generator::BATCH)]
+    batch: u32,
+    #[command(flatten)]
+    flooding: Flooding,
     /// Core to send from.
     #[arg(long)]
     core: Option<usize>,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Args)]
+#[allow(clippy::struct_field_names)] // they are the flags
+struct Flooding {
+    /// Mix packets of new flows in.
+    #[arg(long, value_name = "KIND", value_enum)]
+    flood: Option<flood::Kind>,
+    /// Their share of all packets.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.5)]
+    flood_share: f64,
+    /// Where they come from.
+    #[arg(long, value_name = "CIDR", default_value = "10.64.0.0/10")]
+    flood_source: Ipv4Net,
+    /// Where they go to; the first destination if not given.
+    #[arg(long, value_name = "CIDR")]
+    flood_destination: Option<Ipv4Net>,
+    /// Destination port of `udp` and `syn`.
+    #[arg(long, value_name = "PORT", default_value_t = 80)]
+    flood_port: u16,
 }
 
 #[derive(Args)]
@@ -113,6 +152,15 @@ struct Count {
     /// Seconds between lines.
     #[arg(long, value_name = "S", default_value_t = 1.0)]
     interval: f64,
+    /// Say at the end how long packets were under way that `generate --stamp` sent from this machine.
+    #[arg(long)]
+    latency: bool,
+    /// Destination port of these packets.
+    #[arg(long, value_name = "PORT", default_value_t = 9)]
+    port: u16,
+    /// Drop what is not UDP too.
+    #[arg(long)]
+    drop_all: bool,
     /// Print one JSON object a line.
     #[arg(long)]
     json: bool,
@@ -152,9 +200,19 @@ fn generate(args: &Generate) -> Result<()> {
             "error: --core ({core}): it can't be used; `nproc` says how many there are"
         );
     }
+    let mac = (interface::parse_mac(&args.to_mac)?, interface::mac(&args.interface)?);
+    let flooding = &args.flooding;
+    let flood = flooding.flood.map(|kind| Flood {
+        kind,
+        share: flooding.flood_share,
+        source: flooding.flood_source,
+        destination: flooding.flood_destination.unwrap_or_else(|| args.destination.into()),
+        port: flooding.flood_port,
+        mac,
+    });
     let generator = Generator::new(&Plan {
         interface: interface::index(&args.interface)?,
-        mac: (interface::parse_mac(&args.to_mac)?, interface::mac(&args.interface)?),
+        mac,
         flows: args.flows,
         source: args.source,
         source_port: args.source_port,
@@ -163,6 +221,10 @@ fn generate(args: &Generate) -> Result<()> {
         destination_port: (args.destination_port, args.destination_ports),
         size: args.size,
         checksum: !args.no_checksum,
+        stamped: args.stamp,
+        batch: args.batch,
+        catch_up: if args.stamp { Duration::from_secs(1) } else { generator::CATCH_UP },
+        flood,
     })?;
     let until = match args.count {
         Some(packets) => Until::Packets(packets),
@@ -181,7 +243,16 @@ fn generate(args: &Generate) -> Result<()> {
 fn count(args: &Count) -> Result<()> {
     let length = duration("--seconds", args.seconds)?;
     let interval = duration("--interval", args.interval)?.max(Duration::from_millis(1));
-    let sink = Sink::attach(&args.interface, args.expect)?;
+    let sink = Sink::attach(
+        &args.interface,
+        &Watch {
+            expected: args.expect,
+            port: args.port,
+            stamped: args.latency,
+            drop_all: args.drop_all,
+        },
+    )?;
+    let none = sink.latency_counts()?;
     let start = Instant::now();
     let mut last = (Duration::ZERO, Totals::default());
     while last.0 < length {
@@ -191,6 +262,11 @@ fn count(args: &Count) -> Result<()> {
             (now.1.packets - last.1.packets) as f64 / now.0.saturating_sub(last.0).as_secs_f64();
         print(&line(now.0, rate, now.1, args.json)?)?;
         last = now;
+    }
+    if args.latency {
+        let latencies = Percentiles::of(&sink.latencies_since(&none)?)
+            .context("error: --latency: no packet arrived; send with `generate --stamp`")?;
+        print(&show(latencies, args.json)?)?;
     }
     let unexpected = last.1.unexpected;
     anyhow::ensure!(
@@ -216,6 +292,17 @@ fn line(at: Duration, rate: f64, totals: Totals, as_json: bool) -> Result<String
         totals.bytes,
         totals.unexpected,
         totals.other
+    ))
+}
+
+fn show(latencies: Percentiles, as_json: bool) -> Result<String> {
+    if as_json {
+        return Ok(serde_json::to_string(&json!({ "latencies": latencies }))?);
+    }
+    let Percentiles { packets, p50, p90, p99, p999, most } = latencies;
+    Ok(format!(
+        "latency of {packets} packets in µs: {p50:.1} at 50 %, {p90:.1} at 90 %, {p99:.1} at 99 %, \
+         {p999:.1} at 99.9 %, {most:.1} at most"
     ))
 }
 

@@ -24,7 +24,7 @@ use crate::oracle::{Ipv4, Kind, Packet};
 use crate::{Namespace, Rig};
 
 /// How long an injector waits for a packet that must come.
-pub const PATIENCE: Duration = Duration::from_secs(3);
+pub const PATIENCE: Duration = Duration::from_secs(5);
 /// How long it waits for a packet that must not come, where no later event shows it.
 pub const SILENCE: Duration = Duration::from_millis(300);
 /// The inside injector's address.

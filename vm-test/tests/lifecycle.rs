@@ -42,7 +42,7 @@ fn stop(rig: &mut Rig) -> Result<()> {
 #[test]
 fn a_stop_keeps_pods_blocked() {
     let mut rig = Rig::start(forwarding()).unwrap();
-    rig.must(rig.pods[0].exec(&format!("ping -n -q -c 1 -W 1 {}", S1[0])));
+    rig.must(rig.pods[0].exec(&format!("ping -n -q -c 1 -W 10 {}", S1[0])));
     let stopped = stop(&mut rig);
     rig.must(stopped);
     try_to_pass(&rig);
@@ -112,7 +112,7 @@ fn reroute(rig: &mut Rig, command: &str) -> Result<()> {
     };
     let before = generation(rig)?;
     rig.gw.ip(command)?;
-    wait::until("the mirror to follow", Duration::from_secs(2), || {
+    wait::until("the mirror to follow", Duration::from_secs(15), || {
         Ok((generation(rig)? != before).then_some(()))
     })
 }
@@ -140,7 +140,7 @@ fn natgate_ended(rig: &mut Rig) -> Result<Option<()>> {
 fn a_removed_program_is_attached_again() {
     let mut rig = Rig::start(forwarding()).unwrap();
     rig.must(rig.gw.ip("link set dev int xdp off"));
-    let back = wait::until("the program to be back", Duration::from_secs(2), || {
+    let back = wait::until("the program to be back", Duration::from_secs(15), || {
         Ok(links(&rig)?.matches("prog/xdp").count().ge(&2).then_some(()))
     });
     rig.must(back);
@@ -156,7 +156,7 @@ fn an_interface_that_is_made_again_is_closed_and_natgate_ends() {
     let made = link((&rig.node, "gw0"), (&rig.gw, "int"), 1);
     rig.must(made);
     let ended =
-        wait::until("the end of natgate", Duration::from_secs(5), || natgate_ended(&mut rig));
+        wait::until("the end of natgate", Duration::from_secs(15), || natgate_ended(&mut rig));
     rig.must(ended);
     assert_eq!(rig.must(links(&rig)).matches("prog/xdp").count(), 2, "an interface is open");
 }

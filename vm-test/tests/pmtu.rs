@@ -51,14 +51,14 @@ fn learns(rig: &Rig, mtu: u16, router: Ipv4Addr) -> Result<()> {
     ensure!(said.contains(&format!("mtu = {mtu}")), "ping: {said}");
     ensure!(said.contains(&format!("From {router} ")), "ping: {said}");
     ensure!(learnt(pod, S1[0])? == Some(mtu), "ping: {:?}", learnt(pod, S1[0])?);
-    pod.exec(&format!("ping -n -q -M do -s {} -c 1 -W 1 {}", mtu - 28, S1[0]))?;
+    pod.exec(&format!("ping -n -q -M do -s {} -c 1 -W 10 {}", mtu - 28, S1[0]))?;
 
     forget(rig)?;
     pod.run(|| -> Result<()> {
         // The first is lost, and tells the kernel; the next is cut by the kernel itself.
         let socket = udp((S1[0], PORT))?;
         socket.set_read_timeout(Some(std::time::Duration::from_millis(200)))?;
-        wait::until("an echo", std::time::Duration::from_secs(3), || {
+        wait::until("an echo", std::time::Duration::from_secs(15), || {
             Ok(echo_datagram(&socket, &pattern(1, 1400)).ok())
         })
     })??;
@@ -158,7 +158,7 @@ fn own_fragmentation(rig: &Rig) -> Result<()> {
     let pod = &rig.pods[0];
     forget(rig)?;
     // The server's kernel may learn its own way's MTU by the first answer.
-    wait::until("an echo", std::time::Duration::from_secs(3), || {
+    wait::until("an echo", std::time::Duration::from_secs(15), || {
         let line = format!("ping -n -q -M dont -s 4096 -c 1 -W 0.5 {}", S1[0]);
         Ok(pod.exec(&line).ok())
     })?;

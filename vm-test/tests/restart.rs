@@ -74,7 +74,7 @@ fn journal(rig: &Rig) -> std::path::PathBuf {
 
 /// Waits until the journal has `ports`.
 fn written(rig: &Rig, ports: &[u16]) -> Result<()> {
-    wait::until("the journal", Duration::from_secs(5), || {
+    wait::until("the journal", Duration::from_secs(15), || {
         let text = std::fs::read_to_string(journal(rig)).unwrap_or_default();
         let ranges: Vec<(u16, u16)> = text
             .lines()
@@ -178,7 +178,7 @@ fn a_prefix_of_pods_learnt_by_the_external_link_is_warned_about_and_not_used() {
     });
     let socket = rig.must(socket.and_then(|socket| socket));
     rig.must(rig.gw.ip("addr add 10.244.1.200/24 dev ext"));
-    let warned = wait::until("the warning", Duration::from_secs(5), || {
+    let warned = wait::until("the warning", Duration::from_secs(15), || {
         let said = rig.natgate()?.output();
         Ok(said.contains("10.244.1.0/24").then_some(()))
     });

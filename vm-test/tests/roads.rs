@@ -37,7 +37,7 @@ fn first_packets(rig: &Rig) -> Result<()> {
         for host in [&rig.node, &rig.gw, &rig.r] {
             host.ip("neigh flush all")?;
         }
-        rig.pods[1].exec(&format!("ping -n -q -c 1 -W 3 {}", S1[0]))?;
+        rig.pods[1].exec(&format!("ping -n -q -c 1 -W 10 {}", S1[0]))?;
     }
     Ok(())
 }
@@ -61,7 +61,7 @@ fn answered_soon(pod: &Namespace, mark: &'static str) -> Result<()> {
     pod.run(move || {
         let socket = udp((S1[0], PORT))?;
         socket.set_read_timeout(Some(Duration::from_millis(100)))?;
-        wait::until("an answer", Duration::from_secs(2), || {
+        wait::until("an answer", Duration::from_secs(15), || {
             Ok(echo_datagram(&socket, mark.as_bytes()).ok())
         })
     })?
@@ -78,7 +78,7 @@ fn reroute(rig: &Rig, command: &str) -> Result<()> {
     if before.is_none() {
         return Ok(());
     }
-    wait::until("the mirror to follow", Duration::from_secs(1), || {
+    wait::until("the mirror to follow", Duration::from_secs(15), || {
         Ok((generation()? != before).then_some(()))
     })
 }
@@ -94,7 +94,7 @@ fn another_router(rig: &mut Rig) -> Result<()> {
     answered_soon(&rig.pods[0], "by the second")?;
     if rig.natgate.is_some() {
         reroute(rig, "route del default")?;
-        wait::until("no route", Duration::from_secs(2), || {
+        wait::until("no route", Duration::from_secs(15), || {
             // Unanswered is what is expected; the counter tells why.
             let _ = rig.pods[0].exec(&format!("ping -n -q -c 1 -W 0.1 {}", S1[0]));
             let dropped = rig.natgate.as_ref().map_or(Ok(0), |it| it.dropped("no-route"))?;
@@ -138,7 +138,7 @@ fn new_hardware_address(rig: &mut Rig) -> Result<()> {
     rig.r.sysctl("net.ipv4.conf.down.arp_notify", 1)?;
     rig.gw.sysctl("net.ipv4.neigh.ext.locktime", 0)?;
     rig.r.ip("link set dev down address 02:00:00:00:00:99")?;
-    wait::until("the kernel to see the new address", Duration::from_secs(3), || {
+    wait::until("the kernel to see the new address", Duration::from_secs(15), || {
         let neighbours = rig.gw.exec("ip neigh show dev ext")?;
         Ok(neighbours.contains("02:00:00:00:00:99").then_some(()))
     })?;

@@ -267,7 +267,7 @@ fn transfer_survives(rig: &Rig) -> Result<()> {
         }
         Ok(rounds)
     })?;
-    let public = wait::until("the server to see the pod", Duration::from_secs(3), || {
+    let public = wait::until("the server to see the pod", Duration::from_secs(15), || {
         Ok(peers.all().first().copied())
     })?;
     let SocketAddr::V4(public) = public else { bail!("{public} is not IPv4") };

@@ -54,7 +54,7 @@ impl Rig {
             "sink --interface in --expect {prefix} --seconds {seconds} --interval 0.2 --json"
         );
         let sink = Process::start(Self::traffic(&self.sink, &line)?, "sink", self.logs.path())?;
-        wait::until("the sink", Duration::from_secs(5), || {
+        wait::until("the sink", Duration::from_secs(15), || {
             Ok((!sink.stdout().is_empty()).then_some(()))
         })?;
         Ok(sink)

@@ -4,14 +4,17 @@
 //!  c1, c2 (clients) ── node ── gw ── r ── s1 (unbound, UDP echo)
 //! ```
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use vm_test::client::{PATIENCE, echo_datagram, pattern, resolve, udp};
+use vm_test::craft;
+use vm_test::inject::OUTSIDE;
+use vm_test::oracle::packet::UDP;
 use vm_test::oracle::{Kind, Trace};
 use vm_test::rig::{S1, verified};
-use vm_test::{Options, Pool, Rig, server};
+use vm_test::{Lab, Options, Pool, Rig, Wire, server, wait};
 
 const PORT: u16 = 7;
 const THREADS: usize = 8;
@@ -154,6 +157,59 @@ fn off_path(rig: &mut Rig) -> Result<()> {
         ensure!(natgate.dropped("no-session")? == 1, "{:?}", natgate.json(&["drops"])?);
     }
     Ok(())
+}
+
+/// Eight datagrams of a flow, of 100 bytes each, close together.
+fn train(wire: &Wire, to: SocketAddrV4) -> Result<()> {
+    let from = SocketAddrV4::new(OUTSIDE, PORT);
+    (0..8).try_for_each(|car| wire.send(&craft::udp(from, to, &[b'a' + car; 100])))
+}
+
+/// The kernel merges datagrams of the external link, and does not as long as natgate's program sits there: it
+/// takes what comes before they are merged (driver), or keeps the kernel from it (generic mode).
+fn merged(rig: &mut Rig, generic: bool) -> Result<()> {
+    rig.gw.exec("ethtool -K ext gro on rx-gro-list on")?;
+    let wait = "echo 20000000 > /sys/class/net/ext/gro_flush_timeout";
+    ensure!(rig.gw.command("sh").args(["-c", wait]).status()?.success(), "{wait}");
+    let (tap, router) = (Wire::open(&rig.gw, "ext", rig.r.mac("down")?)?, Wire::router(rig)?);
+    let nobody = SocketAddrV4::new(Ipv4Addr::new(10, 244, 1, 99), PORT);
+    wait::until("merged datagrams, without natgate", Duration::from_secs(15), || {
+        train(&router, nobody)?;
+        let whole = tap.receive(Duration::from_millis(50), |ip| {
+            ip.protocol() == UDP && usize::from(ip.header.total_len()) > 2 * 128
+        })?;
+        Ok(whole.map(|_| ()))
+    })?;
+    rig.start_translator()?;
+    let lab = Lab::open(rig)?;
+    let flow = lab.udp(3000, PORT, b"open")?;
+    for _ in 0..50 {
+        train(&router, flow.public)?;
+        for car in 0..8 {
+            let got = lab.inside.expect("a datagram", |ip| {
+                ip.protocol() == UDP && ip.endpoints().is_some_and(|(_, to)| to == flow.local)
+            })?;
+            let expected = craft::datagram(flow.remote, flow.local, &[b'a' + car; 100]);
+            ensure!(got.ip().body == expected, "{}", got.ip());
+        }
+    }
+    let natgate = rig.natgate()?;
+    // What the other end of the veth has not cut is whole already: only a warning can help.
+    let warned = natgate.output().contains("(UDP_SEGMENT) as a single one");
+    ensure!(warned == generic, "{}", natgate.output());
+    vm_test::oracle::balance::settled(natgate)
+}
+
+// Museum: C26
+#[test]
+fn museum_26_datagrams_that_the_kernel_would_merge_stay_apart() {
+    for mode in ["generic", "copy"] {
+        let flags = vec!["--mode".to_owned(), mode.to_owned()];
+        let options = Options { flags, ..Options::natgate() };
+        let mut rig = Rig::without_translator(options).unwrap();
+        let done = merged(&mut rig, mode == "generic");
+        rig.must(done.with_context(|| format!("mode {mode}")));
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use dataplane::interface::{InterfaceId, Mac, Roles};
 use dataplane::xsk::{InterfaceLock, OpenConfig, OpenInterface, Steering, SteeringTables, open};
 use tools::interface::{index, parse_mac};
 
-/// Forwards every UDP packet of 10.10.0.0/16 from int0 to ext0 over `AF_XDP`, without NAT.
+/// Forwards every UDP packet of 10.0.0.0/8 from int0 to ext0 over `AF_XDP`, without NAT.
 #[derive(Parser)]
 struct Cli {
     /// Where packets go that arrive at int0.
@@ -52,7 +52,7 @@ fn main() -> Result<()> {
     let mut steering = Steering::load()?;
     opened.register(&mut steering)?;
     steering.apply(&SteeringTables {
-        internal: vec!["10.10.0.0/16".parse()?],
+        internal: vec!["10.0.0.0/8".parse()?],
         ..SteeringTables::default()
     })?;
     for (interface, report) in config.interfaces.iter().zip(&opened.reports) {

@@ -1,15 +1,14 @@
 //! The levels, and how each is measured.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::Result;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::row::Row;
-use crate::contestant::Contestant;
-use crate::{measure, report, scaling};
+use super::{end_to_end, in_memory};
+use crate::scaling;
 
 /// A level of the suite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ValueEnum)]
@@ -30,6 +29,8 @@ pub enum Level {
 pub struct Options {
     /// Fewer and shorter: a first look.
     pub quick: bool,
+    /// Repetitions, if not as many as each level takes by itself.
+    pub repetitions: Option<usize>,
     /// Where the release programs are.
     pub programs: PathBuf,
     /// Where logs go.
@@ -70,35 +71,16 @@ impl Level {
     /// Measures it.
     pub fn measure(self, options: &Options) -> Result<Vec<Row>> {
         match self {
-            Self::Memory | Self::SetUp => Ok(Vec::new()),
-            Self::EndToEnd => end_to_end(options),
-            Self::Scale => scaling::rows(&scaling::Settings::new(options.quick)),
-        }
-    }
-}
-
-fn end_to_end(options: &Options) -> Result<Vec<Row>> {
-    let length = Duration::from_secs(if options.quick { 1 } else { 2 });
-    let settings = measure::Settings {
-        programs: options.programs.clone(),
-        results: options.results.clone(),
-        length,
-    };
-    let (repetitions, flows): (_, &[u64]) =
-        if options.quick { (2, &[1000]) } else { (5, &[1000, 50_000]) };
-    let mut run = report::Run { machine: Vec::new(), trials: Vec::new() };
-    for repetition in 0..repetitions {
-        for &flows in flows {
-            for contestant in Contestant::ALL {
-                let trial = measure::trial(&settings, contestant, flows, repetition)?;
-                let (name, rate) = (contestant.name(), trial.paced.rate / 1e6);
-                eprintln!(
-                    "{}/{repetitions}  {flows:>7} flows  {name:<32} {rate:.3} Mpps",
-                    repetition + 1
-                );
-                run.trials.push(trial);
+            Self::Memory => in_memory::hits(options),
+            Self::SetUp => in_memory::new_sessions(options),
+            Self::EndToEnd => end_to_end::measure(options),
+            Self::Scale => {
+                let mut settings = scaling::Settings::new(options.quick);
+                settings.repetitions = options.repetitions.unwrap_or(settings.repetitions);
+                let mut rows = scaling::rows(&settings)?;
+                rows.extend(in_memory::size(options)?);
+                Ok(rows)
             }
         }
     }
-    Ok(report::rows(&run))
 }

@@ -1,6 +1,8 @@
 //! All levels in one run: one report, one table, plots, and what changed since another run.
 
 pub mod compare;
+pub mod end_to_end;
+pub mod in_memory;
 pub mod levels;
 pub mod plot;
 pub mod report;

@@ -8,6 +8,9 @@ use crate::session::{Direction, Slot, Via};
 use crate::subscriber::{Ended, KEEP_LAST_BLOCK, Settled};
 use crate::time::Timestamp;
 
+/// Due sessions that are read side by side.
+const SIDE_BY_SIDE: usize = 32;
+
 impl Nat {
     /// Ends a session: its port returns, its keys are free.
     pub(super) fn end(&mut self, slot: Slot, now: Timestamp) {
@@ -24,9 +27,12 @@ impl Nat {
         let (protocol, public, state) = (session.protocol(), session.public(), session.state());
         let ended = Ended { protocol, public, state, replaced };
         let remote = session.remote().addr;
+        let tail = session.tail();
         self.rest_tuple(slot, now);
-        self.wheel.disarm(slot.number());
         self.table.remove(slot);
+        if let Some(tail) = tail {
+            self.tails.remove(tail);
+        }
         self.ended += 1;
         let subscriber = self.subscribers.get_mut(owner.subscriber);
         subscriber.sessions = subscriber.sessions.saturating_sub(1);
@@ -39,7 +45,7 @@ impl Nat {
         holding.count_end(state, &owner, now);
         let mut rests = None;
         match (owner.via, pool) {
-            (Via::Block | Via::Mapping(_), Some(pool)) => {
+            (Via::Block | Via::Mapping, Some(pool)) => {
                 rests = holding.return_port(pool, ended, holder, now);
             }
             (Via::Address, Some(pool)) => pool.release_claim(protocol, public.addr, remote),
@@ -52,8 +58,9 @@ impl Nat {
             let rest = Rest { subscriber: owner.subscriber, protocol, public, until };
             self.rest_port(owner.pool, rest, now);
         }
-        if let Via::Mapping(mapping) = owner.via {
-            match self.mappings.unlink(mapping, slot.number(), remote, owner.addressed) {
+        if owner.via == Via::Mapping {
+            let mapping = self.mappings.of(slot.number());
+            match self.mappings.unlink(slot.number(), remote, owner.addressed) {
                 Left::Mapping => {}
                 Left::Strangers => self.stranded.push(mapping),
                 Left::Nothing => self.stranded.retain(|&stranded| stranded != mapping),
@@ -85,26 +92,71 @@ impl Nat {
     /// True if the budget was used up: there may be more.
     pub fn expire(&mut self, now: Timestamp, mut budget: u32) -> bool {
         self.rearm(now, &mut budget);
-        while let Some(number) = self.wheel.pop(now.as_secs() as u32, &mut budget) {
-            let slot = Slot::new(number, Direction::Outbound);
-            let Some((session, owner)) = self.table.live(number as usize) else { continue };
-            let Some(pool) = self.pools.get(owner.pool.index()) else { continue };
-            let timeout = session.timeout(&pool.settings).as_millis() as u32;
-            let idle = session.unrenewed(&owner, pool.settings.inbound_refresh, now);
-            if idle >= timeout {
-                self.mourn(slot);
-                self.end(slot, now);
-            } else {
-                self.arm(slot, now);
-            }
-        }
+        self.expire_sessions(now, &mut budget);
         self.end_stranded(now, &mut budget);
         self.wake_all_ports(now, &mut budget);
         self.scatter_rests.sweep(now, &mut budget);
         while let Some(number) = self.idle.pop(now.as_secs() as u32, &mut budget) {
-            self.settle_idle(number, now);
+            self.settle_due(number, now);
         }
         budget == 0
+    }
+
+    /// Sessions lie far apart. What is needed of those that are due is read side by side, before they are looked
+    /// at one by one.
+    fn expire_sessions(&mut self, now: Timestamp, budget: &mut u32) {
+        let mut due = [0; SIDE_BY_SIDE];
+        loop {
+            let mut count = 0;
+            while count < due.len()
+                && let Some(number) = self.wheel.pop(now.as_secs() as u32, budget)
+            {
+                due[count] = number;
+                count += 1;
+            }
+            let due = &due[..count];
+            for &number in due {
+                self.table.touch_number(number);
+            }
+            for &number in due {
+                self.table.touch_keys(number);
+                if let Some((_, owner)) = self.table.live(number as usize) {
+                    self.subscribers.touch(owner.subscriber);
+                }
+            }
+            for &number in due {
+                self.expire_session(number, now);
+            }
+            if count < SIDE_BY_SIDE {
+                return;
+            }
+        }
+    }
+
+    /// Ends a session if its time is over; else it is looked at again then.
+    fn expire_session(&mut self, number: u32, now: Timestamp) {
+        let slot = Slot::new(number, Direction::Outbound);
+        let Some((session, owner)) = self.table.live(number as usize) else { return };
+        let Some(pool) = self.pools.get(owner.pool.index()) else { return };
+        let timeout = session.timeout(&pool.settings).as_millis() as u32;
+        let idle = session.unrenewed(&owner, pool.settings.inbound_refresh, now);
+        if idle >= timeout {
+            self.mourn(slot);
+            self.end(slot, now);
+        } else {
+            self.arm(slot, now);
+        }
+    }
+
+    /// Looks at an idle subscriber, if it is time: the entry may be of one that had the number before.
+    fn settle_due(&mut self, number: u32, now: Timestamp) {
+        let Some(subscriber) = self.subscribers.live(number as usize) else { return };
+        let due = subscriber.settle_at;
+        if due <= now {
+            self.settle_idle(number, now);
+        } else if due < Timestamp::NEVER {
+            self.idle.arm(number, due.as_secs() as u32 + 1);
+        }
     }
 
     /// Takes back what a subscriber that has been idle for long, in a pool or at all, does not need.
@@ -131,7 +183,6 @@ impl Nat {
     }
 
     pub(super) fn forget(&mut self, number: u32) {
-        self.idle.disarm(number);
         self.subscribers.forget(number);
     }
 }

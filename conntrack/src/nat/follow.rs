@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use super::Nat;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Realm};
 use crate::pool::OnExpiry;
 use crate::session::{Direction, Slot};
 use crate::tcp::{Segment, TcpFlags};
 use crate::time::Timestamp;
-use crate::track::Tail;
 
 /// Obituaries that wait at most; further ones are counted and forgotten.
 pub(super) const OBITUARIES: usize = 1_024;
@@ -49,10 +48,14 @@ impl Nat {
         } else {
             half.last_seen = now.stored();
             if first {
-                match slot.direction() {
-                    Direction::Outbound => self.address(slot),
-                    // Its timer may be shorter from now on.
-                    Direction::Inbound => self.arm(slot, now),
+                let from_inside = self.table.owner(slot).opened_by == Realm::Internal;
+                let asks = slot.direction() == Direction::Outbound;
+                if asks {
+                    self.address(slot);
+                }
+                // Answered, whoever asked: its timer may be shorter from now on.
+                if asks != from_inside {
+                    self.arm(slot, now);
                 }
             }
         }
@@ -61,11 +64,8 @@ impl Nat {
     /// Follows the first segment of a session (`tcp`), and starts its timer.
     pub(super) fn begin(&mut self, slot: Slot, tcp: Option<&Segment>, now: Timestamp) {
         if let Some(segment) = tcp {
-            let number = slot.session();
-            if self.tails.len() <= number {
-                self.tails.resize(number + 1, Tail::default());
-            }
-            self.tails[number] = Tail::default();
+            let tail = self.tails.insert();
+            self.table.get_mut(slot).set_tail(Some(tail));
             self.follow(slot, segment, now);
         }
         self.arm(slot, now);
@@ -74,10 +74,16 @@ impl Nat {
     /// Follows a segment that may change the state.
     #[inline(never)]
     fn follow(&mut self, slot: Slot, segment: &Segment, now: Timestamp) {
-        let Some(tail) = self.tails.get_mut(slot.session()) else { return };
         let session = self.table.get_mut(slot);
-        let verdict = session.follow(slot.direction(), tail, segment);
-        if verdict.renews {
+        let Some(number) = session.tail() else { return };
+        let mut tail = self.tails.get(number);
+        let verdict = session.follow(slot.direction(), &mut tail, segment);
+        self.tails.set(number, &tail);
+        let outbound = slot.direction() == Direction::Outbound;
+        // RFC 7857 section 7.1: a reset refuses, whatever else it says.
+        let speaks = segment.flags.has(TcpFlags::SYN) && !segment.flags.has(TcpFlags::RST);
+        // Until the internal endpoint speaks, its half keeps the time of the first packet.
+        if verdict.renews && (!outbound || speaks || session.owner().addressed) {
             session.half_mut(slot.direction()).last_seen = now.stored();
         }
         let was = session.state();
@@ -86,9 +92,7 @@ impl Nat {
             self.note_state(slot, was, verdict.state);
             self.arm(slot, now);
         }
-        // RFC 7857 section 7.1: a reset refuses, whatever else it says.
-        let speaks = segment.flags.has(TcpFlags::SYN) && !segment.flags.has(TcpFlags::RST);
-        if slot.direction() == Direction::Outbound && speaks {
+        if outbound && speaks {
             self.address(slot);
         }
     }

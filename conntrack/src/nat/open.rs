@@ -9,7 +9,7 @@ use crate::endpoint::{Endpoint, FlowKey, Protocol, Realm};
 use crate::lease::Search;
 use crate::mapping::{Class, NewMapping};
 use crate::pool::{Pool, PoolId};
-use crate::session::{Direction, Owner, Slot, Via};
+use crate::session::{Direction, Owner, Slot, Via, reply_key};
 use crate::subscriber::{KEEP_LAST_BLOCK, NoBlock};
 use crate::table::NotAdded;
 use crate::tcp::{Segment, State};
@@ -59,15 +59,9 @@ fn outbound_key(key: &FlowKey, internal: Endpoint) -> FlowKey {
 }
 
 /// What is remembered of a session that a packet from `realm` opens now, under a pool and a rule.
-fn owner(
-    subscriber: u32,
-    (pool, rule): (PoolId, u16),
-    via: Via,
-    realm: Realm,
-    now: Timestamp,
-) -> Owner {
+fn owner(subscriber: u32, (pool, rule): (PoolId, u16), via: Via, realm: Realm) -> Owner {
     let addressed = realm == Realm::Internal;
-    Owner { subscriber, pool, rule, via, opened_by: realm, opened: now.stored(), addressed }
+    Owner { subscriber, pool, rule, via, opened_by: realm, addressed }
 }
 
 /// The slot for packets that arrive from `realm`.
@@ -99,7 +93,7 @@ impl Nat {
         let Some(settings) = self.pools.get(pool.index()).cloned() else { return };
         let mut addresses = settings.addresses.iter();
         let Some(index) = addresses.position(|address| address.addr == public) else { return };
-        let number = self.subscribers.get_or_insert(internal, now);
+        let Some(number) = self.subscribers.get_or_insert(internal, now) else { return };
         let holding = self.subscribers.get_mut(number).holding_mut(pool);
         holding.pair_with(&settings, index as u16, now);
         self.settle_refused(number);
@@ -124,8 +118,8 @@ impl Nat {
                 let holding = nat.subscribers.get_mut(subscriber).holding_mut(pool);
                 holding.admits_stranger(&settings.settings.quota)?;
             }
-            let owner = owner(subscriber, (pool, rule), Via::Fixed, key.realm, now);
-            nat.add(&outbound, public, state, owner, now)
+            let owner = owner(subscriber, (pool, rule), Via::Fixed, key.realm);
+            nat.add((&outbound, public), state, owner, None, now)
         })
     }
 
@@ -158,9 +152,9 @@ impl Nat {
             nat.has_room(number, &pool)?;
             let holding = nat.subscribers.get_mut(subscriber).holding_mut(pool.id);
             holding.admits_stranger(&pool.settings.quota)?;
-            let via = Via::Mapping(number);
-            let owner = owner(subscriber, (mapping.pool, mapping.rule), via, key.realm, now);
-            nat.add(&outbound, public, state, owner, now)
+            let admission = (mapping.pool, mapping.rule);
+            let owner = owner(subscriber, admission, Via::Mapping, key.realm);
+            nat.add((&outbound, public), state, owner, Some(number), now)
         })
     }
 
@@ -178,7 +172,10 @@ impl Nat {
             self.note_table_full(now);
             return Err(Refusal::TableFull);
         }
-        let number = self.subscribers.get_or_insert(internal, now);
+        let Some(number) = self.subscribers.get_or_insert(internal, now) else {
+            self.note_table_full(now);
+            return Err(Refusal::TableFull);
+        };
         let opened = open(self, number).map(|slot| arriving(slot, key.realm));
         let subscriber = self.subscribers.get_mut(number);
         match opened {
@@ -253,22 +250,18 @@ impl Nat {
         let Admission { pool: id, rule } = admission;
         let class = Class::of(&pool.settings, key.protocol);
         let existing = self.mappings.for_flow(class, key, id);
-        let (public, via) = if let Some(mapping) = existing {
+        let (public, mapping) = if let Some(mapping) = existing {
             self.has_room(mapping, &pool)?;
-            (self.mappings.get(mapping).public, Via::Mapping(mapping))
+            (self.mappings.get(mapping).public, existing)
         } else {
             let public = self.lease(number, key, &pool, now)?;
-            let via = if class.keeps_mappings() {
-                let new = NewMapping { key, public, pool: id, rule, class };
-                Via::Mapping(self.mappings.add(new))
-            } else {
-                Via::Block
-            };
-            (public, via)
+            let new = NewMapping { key, public, pool: id, rule, class };
+            (public, class.keeps_mappings().then(|| self.mappings.add(new)))
         };
-        let owner = owner(number, (id, rule), via, Realm::Internal, now);
-        let added = self.add(key, public, state, owner, now);
-        if let (Err(_), Via::Mapping(mapping), None) = (added, via, existing) {
+        let via = if mapping.is_some() { Via::Mapping } else { Via::Block };
+        let owner = owner(number, (id, rule), via, Realm::Internal);
+        let added = self.add((key, public), state, owner, mapping, now);
+        if let (Err(_), Some(mapping), None) = (added, mapping, existing) {
             self.mappings.remove(mapping);
         }
         added
@@ -343,8 +336,8 @@ impl Nat {
         let index = found.ok_or(clash)?;
         let address = &pool.addresses[usize::from(index)];
         let public = Endpoint::new(address.addr, 0);
-        let owner = owner(number, (id, rule), Via::Address, Realm::Internal, now);
-        let added = self.add(key, public, State::Open, owner, now);
+        let owner = owner(number, (id, rule), Via::Address, Realm::Internal);
+        let added = self.add((key, public), State::Open, owner, None, now);
         if added.is_ok() {
             self.subscribers.get_mut(number).holding_mut(id).pair_with(pool, index, now);
         } else {
@@ -353,24 +346,28 @@ impl Nat {
         added
     }
 
-    /// Adds a session and counts it wherever sessions are counted, or changes nothing.
+    /// Adds a session of a flow from inside that is seen outside as `public`, and counts it wherever sessions are
+    /// counted, or changes nothing.
     fn add(
         &mut self,
-        outbound: &FlowKey,
-        public: Endpoint,
+        (outbound, public): (&FlowKey, Endpoint),
         state: State,
         owner: Owner,
+        mapping: Option<u32>,
         now: Timestamp,
     ) -> Result<Slot, Refusal> {
-        let slot = self.table.insert(outbound, public, state, owner, now)?;
-        let holding = self.subscribers.get_mut(owner.subscriber).holding_mut(owner.pool);
+        let reply = reply_key(outbound, public);
+        let keys = [outbound, &reply].map(|key| self.secret.hash_key(key));
+        let slot = self.table.insert(&keys, state, owner, now)?;
+        let subscriber = self.subscribers.get_mut(owner.subscriber);
+        let holding = subscriber.holding_mut(owner.pool);
         holding.count_begin(state, owner.opened_by);
-        if let (Via::Block | Via::Mapping(_), Some(pool)) =
+        if let (Via::Block | Via::Mapping, Some(pool)) =
             (owner.via, self.pools.get(owner.pool.index()))
         {
             holding.use_port(pool, outbound.protocol, public);
         }
-        if let Via::Mapping(mapping) = owner.via {
+        if let Some(mapping) = mapping {
             self.mappings.link(mapping, slot.number(), outbound.dst.addr, owner.addressed);
         }
         self.spread = self.spread || self.is_spread(slot);

@@ -231,6 +231,54 @@ fn limits_are_told_before_and_when_they_are_reached() {
     assert!(quotas.contains(&EventKind::QuotaExhausted(Limit::Sessions)), "{quotas:?}");
 }
 
+/// Whoever reads an event learns which limit it was, how much is used, and how much there is.
+// Proves: 6888-REQ-11c
+#[test]
+fn every_limit_is_told_by_its_name_with_what_is_used() {
+    let free = quota(100, 1_000);
+    let limits = [
+        (Limit::Blocks, Protocol::Udp, Quota { blocks: 1, ..free.clone() }, (64, 1)),
+        (Limit::Sessions, Protocol::Udp, Quota { sessions: 5, ..free.clone() }, (5, 5)),
+        (Limit::HalfOpen, Protocol::Tcp, Quota { half_open: 4, ..free.clone() }, (4, 4)),
+        (Limit::Ports, Protocol::Icmp, Quota { icmp: Some(3), ..free.clone() }, (3, 3)),
+        (Limit::Rate, Protocol::Udp, Quota { new_per_second: Some(2), burst: 2, ..free }, (2, 2)),
+    ];
+    for (limit, protocol, quota, (admitted, used)) in limits {
+        let (mut nat, _) = nat_with(PoolSettings { quota, ..tiny_settings() }, 1, 1_000);
+        for port in 1..=admitted {
+            open(&mut nat, flow(protocol, 1, port, 1), secs(1)).unwrap();
+        }
+        let refusal = open(&mut nat, flow(protocol, 1, 1_000, 1), secs(1)).unwrap_err();
+        assert_eq!(refusal.limit(), Some(limit));
+        let told = events(&mut nat);
+        let told: Vec<_> = told.iter().map(|e| (e.kind, e.subscriber, e.used, e.limit)).collect();
+        assert_eq!(told, [(EventKind::QuotaExhausted(limit), Some(pod(1)), used, used)]);
+    }
+}
+
+/// Blocks below 1024 have a quota of their own, beside that of the others.
+// Proves: 6888-REQ-4
+#[test]
+fn bug_events_counted_blocks_of_low_ports_to_the_others() {
+    let quota = Quota { blocks_soft: Some(2), ..quota(2, 1_000) };
+    let strict = PoolSettings { parity: false, block_size: 64, ..PoolSettings::rfc4787() };
+    let (mut nat, _) = nat_with(PoolSettings { quota, ..strict }, 1, 1_000);
+    let mut told = Vec::new();
+    // A low block has 16 ports, the others 64.
+    for (first, blocks) in [(100, 2 * 16), (5_000, 2 * 64)] {
+        for port in first..first + blocks {
+            open(&mut nat, flow(Protocol::Udp, 1, port, 1), secs(u64::from(port))).unwrap();
+        }
+        let next = flow(Protocol::Udp, 1, first + blocks, 1);
+        let refused = open(&mut nat, next, secs(u64::from(first + blocks)));
+        assert_eq!(refused, Err(Refusal::QuotaBlocks));
+        told.extend(events(&mut nat).into_iter().map(|e| (e.kind, e.used, e.limit)));
+    }
+    let both =
+        [EventKind::QuotaSoft, EventKind::QuotaExhausted].map(|kind| (kind(Limit::Blocks), 2, 2));
+    assert_eq!(told, [both, both].concat());
+}
+
 // Proves: 6888-REQ-11c
 #[test]
 fn pool_and_table_are_told_of_at_nine_tenths_and_at_the_end() {

@@ -110,6 +110,19 @@ fn ten_seconds_and_eight_ports_at_most_the_oldest_goes_early() {
     }
 }
 
+/// A port that makes room at the very moment when its rest is over has lost nothing of it.
+#[test]
+fn a_rest_that_ends_now_is_not_cut_short() {
+    for (late, cut_short) in [(9, 1), (10, 0)] {
+        let (mut nat, _) = nat_with(settings(10, Some(1)), 1, 100);
+        open(&mut nat, Protocol::Udp, 1, secs(0)).unwrap();
+        open(&mut nat, Protocol::Udp, 2, secs(late)).unwrap();
+        nat.expire(secs(300), 1_000);
+        nat.expire(secs(300 + late), 1_000);
+        assert_eq!((nat.stats().sessions, nat.stats().rests_cut_short), (0, cut_short));
+    }
+}
+
 #[test]
 fn a_quarter_of_the_pool_rests_by_default() {
     let (mut nat, _) = nat_with(settings(1_000, None), 1, 100);

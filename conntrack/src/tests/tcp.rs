@@ -312,6 +312,16 @@ fn museum_5_what_lies_outside_the_window_changes_nothing() {
 fn a_forged_syn_does_not_spoil_a_handshake() {
     hd().tell("< S 5000 w=1").tell(OPEN).tell("< R 5001:0").tell("= established");
     hd().tell("< S 5000").tell("> SA 0:5001").tell(OPEN);
+    // A pod that opens anew, and a stranger in between.
+    hd().tell(OPEN).tell(
+        "> S 50000
+        < S 777 w=9
+        < SA 60000:50001
+        = syn-received
+        > A 50001:60001
+        < R 60001:0
+        = reset",
+    );
     let mut story = hd();
     story.tell(CLOSED).tell("@ 59").tell(
         "< S 90000

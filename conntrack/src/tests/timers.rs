@@ -24,6 +24,23 @@ fn answered_dns_leaves_soon() {
     assert_eq!(nat.find(&flow(2)), None);
 }
 
+/// The reference NAT found it: what a stranger opens, the pod answers.
+// Proves: 4787-REQ-5a
+#[test]
+fn bug_a_strangers_session_outlived_its_timer_once_it_was_answered() {
+    let open_to_all = class(Behavior::EndpointIndependent, Behavior::EndpointIndependent);
+    let (mut nat, _) = nat_with(open_to_all, 1, 10);
+    let flow = |port| key(Protocol::Udp, (pod(1), 500), remote(1, port));
+    let public = send(&mut nat, &flow(443), secs(0)).unwrap();
+    receive(&mut nat, &inbound(Protocol::Udp, remote(1, 53), public), secs(1)).unwrap();
+    send(&mut nat, &flow(53), secs(1)).unwrap();
+    nat.expire(secs(2), 100);
+    assert!(nat.find(&flow(53)).is_some());
+    nat.expire(secs(4), 100);
+    assert_eq!(nat.find(&flow(53)), None, "2 s after the answer");
+    assert!(nat.find(&flow(443)).is_some());
+}
+
 // Proves: 4787-REQ-5a, 4787-REQ-5c
 // Museum: C11
 #[test]

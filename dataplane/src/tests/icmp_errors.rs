@@ -286,6 +286,29 @@ fn forged_quotes_are_dropped_and_make_no_session() {
     assert_eq!(sessions(&mut rig), 3, "no error has made one");
 }
 
+/// A quote need not hold more than eight bytes of what follows the IP header (RFC 792), so of a timestamp query
+/// its times may be missing.
+// Proves: 5508-REQ-4a, 5508-REQ-5a, 5508-REQ-10b.2
+#[test]
+fn bug_errors_about_timestamps_were_dropped_if_they_quoted_eight_bytes() {
+    let mut rig = Rig::new(2);
+    let sent = icmp((pod(1), SERVER), (13, 0), [0, 77, 0, 1], &[5; 12]);
+    let out = rig.one(INSIDE, &sent).expect("forwarded").1;
+    let at = public(&out);
+    let reply = icmp((SERVER, at), (14, 0), [out[38], out[39], 0, 1], &[6; 12]);
+    let got = rig.one(OUTSIDE, &reply).expect("mapped back").1;
+    let query = Flow { sent, out };
+    for len in [28, 29, 39, 40] {
+        let (error, want) = error_about(&query, ROUTER, (11, 0), len);
+        let back = rig.one(OUTSIDE, &error).expect("an error from outside").1;
+        assert_eq!(back[14..], want, "{len}");
+        let error = icmp((pod(1), SERVER), (3, 3), [0; 4], &got[14..14 + len]);
+        let out = rig.one(INSIDE, &error).expect("an error from inside").1;
+        let want = icmp((at, SERVER), (3, 3), [0; 4], &forwarded(&reply)[..len]);
+        assert_eq!(out[14..], forwarded(&want), "{len}");
+    }
+}
+
 // Proves: 6146-S3.4a
 #[test]
 fn errors_about_errors_later_fragments_and_short_quotes_are_dropped() {

@@ -49,3 +49,28 @@ fn a_limit_that_is_reached_is_told_and_counted() {
     let kind = EventKind::QuotaExhausted(Limit::HalfOpen).index();
     assert_eq!(rig.sum(|c| c.events[kind].get()), 3);
 }
+
+#[test]
+fn new_flows_give_way_while_the_receive_ring_overflows() {
+    let mut rig = Rig::new(1);
+    let old = udp((pod(1), 4000), (SERVER, 4433), b"hi");
+    assert!(rig.one(INSIDE, &old).is_some());
+    let fresh = |n: u8, port: u16| udp((pod(n), port), (SERVER, 4433), b"hi");
+    let burst = |rig: &mut Rig, port: u16| {
+        rig.inject(INSIDE, &old);
+        (10..30).for_each(|n| rig.inject(INSIDE, &fresh(n, port)));
+        // No port, no state, no budget: exempt traffic is not concerned.
+        (10..30).for_each(|n| rig.inject(INSIDE, &udp((pod(n), port), (EXEMPT_SERVER, 1), b"")));
+        rig.run().len()
+    };
+    assert_eq!(burst(&mut rig, 5_000), 41);
+    rig.workers[0].io_mut().limit_receive(0);
+    assert!(!rig.workers[0].io_mut().inject(INSIDE, &old), "the ring has no room");
+    rig.workers[0].io_mut().limit_receive(usize::MAX);
+    rig.advance(Duration::from_millis(200));
+    rig.one(INSIDE, &old);
+    assert_eq!(burst(&mut rig, 5_001), 25, "one established, four new, twenty exempt");
+    assert_eq!(rig.dropped(DropReason::Overload), 16);
+    rig.advance(Duration::from_millis(1_100));
+    assert_eq!(burst(&mut rig, 5_002), 41, "it is over");
+}

@@ -20,6 +20,7 @@ mod own_addresses;
 mod own_errors;
 mod packets;
 mod pieces;
+mod plain;
 mod portless;
 mod refuse;
 mod rig;

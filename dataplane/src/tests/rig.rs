@@ -16,7 +16,7 @@ use crate::interface::{Interface, InterfaceId, Mac, Roles};
 use crate::io::PacketIo;
 use crate::memory::MemoryIo;
 use crate::request::{Notice, Request};
-use crate::roads::{Adjacency, AdjacencyId, Roads, Route};
+use crate::roads::{Adjacency, AdjacencyId, Denial, Roads, Route};
 use crate::rule::{Action, Rule, RuleSet};
 use crate::snapshot::{Answers, Policy, Published, Snapshot};
 use crate::waker::Waker;
@@ -60,31 +60,22 @@ pub(super) fn interface(name: &str, internal: bool) -> Interface {
 }
 
 pub(super) fn roads(router: Option<Mac>) -> Roads {
-    let adjacency =
-        |interface, address: [u8; 4], mac| Adjacency { interface, address: address.into(), mac };
     let route = |net: &str, route| (net.parse().unwrap(), route);
-    Roads {
-        generation: 1,
-        routes: [
+    Roads::new(
+        [
             route("10.244.0.0/16", Route::Via(AdjacencyId(0))),
             route("192.0.2.0/23", Route::Via(AdjacencyId(1))),
             route("203.0.113.0/24", Route::OnLink(OUTSIDE)),
-            route("198.51.100.0/24", Route::Unreachable),
+            route("198.51.100.192/26", Route::Denied(Denial::Unreachable)),
+            route("198.51.100.64/26", Route::Denied(Denial::Prohibit)),
+            route("198.51.100.128/26", Route::Denied(Denial::Blackhole)),
             route("10.0.0.9/32", Route::Local),
-        ]
-        .into_iter()
-        .collect(),
-        adjacencies: vec![
-            adjacency(INSIDE, [10, 0, 0, 1], Some(Mac(NODE_MAC))),
-            adjacency(OUTSIDE, [203, 0, 113, 1], router),
         ],
-        neighbours: [
-            ((INSIDE, Ipv4Addr::new(10, 0, 0, 1)), AdjacencyId(0)),
-            ((OUTSIDE, Ipv4Addr::new(203, 0, 113, 1)), AdjacencyId(1)),
-        ]
-        .into_iter()
-        .collect(),
-    }
+        vec![
+            Adjacency::new(INSIDE, [10, 0, 0, 1].into(), Some(Mac(NODE_MAC))),
+            Adjacency::new(OUTSIDE, [203, 0, 113, 1].into(), router),
+        ],
+    )
 }
 
 pub(super) fn policy(settings: PoolSettings) -> Policy {

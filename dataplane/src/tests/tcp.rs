@@ -209,12 +209,37 @@ fn req_5382_4_2_an_outbound_syn_to_the_sender_ends_the_wait() {
     rig.advance(Duration::from_secs(3));
     let out = numbered((pod(1), 4000), (SERVER, 80), "S", (5000, 0), b"");
     assert_eq!(seen(&rig.one(INSIDE, &out).unwrap().1).src, public);
+    assert!(rig.workers[0].unsolicited.is_empty(), "its place is free for others");
     let back = numbered((SERVER, 80), public, "S", (1000, 0), b"");
     assert!(rig.one(OUTSIDE, &back).is_some(), "sent again, it passes");
     for _ in 0..100 {
         rig.advance(Duration::from_millis(100));
         assert!(rig.run().is_empty());
     }
+}
+
+/// The SYN waits where it arrived, the pod lives elsewhere: whoever holds the SYN asks the directory.
+// Proves: 5382-REQ-4.2
+#[test]
+fn req_5382_4_2_the_wait_ends_at_workers_that_do_not_know_the_pod() {
+    let out = numbered((pod(1), 4000), (SERVER, 80), "S", (5000, 0), b"");
+    // What the pod will get, in a gateway that is the same.
+    let mut twin = strict(3);
+    twin.advance(Duration::from_secs(3));
+    let public = seen(&twin.one(INSIDE, &out).unwrap().1).src;
+    let mut rig = strict(3);
+    let syn = numbered((SERVER, 80), public, "S", (1000, 0), b"");
+    for _ in 0..3 {
+        assert_eq!(rig.one(OUTSIDE, &syn), None);
+    }
+    assert!(rig.workers.iter().all(|worker| worker.unsolicited.len() == 1));
+    rig.advance(Duration::from_secs(3));
+    assert_eq!(seen(&rig.one(INSIDE, &out).unwrap().1).src, public);
+    for _ in 0..100 {
+        rig.advance(Duration::from_millis(100));
+        assert!(rig.run().is_empty(), "an answer would end the connection");
+    }
+    assert!(rig.workers.iter().all(|worker| worker.unsolicited.is_empty()));
 }
 
 // Proves: 5382-REQ-4a

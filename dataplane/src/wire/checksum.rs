@@ -4,13 +4,12 @@ use std::net::Ipv4Addr;
 
 use conntrack::ChecksumDelta;
 
-/// Folds a sum of 16-bit words, or of 32-bit ones, to 16 bits.
+/// Folds a sum of 16-bit words, or of 32-bit ones, to 16 bits. 0 only if the sum is.
 #[inline]
 pub fn fold(sum: u64) -> u16 {
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    ((sum & 0xffff) + (sum >> 16)) as u16
+    // Added to itself with the halves swapped, the upper half is both halves and the carry of the lower sum.
+    let sum = (sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32;
+    (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
 }
 
 /// The one's-complement sum of `bytes`, an odd last byte padded with zero; not complemented.
@@ -78,6 +77,25 @@ mod tests {
             // Zero has two forms; both stand for the same sum.
             let (got, want) = (fold(sum(&bytes)), naive(&bytes));
             prop_assert!(got == want || got ^ want == 0xffff, "{got:04x} {want:04x}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn folding_is_the_remainder(sum in any::<u64>()) {
+            // Of a division by 0xffff, which stands for 0 where there is something to fold.
+            let remainder = (sum % 0xffff) as u16;
+            let want = if remainder == 0 && sum != 0 { 0xffff } else { remainder };
+            prop_assert_eq!(fold(sum), want);
+        }
+    }
+
+    #[test]
+    fn folding_at_the_edges() {
+        for (sum, want) in
+            [(0, 0), (0xffff, 0xffff), (u64::MAX, 0xffff), (1 << 32, 1), (0x1_0000, 1)]
+        {
+            assert_eq!(fold(sum), want, "{sum:x}");
         }
     }
 

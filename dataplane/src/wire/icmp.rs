@@ -46,6 +46,11 @@ impl Query {
     pub const fn asks(self) -> bool {
         matches!(self, Self::Echo | Self::Timestamp)
     }
+
+    /// Whether it is longer than its header.
+    const fn has_timestamps(self) -> bool {
+        matches!(self, Self::Timestamp | Self::TimestampReply)
+    }
 }
 
 mod field {
@@ -77,11 +82,17 @@ impl<B: AsRef<[u8]>> Icmp<B> {
     #[inline]
     pub fn query(&self) -> Option<Query> {
         let long = self.0.as_ref().len() >= TIMESTAMP_LEN;
+        self.quoted_query().filter(|query| long || !query.has_timestamps())
+    }
+
+    /// The same where only the first eight bytes need be there: in a quote (RFC 792).
+    #[inline]
+    pub fn quoted_query(&self) -> Option<Query> {
         match self.kind() {
             (ECHO_REQUEST, 0) => Some(Query::Echo),
             (ECHO_REPLY, 0) => Some(Query::EchoReply),
-            (TIMESTAMP, 0) if long => Some(Query::Timestamp),
-            (TIMESTAMP_REPLY, 0) if long => Some(Query::TimestampReply),
+            (TIMESTAMP, 0) => Some(Query::Timestamp),
+            (TIMESTAMP_REPLY, 0) => Some(Query::TimestampReply),
             _ => None,
         }
     }

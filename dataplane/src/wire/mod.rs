@@ -8,6 +8,7 @@ pub mod checksum;
 pub mod ethernet;
 pub mod icmp;
 pub mod ipv4;
+pub(crate) mod plain;
 pub mod quote;
 pub mod tcp;
 pub mod udp;

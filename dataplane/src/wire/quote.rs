@@ -69,7 +69,7 @@ impl<B: AsRef<[u8]>> Quoted<B> {
             Protocol::Tcp | Protocol::Udp => (read_u16(transport, 0), read_u16(transport, 2)),
             Protocol::Icmp => {
                 let icmp = icmp::Icmp::new_checked(transport).ok()?;
-                match icmp.query()? {
+                match icmp.quoted_query()? {
                     query if query.asks() => (icmp.identifier(), 0),
                     _ => (0, icmp.identifier()),
                 }
@@ -105,8 +105,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Quoted<B> {
                 write_u16(transport, 2, rewrite.dst.port);
             }
             Protocol::Icmp => {
-                let asks =
-                    icmp::Icmp::new_checked(&*transport)?.query().is_some_and(icmp::Query::asks);
+                let query = icmp::Icmp::new_checked(&*transport)?.quoted_query();
+                let asks = query.is_some_and(icmp::Query::asks);
                 let identifier = if asks { rewrite.src.port } else { rewrite.dst.port };
                 write_u16(transport, icmp::IDENTIFIER, identifier);
             }

@@ -82,6 +82,18 @@ pub(super) fn bind_queue(
     }
 }
 
+/// Lets one system call send so many frames in copy mode, where the kernel offers that (Linux 6.17); it stops after 32
+/// otherwise, and the worker calls again.
+pub(super) fn send_at_once(socket: RawFd, frames: u32) {
+    const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
+    let size = size_of_val(&frames) as libc::socklen_t;
+    // SAFETY: the option's value is an unsigned int, and `frames` is one.
+    let _refused = unsafe {
+        let value = (&raw const frames).cast();
+        libc::setsockopt(socket, libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, value, size)
+    };
+}
+
 /// Lets system calls of the worker run the driver's receive loop.
 pub(super) fn busy_poll(socket: RawFd) -> io::Result<()> {
     /// Microseconds, of which any number above 0 will do: our calls don't wait.

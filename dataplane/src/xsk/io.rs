@@ -247,7 +247,8 @@ impl PacketIo for XskIo {
         fds.push(readable(waker.event()));
         // Interrupted by a signal, or out of memory: the worker just looks around early.
         let _ = poll(&mut fds, timeout);
-        waker.woke();
+        // An event that can't be told from none is looked for.
+        waker.woke(fds.last().and_then(PollFd::any).unwrap_or(true));
     }
 
     fn waker(&self) -> &Waker {

@@ -18,6 +18,7 @@ mod attach;
 mod bind;
 mod error;
 mod frame;
+mod huge;
 mod io;
 mod lock;
 mod nic;
@@ -28,6 +29,7 @@ mod steering;
 pub use attach::{AttachMode, Inspection, detach, glance, inspect};
 pub use error::XskError;
 pub use frame::{Audit, Frame};
+pub use huge::{ask_for_huge_pages, huge_pages};
 pub use io::XskIo;
 pub use lock::InterfaceLock;
 pub use open::{

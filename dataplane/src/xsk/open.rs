@@ -10,7 +10,7 @@ use xsk_rs::config::{FrameSize, QueueSize, UmemConfig};
 use xsk_rs::{FrameDesc, Umem};
 
 use super::attach::AttachMode;
-use super::bind::{bind_queue, busy_poll, cause, denied};
+use super::bind::{bind_queue, busy_poll, cause, denied, send_at_once};
 use super::error::XskError;
 use super::frame::{BATCH, Memory};
 use super::io::{Shared, Way, XskIo};
@@ -19,6 +19,7 @@ use super::port::{Port, fill_ring};
 use super::steering::{InterfaceEntry, MAX_QUEUES, Steering};
 use crate::counters::MAX_INTERFACES;
 use crate::interface::{InterfaceId, Roles};
+use crate::io::BURST;
 use crate::waker::Waker;
 
 /// Bytes that the kernel keeps free before each packet.
@@ -339,6 +340,7 @@ impl Sockets {
         for queue in 0..queues {
             let rings = bind_queue(config, interface, queue, bind, umem)?;
             let port = Port::new(interface.id, rings, config.ring as usize, config.busy_poll);
+            send_at_once(port.raw_fd(), (2 * BURST as u32).min(config.ring));
             if config.busy_poll {
                 busy_poll(port.raw_fd()).map_err(|source| {
                     let capabilities = ["CAP_NET_ADMIN"];
@@ -408,7 +410,15 @@ fn warnings(
             sizes.room() - LINK_HEADER
         ));
     }
-    if config.mode == Mode::Generic && nic::gro(name) {
+    let generic = config.mode == Mode::Generic;
+    if generic && nic::driver(name) == "veth" {
+        // In native mode the kernel sees to it.
+        warnings.push(format!(
+            "{name}: in generic mode what the veth's other end leaves to its card to cut arrives uncut, datagrams \
+             (UDP_SEGMENT) as a single one; `ethtool -K OTHER-END tso off gso off tx-udp-segmentation off`, or \
+             another mode"
+        ));
+    } else if generic && nic::gro(name) {
         warnings.push(format!(
             "{name}: GRO merges packets that are then too large; `ethtool -K {name} gro off`"
         ));

@@ -1,6 +1,5 @@
 //! A gateway on the memory backend: two interfaces, a pool, a rule, and workers that take turns.
 
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use conntrack::{Endpoint, Pool, PoolId, Secret, Timestamp};
@@ -46,25 +45,14 @@ fn interface(name: &str, internal: bool) -> Interface {
 }
 
 fn roads() -> Roads {
-    let adjacency = |interface, address: [u8; 4], last| Adjacency {
-        interface,
-        address: address.into(),
-        mac: Some(Mac([2, 0, 0, 0, 0, last])),
+    let adjacency = |interface, address: [u8; 4], last| {
+        Adjacency::new(interface, address.into(), Some(Mac([2, 0, 0, 0, 0, last])))
     };
     let route = |net: &str, id| (net.parse().unwrap(), Route::Via(AdjacencyId(id)));
-    let neighbour =
-        |interface, address: [u8; 4], id| ((interface, Ipv4Addr::from(address)), AdjacencyId(id));
-    Roads {
-        generation: 1,
-        routes: [route("10.244.0.0/16", 0), route("0.0.0.0/0", 1)].into_iter().collect(),
-        adjacencies: vec![
-            adjacency(INSIDE, [10, 0, 0, 1], 1),
-            adjacency(OUTSIDE, [198, 51, 100, 1], 2),
-        ],
-        neighbours: [neighbour(INSIDE, [10, 0, 0, 1], 0), neighbour(OUTSIDE, [198, 51, 100, 1], 1)]
-            .into_iter()
-            .collect(),
-    }
+    Roads::new(
+        [route("10.244.0.0/16", 0), route("0.0.0.0/0", 1)],
+        vec![adjacency(INSIDE, [10, 0, 0, 1], 1), adjacency(OUTSIDE, [198, 51, 100, 1], 2)],
+    )
 }
 
 fn policy(pool: &Arc<Pool>) -> Policy {

@@ -11,7 +11,7 @@ use crate::{Gateway, wait};
 /// was counted at all.
 pub fn settled(natgate: &Gateway) -> Result<()> {
     let mut last = String::new();
-    let found = wait::until("balanced counters", Duration::from_secs(5), || {
+    let found = wait::until("balanced counters", Duration::from_secs(15), || {
         match check(&natgate.json(&["workers"])?) {
             Ok(()) => Ok(Some(())),
             Err(error) => {

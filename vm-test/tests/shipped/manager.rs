@@ -91,15 +91,32 @@ fn worker(natgate: &Process) -> Result<Pid> {
     anyhow::bail!("no thread is called natgate-w0")
 }
 
+/// A thread that a debugger holds; it goes on when dropped, or the end of its process would wait for it.
+struct Halted(Pid);
+
+impl Halted {
+    fn halt(thread: Pid) -> Result<Self> {
+        ptrace::attach(thread)?;
+        let halted = Self(thread);
+        waitpid(thread, Some(WaitPidFlag::__WALL))?;
+        Ok(halted)
+    }
+}
+
+impl Drop for Halted {
+    fn drop(&mut self) {
+        // If the thread has ended, nobody waits.
+        let _ = ptrace::detach(self.0, None);
+    }
+}
+
 #[test]
 fn manager_hears_no_sign_of_life_while_a_worker_stands_still() -> Result<()> {
     let bench = Bench::new()?;
     let (manager, natgate) = Manager::start(&bench)?;
     manager.hear_until(ALIVE)?;
     // A debugger stops this thread alone; the control thread goes on.
-    let worker = worker(&natgate)?;
-    ptrace::attach(worker)?;
-    waitpid(worker, Some(WaitPidFlag::__WALL))?;
+    let halted = Halted::halt(worker(&natgate)?)?;
     let stuck = "STATUS=no progress: worker 0";
     let first = manager.hear_until(stuck)?;
     ensure!(!has(&first, ALIVE), "{first:?}");
@@ -108,7 +125,7 @@ fn manager_hears_no_sign_of_life_while_a_worker_stands_still() -> Result<()> {
         ensure!(has(&message, stuck) && !has(&message, ALIVE), "{message:?}");
     }
     ensure!(natgate.stderr().matches("workers make no progress").count() == 1);
-    ptrace::detach(worker, None)?;
+    drop(halted);
     let message = manager.hear_until(WELL)?;
     ensure!(has(&message, ALIVE), "{message:?}");
     Ok(())

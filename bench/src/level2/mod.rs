@@ -1,0 +1,3 @@
+//! How fast do sessions begin and end?
+
+pub mod sessions;

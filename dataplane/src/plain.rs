@@ -1,0 +1,209 @@
+//! The lane for nearly every packet: UDP or TCP, whole, of a session that it does not change, to a neighbour that is
+//! known. All it needs is in two lines of memory, which are read for a whole burst side by side.
+//!
+//! A packet that is not plain leaves the lane before anything has changed, and takes the way in
+//! [`pipeline`](crate::pipeline) at its own turn. Both do the same to a plain one, which `tests/plain.rs` proves.
+
+use conntrack::{Acknowledgement, HashedKey, Protocol, Realm, Secret, Timestamp};
+
+use crate::identify::kind;
+use crate::interface::InterfaceId;
+use crate::io::{PacketIo, Received};
+use crate::roads::AdjacencyId;
+use crate::snapshot::Snapshot;
+use crate::wire::ethernet;
+use crate::wire::plain::{self, Headers, MacWord};
+use crate::worker::Worker;
+
+/// What is known of a packet before its session is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Glance {
+    /// Of its session, if it can have one.
+    pub(crate) key: HashedKey,
+    /// `None`: it is not plain, and was parsed.
+    pub(crate) plain: Option<Plain>,
+}
+
+/// What else is known of a plain one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plain {
+    realm: Realm,
+    protocol: Protocol,
+    /// Of the IP packet, in bytes.
+    len: u16,
+    /// It keeps its identification.
+    atomic: bool,
+}
+
+/// Where packets come in.
+#[derive(Clone, Copy, Debug)]
+struct Entrance {
+    own: MacWord,
+    realm: Realm,
+    partial_checksums: bool,
+}
+
+/// By which way they leave: what an adjacency means, ready to be used.
+#[derive(Clone, Copy, Debug)]
+struct Exit {
+    addresses: plain::Addresses,
+    interface: InterfaceId,
+    /// The longest frame that may leave, by the side it came from; 0: none.
+    room: [u16; 2],
+}
+
+/// What the lane needs of a snapshot.
+#[derive(Debug, Default)]
+pub(crate) struct Lane {
+    /// By interface; `None`: nothing that comes in there is plain.
+    entrances: Vec<Option<Entrance>>,
+    /// By adjacency.
+    exits: Vec<Exit>,
+    /// The lowest public address, and how far the highest is from there.
+    public: (u32, u32),
+    /// Nothing is plain.
+    #[cfg(test)]
+    pub(crate) closed: bool,
+}
+
+impl Lane {
+    /// Takes over what a new snapshot says.
+    pub(crate) fn follow(&mut self, snapshot: &Snapshot) {
+        let entrances = snapshot.interfaces.iter().map(|interface| {
+            // On a one-armed interface the rules say which side a packet is from.
+            let realm = match (interface.roles.internal, interface.roles.external) {
+                (true, true) => return None,
+                (true, false) => Realm::Internal,
+                (false, _) => Realm::External,
+            };
+            let (own, partial_checksums) = (interface.mac.into(), interface.repair_checksums);
+            Some(Entrance { own, realm, partial_checksums })
+        });
+        let roads = &snapshot.roads;
+        let exits = (0..roads.adjacencies.len() as u32).map(|id| exit(snapshot, AdjacencyId(id)));
+        self.entrances = entrances.collect();
+        self.exits = exits.collect();
+        self.public = snapshot.policy.addresses.span();
+    }
+
+    /// What a packet is that came in by `interface`, if it is plain so far.
+    #[inline]
+    pub(crate) fn look(
+        &self,
+        frame: &[u8],
+        interface: InterfaceId,
+        secret: &Secret,
+    ) -> Option<Glance> {
+        #[cfg(test)]
+        if self.closed {
+            return None;
+        }
+        let entrance = self.entrances.get(interface.index())?.as_ref()?;
+        let Headers { addresses, ports, protocol, len, atomic } =
+            plain::look(frame, entrance.own, entrance.partial_checksums)?;
+        let realm = entrance.realm;
+        let source = (addresses >> 32) as u32;
+        // Nobody outside sends in the name of a public address.
+        if realm == Realm::External && source.wrapping_sub(self.public.0) <= self.public.1 {
+            return None;
+        }
+        let key = secret.hash_words(addresses, ports, protocol, realm);
+        Some(Glance { key, plain: Some(Plain { realm, protocol, len, atomic }) })
+    }
+}
+
+fn exit(snapshot: &Snapshot, id: AdjacencyId) -> Exit {
+    let nowhere = Exit { addresses: [0; 12], interface: InterfaceId(0), room: [0; 2] };
+    let Some(adjacency) = snapshot.roads.adjacency(id) else { return nowhere };
+    let interface = snapshot.interfaces.get(adjacency.interface.index());
+    let (Some(to), Some(interface)) = (adjacency.mac, interface) else { return nowhere };
+    let mut addresses = [0; 12];
+    addresses[..6].copy_from_slice(&to.0);
+    addresses[6..].copy_from_slice(&interface.mac.0);
+    let room = interface.mtu.saturating_add(ethernet::HEADER as u16);
+    let mut exit = Exit { addresses, interface: adjacency.interface, room: [0; 2] };
+    for (from, may) in
+        [(Realm::Internal, interface.roles.external), (Realm::External, interface.roles.internal)]
+    {
+        exit.room[from as usize] = if may { room } else { 0 };
+    }
+    exit
+}
+
+/// Packets and bytes of a run of packets by one interface, not counted yet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run {
+    pub(crate) interface: InterfaceId,
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Run {
+    pub(crate) const NONE: Self = Self { interface: InterfaceId(0), packets: 0, bytes: 0 };
+
+    /// Adds a frame of `len` bytes; returns the run before it if that was another interface's.
+    #[inline]
+    pub(crate) fn add(&mut self, interface: InterfaceId, len: usize) -> Option<Self> {
+        let before = (interface != self.interface)
+            .then(|| std::mem::replace(self, Self { interface, ..Self::NONE }));
+        self.packets += 1;
+        self.bytes += len as u64;
+        before
+    }
+}
+
+impl<I: PacketIo> Worker<I> {
+    /// Sends a plain packet on, and counts it but as received. Gives back, unchanged, what turns out not to be plain.
+    #[inline]
+    pub(crate) fn pass(
+        &mut self,
+        mut received: Received<I::Frame>,
+        Glance { key, plain }: &Glance,
+        now: Timestamp,
+        sent: &mut Run,
+    ) -> Result<(), Received<I::Frame>> {
+        let Some(&Plain { realm, protocol, len, atomic }) = plain.as_ref() else {
+            return Err(received);
+        };
+        let fresh_id = !atomic && (realm == Realm::Internal || self.nat.has_spread_subscribers());
+        if fresh_id && (realm == Realm::External || self.nat.has_any_strict_ids()) {
+            return Err(received);
+        }
+        let Some(hit) = self.nat.hit(key) else { return Err(received) };
+        let hop = hit.hop();
+        let Some(exit) = self.lane.exits.get(hop.adjacency as usize) else { return Err(received) };
+        let frame = self.io.bytes_mut(&mut received.frame);
+        let frame_len = frame.len();
+        let fits = frame_len <= usize::from(exit.room[realm as usize]);
+        let rewrite = hit.rewrite();
+        let generation = self.snapshot.roads.generation_of(rewrite.dst.addr);
+        if hop.generation != generation || !fits {
+            return Err(received);
+        }
+        let segment = if protocol == Protocol::Tcp { plain::segment(frame) } else { None };
+        let is_plain = match segment {
+            Some((flags, ..)) => hit.is_plain_segment(flags),
+            None => hit.is_plain(),
+        };
+        if !is_plain {
+            return Err(received);
+        }
+        let id = fresh_id.then(|| {
+            let kind = kind(rewrite.src.addr, rewrite.dst.addr, protocol.number());
+            self.ip_ids.issue(kind, false, now)
+        });
+        let id = id.flatten();
+        let new_id = id.map(|id| id.id);
+        if plain::rewrite(frame, &exit.addresses, new_id, &rewrite, protocol).is_none() {
+            return Err(received);
+        }
+        let segment = segment.map(|(_, number, window)| Acknowledgement { number, window });
+        hit.commit(now, len.into(), segment);
+        let interface = exit.interface;
+        if id.is_some_and(|id| id.reused) {
+            self.counters().ip_id_reused.add(1);
+        }
+        self.transmit_plain(interface, received.frame, frame_len, sent);
+        Ok(())
+    }
+}

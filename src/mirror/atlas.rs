@@ -1,0 +1,370 @@
+//! How do the kernel's routes, rules and neighbours become roads? One change at a time.
+//!
+//! Pure state. Whatever is different in [`Roads`] after a change is what workers must look at again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use ahash::RandomState;
+use dataplane::interface::{InterfaceId, Mac};
+use dataplane::lpm::Lpm;
+use dataplane::roads::{AdjacencyId, Member, Roads, Route, Way};
+use ipnet::Ipv4Net;
+use rtnetlink::packet_route::neighbour::NeighbourState;
+
+use super::dump::Dump;
+use super::events::Event;
+use super::neighbours::{Fact, Key, Neighbours, Noticed};
+use super::rules::{KernelRule, signposts};
+use super::tables::{Hop, Interfaces, Place, Tables, Target};
+
+/// What has to be read again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Stale {
+    /// Links, and addresses.
+    pub(super) links: bool,
+    pub(super) routes: bool,
+    pub(super) rules: bool,
+    pub(super) neighbours: bool,
+}
+
+impl Stale {
+    /// Everything.
+    pub(super) const ALL: Self = Self { links: true, routes: true, rules: true, neighbours: true };
+
+    /// Whether there is anything.
+    pub(super) fn is_any(self) -> bool {
+        self != Self::default()
+    }
+
+    /// What is in either.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            links: self.links | other.links,
+            routes: self.routes | other.routes,
+            rules: self.rules | other.rules,
+            neighbours: self.neighbours | other.neighbours,
+        }
+    }
+}
+
+/// The interfaces of the host.
+#[derive(Debug, Default)]
+struct Links {
+    /// Those that natgate serves, by the kernel's index.
+    served: HashMap<u32, InterfaceId, RandomState>,
+    up: HashMap<u32, bool, RandomState>,
+}
+
+impl Interfaces for Links {
+    fn is_served(&self, ifindex: u32) -> bool {
+        self.served.contains_key(&ifindex)
+    }
+
+    fn is_up(&self, ifindex: u32) -> bool {
+        self.up.get(&ifindex) != Some(&false)
+    }
+}
+
+/// The kernel's knowledge, and the roads that follow from it.
+#[derive(Debug)]
+pub(super) struct Atlas {
+    links: Links,
+    /// Names of the interfaces that natgate serves.
+    names: HashMap<String, InterfaceId, RandomState>,
+    tables: Tables,
+    rules: Vec<KernelRule>,
+    neighbours: Neighbours,
+    roads: Roads,
+    /// Index in [`Roads::tables`] by the kernel's number.
+    indices: HashMap<u32, usize, RandomState>,
+    /// How many routes have this neighbour as one of several.
+    members: HashMap<AdjacencyId, u32, RandomState>,
+    /// How many routes have a link as one of several.
+    several_links: u32,
+    /// Rules that are not followed, a line each.
+    refused: Vec<String>,
+    /// Gateways that routes lead by since somebody asked.
+    new_gateways: Vec<Key>,
+    /// Something is to be published.
+    changed: bool,
+}
+
+impl Atlas {
+    /// Knows nothing yet but the interfaces that natgate serves, by the kernel's index.
+    pub(super) fn new(served: impl IntoIterator<Item = (u32, InterfaceId)>) -> Self {
+        let links = Links { served: served.into_iter().collect(), ..Links::default() };
+        let mut roads = Roads::default();
+        roads.tables.clear();
+        Self {
+            links,
+            names: HashMap::default(),
+            tables: Tables::default(),
+            rules: Vec::new(),
+            neighbours: Neighbours::default(),
+            roads,
+            indices: HashMap::default(),
+            members: HashMap::default(),
+            several_links: 0,
+            refused: Vec::new(),
+            new_gateways: Vec::new(),
+            changed: true,
+        }
+    }
+
+    /// The roads now.
+    pub(super) fn roads(&mut self) -> &Roads {
+        self.roads.adjacencies = Arc::clone(self.neighbours.adjacencies());
+        self.roads.neighbours = Arc::clone(self.neighbours.ids());
+        &self.roads
+    }
+
+    /// Notes that the description of a link has changed.
+    pub(super) fn note_links(&mut self) {
+        self.changed = true;
+    }
+
+    /// Rules that are not followed, a line each.
+    pub(super) fn refused(&self) -> &[String] {
+        &self.refused
+    }
+
+    /// Whether anything has changed since the last time.
+    pub(super) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Gateways that are new since the last time.
+    pub(super) fn take_new_gateways(&mut self) -> Vec<Key> {
+        std::mem::take(&mut self.new_gateways)
+    }
+
+    pub(super) fn neighbours(&mut self) -> &mut Neighbours {
+        &mut self.neighbours
+    }
+
+    /// Takes over what happened. Returns what has to be read again.
+    pub(super) fn apply(&mut self, event: &Event) -> Stale {
+        let none = Stale::default();
+        let links = Stale { links: true, ..none };
+        match event {
+            Event::Route(change) => match self.tables.apply(change.clone()) {
+                Ok(place) => self.follow(place),
+                Err(place) => {
+                    self.follow(place);
+                    return Stale { routes: true, ..none };
+                }
+            },
+            Event::Neighbour(fact) => self.follow_neighbour(fact),
+            Event::Link(ifindex, up) => {
+                if self.links.up.insert(*ifindex, *up) != Some(*up) {
+                    self.follow_all();
+                    return Stale { routes: true, ..links };
+                }
+                return links;
+            }
+            Event::Address | Event::NextHopObjects => return Stale { routes: true, ..links },
+            Event::Rules => return Stale { rules: true, ..none },
+            Event::Lost => return Stale::ALL,
+        }
+        none
+    }
+
+    /// Takes over a dump, and then what happened since it was begun. Returns how many routes were not as they were
+    /// known.
+    pub(super) fn adopt(&mut self, dump: Dump, since: &[Event]) -> usize {
+        if let Some((links, _)) = &dump.links {
+            self.names.clear();
+            for link in links {
+                if let Some(id) = self.links.served.get(&link.ifindex) {
+                    self.names.insert(link.name.clone(), *id);
+                }
+            }
+            let up = links.iter().map(|link| (link.ifindex, link.up)).collect();
+            if up != self.links.up {
+                self.links.up = up;
+                self.follow_all();
+            }
+            self.follow_rules();
+        }
+        if let Some(rules) = dump.rules {
+            self.rules = rules;
+            self.follow_rules();
+        }
+        if let Some(facts) = dump.neighbours {
+            let ours = facts.iter().filter_map(|fact| self.ours(fact)).collect();
+            for noticed in self.neighbours.replace(ours) {
+                self.notice(noticed);
+            }
+        }
+        let mut different = 0;
+        if let Some(routes) = dump.routes {
+            let mut tables = Tables::of(routes);
+            for event in since {
+                if let Event::Route(change) = event {
+                    // Contradictions are what the dump was newer than.
+                    let _ = tables.apply(change.clone());
+                }
+            }
+            let places = self.tables.differences(&tables);
+            self.tables = tables;
+            different = places.len();
+            for place in places {
+                self.follow(place);
+            }
+        }
+        for event in since {
+            match event {
+                Event::Neighbour(fact) => self.follow_neighbour(fact),
+                Event::Link(..) => drop(self.apply(event)),
+                _ => {}
+            }
+        }
+        different
+    }
+
+    fn ours(&self, fact: &Fact) -> Option<(Key, NeighbourState, Option<Mac>)> {
+        let id = *self.links.served.get(&fact.ifindex)?;
+        Some(((id, fact.address), fact.state, fact.mac))
+    }
+
+    fn follow_neighbour(&mut self, fact: &Fact) {
+        let Some((key, state, mac)) = self.ours(fact) else { return };
+        let noticed = self.neighbours.apply(key, state, mac);
+        self.notice(noticed);
+    }
+
+    fn notice(&mut self, noticed: Noticed) {
+        match noticed {
+            Noticed::Nothing => return,
+            Noticed::Address(_) => {}
+            Noticed::Life(id) => {
+                if self.members.contains_key(&id) {
+                    self.roads.note_change(Ipv4Net::default());
+                } else if self.several_links > 0
+                    && let Some(adjacency) = self.neighbours.adjacencies().get(id.0 as usize)
+                {
+                    self.roads.note_change(adjacency.address.into());
+                }
+            }
+        }
+        self.changed = true;
+    }
+
+    fn follow_rules(&mut self) {
+        let (indices, tables) = (&mut self.indices, &mut self.roads.tables);
+        let index = |id| index_of(indices, tables, id);
+        let names = &self.names;
+        let (signposts, refused) = signposts(&self.rules, index, |name| names.get(name).copied());
+        if self.roads.signposts[..] != signposts[..] {
+            self.roads.signposts = signposts.into();
+            self.roads.note_change(Ipv4Net::default());
+            self.changed = true;
+        }
+        if self.refused != refused {
+            self.refused = refused;
+            self.changed = true;
+        }
+    }
+
+    /// Looks at every route again.
+    fn follow_all(&mut self) {
+        let places: Vec<Place> = self.tables.places().collect();
+        for place in places {
+            self.follow(place);
+        }
+    }
+
+    /// Looks at one prefix again.
+    fn follow(&mut self, (table, prefix): Place) {
+        let route = self.tables.target((table, prefix), &self.links).map(|it| self.route(it));
+        let index = index_of(&mut self.indices, &mut self.roads.tables, table);
+        let routes = &mut self.roads.tables[index];
+        if routes.get_exact(prefix) == route.as_ref() {
+            return;
+        }
+        if let Some(route) = &route {
+            self.count(route, true);
+        }
+        let routes = &mut self.roads.tables[index];
+        let old = match route {
+            Some(route) => routes.insert(prefix, route),
+            None => routes.remove(prefix),
+        };
+        if let Some(old) = &old {
+            self.count(old, false);
+        }
+        self.roads.note_change(prefix);
+        self.changed = true;
+    }
+
+    fn route(&mut self, target: Target) -> Route {
+        let mut way = |hop: &Hop| {
+            let id = self.links.served[&hop.ifindex];
+            hop.gateway
+                .map_or(Way::OnLink(id), |gateway| Way::Via(self.neighbours.id((id, gateway))))
+        };
+        match target {
+            Target::Ways(hops) => match &hops[..] {
+                [only] => match way(only) {
+                    Way::Via(id) => Route::Via(id),
+                    Way::OnLink(id) => Route::OnLink(id),
+                },
+                several => {
+                    let member = |hop: &Hop| Member { way: way(hop), weight: hop.weight };
+                    Route::Several(several.iter().map(member).collect())
+                }
+            },
+            Target::Local => Route::Local,
+            Target::Denied(denial) => Route::Denied(denial),
+            Target::Throw => Route::Throw,
+            Target::Elsewhere => Route::Elsewhere,
+        }
+    }
+
+    /// Notes that `route` is there now, or no longer is.
+    fn count(&mut self, route: &Route, there: bool) {
+        match route {
+            Route::Via(id) => self.count_gateway(*id, there),
+            Route::Several(members) => {
+                for member in members.iter() {
+                    match member.way {
+                        Way::Via(id) => {
+                            self.count_gateway(id, there);
+                            let count = self.members.entry(id).or_default();
+                            *count = if there { *count + 1 } else { count.saturating_sub(1) };
+                            if *count == 0 {
+                                self.members.remove(&id);
+                            }
+                        }
+                        Way::OnLink(_) if there => self.several_links += 1,
+                        Way::OnLink(_) => self.several_links = self.several_links.saturating_sub(1),
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn count_gateway(&mut self, id: AdjacencyId, there: bool) {
+        let Some(adjacency) = self.neighbours.adjacencies().get(id.0 as usize) else { return };
+        let key = (adjacency.interface, adjacency.address);
+        if !there {
+            self.neighbours.lead_elsewhere(key);
+        } else if self.neighbours.lead_by(key) {
+            self.new_gateways.push(key);
+        }
+    }
+}
+
+/// The index of the table with the number `id`, a new one if it has none.
+fn index_of(
+    indices: &mut HashMap<u32, usize, RandomState>,
+    tables: &mut Vec<Lpm<Route>>,
+    id: u32,
+) -> usize {
+    *indices.entry(id).or_insert_with(|| {
+        tables.push(Lpm::default());
+        tables.len() - 1
+    })
+}
