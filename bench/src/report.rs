@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::contestant::Contestant;
-use crate::measure::Trial;
+use crate::measure::{Figure, Trial};
 use crate::suite::{Axis, Bound, Quantity, Row};
 
 /// A whole run, as it is written and compared.
@@ -115,29 +115,35 @@ impl Run {
     }
 }
 
-/// The run as rows of the suite: rates and costs, beside the forwarder and the kernel's NAT.
+/// How it was sent, and the figure of that.
+type Kind = (&'static str, fn(&Trial) -> Figure);
+
+/// The run as rows of the suite: rates and costs, beside the forwarder and the kernel's NAT. Paced and not: a
+/// pause of a core takes more from the first.
 pub fn rows(run: &Run) -> Vec<Row> {
+    let kinds: [Kind; 2] = [("paced", |trial| trial.paced), ("not paced", |trial| trial.unpaced)];
     let mut rows = Vec::new();
     for (flows, who) in run.rows() {
-        let place = |row: Row| row.at(Axis::Flows, flows as f64);
-        let rate: fn(&Trial) -> f64 = |trial| trial.paced.rate / 1e6;
-        let cpu: fn(&Trial) -> f64 = |trial| trial.paced.cpu_micros;
-        if let Some(figure) = run.spread(who, flows, rate) {
-            let mut row = place(Row::new(who.name(), Quantity::Mpps, figure));
-            let of_forwarder = (who == Contestant::Natgate).then_some(Bound::AtLeast(0.95));
-            for (peer, bound) in
-                [(Contestant::Forwarder, of_forwarder), (Contestant::Nftables, None)]
-            {
-                if who != peer
-                    && let Some(ratio) = run.ratio(who, peer, flows, rate)
-                {
-                    row = row.times(peer.name(), ratio, bound);
-                }
+        for (kind, get) in kinds {
+            let rate = |trial: &Trial| get(trial).rate / 1e6;
+            let row = |quantity, figure| {
+                let what = format!("{}, {kind}", who.name());
+                Row::new(what, quantity, figure).at(Axis::Flows, flows as f64)
+            };
+            if let Some(figure) = run.spread(who, flows, rate) {
+                let asked = (who == Contestant::Natgate).then_some(Bound::AtLeast(0.95));
+                let peers = [(Contestant::Forwarder, asked), (Contestant::Nftables, None)];
+                let peers = peers.into_iter().filter(|(peer, _)| *peer != who);
+                let ratios = peers.filter_map(|(peer, bound)| {
+                    Some((peer, run.ratio(who, peer, flows, rate)?, bound))
+                });
+                rows.push(ratios.fold(row(Quantity::Mpps, figure), |row, (peer, ratio, bound)| {
+                    row.times(peer.name(), ratio, bound)
+                }));
             }
-            rows.push(row);
-        }
-        if let Some(figure) = run.spread(who, flows, cpu) {
-            rows.push(place(Row::new(who.name(), Quantity::CpuMicros, figure)));
+            let cpu = |trial: &Trial| get(trial).cpu_micros;
+            let figure = run.spread(who, flows, cpu);
+            rows.extend(figure.map(|figure| row(Quantity::CpuMicros, figure)));
         }
     }
     rows

@@ -58,9 +58,9 @@ pub fn draw(report: &Report, directory: &Path) -> Result<Vec<Drawn>> {
             points.sort_by(|a, b| a.0.total_cmp(&b.0));
         }
         let words = axis.name().trim_start_matches("% of ").replace(' ', "-");
-        let unit = quantity.unit().replace(['/', 'µ', ' ', '%'], "-");
-        let file =
-            format!("{}-{}-{words}.svg", level.file(), unit.trim_matches('-').to_lowercase());
+        let unit =
+            quantity.unit().replace('µ', "u").replace('%', "percent").replace(['/', ' '], "-");
+        let file = format!("{}-{}-{words}.svg", level.file(), unit.to_lowercase());
         let title = format!("{}: {} over {}", level.title(), quantity.unit(), axis.name());
         one(&directory.join(&file), &title, quantity, axis, &lines)
             .map_err(|error| anyhow!("error: plot ({file}): {error}"))?;
