@@ -111,11 +111,12 @@ impl Gateway {
         Ok(Self { workers, now, counters, arrivals: 0, _control: (senders, notices_end) })
     }
 
-    /// Lets a frame arrive, at each worker in turn; false if there is no room for it.
+    /// Lets a frame arrive, at each worker in turn that has room; false if none has.
     pub fn inject(&mut self, interface: InterfaceId, frame: &[u8]) -> bool {
         self.arrivals += 1;
-        let worker = self.arrivals % self.workers.len();
-        self.workers[worker].io_mut().inject(interface, frame)
+        let (first, count) = (self.arrivals, self.workers.len());
+        (first..first + count)
+            .any(|worker| self.workers[worker % count].io_mut().inject(interface, frame))
     }
 
     /// Lets every worker take its turns until none has anything to do, and returns what was sent.

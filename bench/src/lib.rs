@@ -7,15 +7,19 @@
 
 #![forbid(unsafe_code)]
 
+pub mod callgrind;
 pub mod contestant;
 pub mod forward;
 pub mod frame;
 pub mod gateway;
 pub mod level2;
 pub mod level4;
+pub mod machine;
 pub mod measure;
 pub mod memory;
 pub mod packets;
 pub mod report;
 pub mod rig;
+pub mod scaling;
+pub mod suite;
 pub mod veth;

@@ -1,57 +1,55 @@
-//! `natgate-bench`: measures natgate, its limit and its peers end to end, and prints one table.
+//! `natgate-bench`: measures natgate, its limit and its peers, and prints one table.
 
 #![forbid(unsafe_code)]
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
-use bench::contestant::Contestant;
 use bench::level2::sessions::Story;
 use bench::level4;
-use bench::measure::{Settings, trial};
-use bench::report::Run;
+use bench::machine::Machine;
+use bench::suite::{Level, Options, Report, compare, table};
 use bench::veth::command::{self as veth, Veth};
 use bench::{memory, packets};
 use clap::{Args, Parser, Subcommand, ValueEnum as _};
 
-/// Measures natgate, its limit and its peers on veth pairs, interleaved, and prints one table.
+/// Measures natgate, its limit and its peers, and prints what was asked for and what was reached.
 ///
-/// Example: tools/bench --quick --only forwarder,nftables
+/// Example: tools/bench --quick --only scale
 #[derive(Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Measurement>,
-    /// Two repetitions of one second instead of five of three.
+    /// Levels to measure.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Level::value_variants().to_vec())]
+    only: Vec<Level>,
+    /// Fewer and shorter: a first look, in four minutes.
     #[arg(long)]
     quick: bool,
-    /// Repetitions.
-    #[arg(long, value_name = "N")]
-    repetitions: Option<usize>,
-    /// Length of each figure.
-    #[arg(long, value_name = "S")]
-    seconds: Option<f64>,
-    /// Numbers of flows.
-    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1000, 50_000])]
-    flows: Vec<u64>,
-    /// Who takes part.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Contestant::ALL)]
-    only: Vec<Contestant>,
+    /// Repetitions, if not as many as each level takes by itself.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    repetitions: Option<u16>,
     /// Say what changed since this run.
     #[arg(long, value_name = "BASE.json")]
     compare: Option<PathBuf>,
+    /// Changes of so many per cent are told; one for the worse ends in failure.
+    #[arg(long, value_name = "PERCENT", default_value_t = 10.0)]
+    threshold: f64,
+    /// Measure nothing: show this run again, and draw its plots.
+    #[arg(long, value_name = "RUN.json", conflicts_with_all = ["only", "quick"])]
+    plot: Option<PathBuf>,
     /// Where the release programs are.
-    #[arg(long, value_name = "DIR", default_value = "target/release")]
+    #[arg(long, value_name = "DIR", env = "NATGATE_PROGRAMS", default_value = "target/release")]
     programs: PathBuf,
-    /// Where results and logs go.
+    /// Where run.json, table.md, plots and logs go.
     #[arg(long, value_name = "DIR", default_value = "bench/results")]
     results: PathBuf,
 }
 
-/// Anything but the end-to-end measurement.
+/// One measurement alone, in detail.
 #[derive(Subcommand)]
 enum Measurement {
     /// Measures gateways between a generator and a sink, on veth pairs.
@@ -112,6 +110,12 @@ struct Packets {
     /// Put the figures of this earlier run in front.
     #[arg(long, value_name = "BASE.json")]
     compare: Option<PathBuf>,
+    /// Only count the instructions of the kinds in this earlier run, and fail if one got dearer.
+    #[arg(long, value_name = "BAR.json")]
+    check: Option<PathBuf>,
+    /// By how many per cent it may get dearer.
+    #[arg(long, value_name = "PERCENT", default_value_t = 10.0, requires = "check")]
+    tolerance: f64,
     /// Only send so many bursts of each kind: what runs under callgrind.
     #[arg(long, hide = true)]
     bursts: Option<usize>,
@@ -143,58 +147,58 @@ struct Memory {
 }
 
 fn main() -> ExitCode {
-    tools::exit(run())
+    match run() {
+        Ok(code) => code,
+        Err(error) => tools::exit(Err(error)),
+    }
 }
 
-fn run() -> Result<()> {
+fn run() -> Result<ExitCode> {
     let cli = Cli::parse();
     match cli.command {
-        Some(Measurement::Packets(arguments)) => return run_packets(arguments),
-        Some(Measurement::Memory(arguments)) => return run_memory(arguments),
-        Some(Measurement::Setup(arguments)) => return run_setup(&arguments),
-        Some(Measurement::Scale(arguments)) => return run_scale(&arguments),
+        Some(Measurement::Packets(arguments)) => run_packets(arguments)?,
+        Some(Measurement::Memory(arguments)) => run_memory(arguments)?,
+        Some(Measurement::Setup(arguments)) => run_setup(&arguments)?,
+        Some(Measurement::Scale(arguments)) => run_scale(&arguments)?,
         Some(Measurement::Veth(arguments)) => {
-            let results = veth::run(&arguments, &machine().join("; "))?;
+            let results = veth::run(&arguments, &Machine::here().line())?;
             println!("{}\n\n{}", results.machine.join("\n"), results.tables()?);
-            return Ok(());
         }
-        None => {}
+        None => return run_suite(&cli),
     }
-    let base = cli.compare.as_deref().map(Run::read).transpose()?;
-    fs::create_dir_all(&cli.results)?;
-    let seconds = cli.seconds.unwrap_or(if cli.quick { 1.0 } else { 3.0 });
-    let repetitions = cli.repetitions.unwrap_or(if cli.quick { 2 } else { 5 });
-    ensure!(repetitions > 0, "error: --repetitions (0): nothing would be measured; give 1 or more");
-    let settings = Settings {
-        programs: cli.programs,
-        results: fs::canonicalize(&cli.results)?,
-        length: Duration::try_from_secs_f64(seconds)
-            .context("error: --seconds: not a length of time; give such as 3")?,
+    Ok(ExitCode::SUCCESS)
+}
+
+/// All levels, or a run of before; fails if a level did, or if something became slower than allowed.
+fn run_suite(cli: &Cli) -> Result<ExitCode> {
+    let base = cli.compare.as_deref().map(Report::read).transpose()?;
+    let Cli { programs, results, .. } = cli;
+    fs::create_dir_all(results)?;
+    let report = if let Some(path) = &cli.plot {
+        Report::read(path)?
+    } else {
+        let (programs, results) = (programs.clone(), fs::canonicalize(results)?);
+        Report::measure(
+            &cli.only,
+            &Options {
+                quick: cli.quick,
+                repetitions: cli.repetitions.map(usize::from),
+                programs,
+                results,
+            },
+        )
     };
-    let mut run = Run { machine: machine(), trials: Vec::new() };
-    for repetition in 0..repetitions {
-        for &flows in &cli.flows {
-            for &contestant in &cli.only {
-                let trial = trial(&settings, contestant, flows, repetition)?;
-                eprintln!(
-                    "{}/{repetitions}  {flows:>7} flows  {:<32} {:.3} Mpps paced, {:.3} not",
-                    repetition + 1,
-                    contestant.name(),
-                    trial.paced.rate / 1e6,
-                    trial.unpaced.rate / 1e6
-                );
-                run.trials.push(trial);
-            }
-        }
+    report.write(results)?;
+    println!("{}\nwritten to {}", table::show(&report), results.display());
+    let mut worse = false;
+    if let Some(base) = &base {
+        let changes = compare::changes(base, &report);
+        let (text, is_worse) = compare::show(&changes, cli.threshold);
+        println!("\n## Since {}\n\n{text}", base.machine.line());
+        worse = is_worse;
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-    let path = settings.results.join(format!("{now}.json"));
-    fs::write(&path, serde_json::to_string_pretty(&run)?)?;
-    println!("{}\n\n{}\nwritten to {}", run.machine.join("; "), run.table()?, path.display());
-    if let Some(base) = base {
-        println!("\n{}", run.compare(&base)?);
-    }
-    Ok(())
+    let good = report.is_complete() && !worse;
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn run_setup(arguments: &Setup) -> Result<()> {
@@ -249,6 +253,11 @@ fn run_packets(arguments: Packets) -> Result<()> {
         }
         return Ok(());
     }
+    if let Some(bar) = arguments.check.as_deref().map(packets::Table::read).transpose()? {
+        let table = packets::check::check(&bar, arguments.counted_flows, arguments.tolerance)?;
+        println!("{table}");
+        return Ok(());
+    }
     ensure!(
         arguments.repetitions > 0,
         "error: --repetitions (0): nothing would be measured; give 1 or more"
@@ -260,7 +269,7 @@ fn run_packets(arguments: Packets) -> Result<()> {
         counted_flows: Some(arguments.counted_flows).filter(|&flows| flows > 0),
         repetitions: arguments.repetitions,
     })?;
-    let table = packets::Table { machine: machine(), costs };
+    let table = packets::Table { machine: vec![Machine::here().line()], costs };
     println!("{}\n\n{}", table.machine.join("; "), table.show(base.as_ref())?);
     if let Some(path) = arguments.json {
         table.write(&path)?;
@@ -286,7 +295,7 @@ fn run_memory(arguments: Memory) -> Result<()> {
         rounds: arguments.rounds,
         dont_fragment,
     })?;
-    let run = memory::Memory::new(machine(), dont_fragment, figures);
+    let run = memory::Memory::new(vec![Machine::here().line()], dont_fragment, figures);
     println!("{}\n\n{}", run.machine.join("; "), run.show()?);
     if let Some(path) = arguments.json {
         fs::write(&path, serde_json::to_string_pretty(&run)? + "\n")
@@ -294,24 +303,4 @@ fn run_memory(arguments: Memory) -> Result<()> {
         println!("written to {}", path.display());
     }
     Ok(())
-}
-
-/// Processor, cores, kernel, commit and command: what stands beside every published figure.
-fn machine() -> Vec<String> {
-    let output = |program: &str, arguments: &[&str]| {
-        let output = Command::new(program).args(arguments).output().ok()?;
-        Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
-    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("?");
-    let cores = cpu.lines().filter(|line| line.starts_with("processor")).count();
-    vec![
-        format!("{}, {cores} cores", model.trim_start_matches([' ', '\t', ':'])),
-        format!("Linux {}", output("uname", &["-r"]).unwrap_or_default()),
-        format!(
-            "commit {}",
-            output("git", &["describe", "--always", "--dirty"]).unwrap_or_default()
-        ),
-        std::env::args().skip(1).collect::<Vec<_>>().join(" "),
-    ]
 }

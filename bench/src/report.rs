@@ -2,11 +2,12 @@
 
 use std::fmt::Write as _;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::contestant::Contestant;
 use crate::measure::{Figure, Trial};
+use crate::suite::{Axis, Bound, Quantity, Row};
 
 /// A whole run, as it is written and compared.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -112,48 +113,40 @@ impl Run {
         }
         Ok(out)
     }
+}
 
-    /// What became slower or faster than in `base`, relative to each run's own forwarder where there is
-    /// one: machines differ. Figures are medians.
-    pub fn compare(&self, base: &Self) -> Result<String> {
-        let mut out = String::new();
-        writeln!(
-            out,
-            "| flows | gateway | figure | base | now | change |\n| ---: | --- | --- | --- | --- | --- |"
-        )?;
-        for (flows, who) in self.rows() {
-            let paced: fn(&Trial) -> Figure = |t| t.paced;
-            let unpaced: fn(&Trial) -> Figure = |t| t.unpaced;
-            for (name, get) in [("paced", paced), ("not paced", unpaced)] {
-                let relative = |run: &Self| {
-                    run.ratio(who, Contestant::Forwarder, flows, |t| get(t).rate).map(|s| s.median)
-                };
-                let (Some(now), Some(then)) = (relative(self), relative(base)) else { continue };
-                if who == Contestant::Forwarder {
-                    continue;
-                }
-                let change = (now / then - 1.0) * 100.0;
-                writeln!(
-                    out,
-                    "| {flows} | {} | {name}, of the forwarder | {then:.3} | {now:.3} | {change:+.1} % |",
-                    who.name()
-                )?;
+/// How it was sent, and the figure of that.
+type Kind = (&'static str, fn(&Trial) -> Figure);
+
+/// The run as rows of the suite: rates and costs, beside the forwarder and the kernel's NAT. Paced and not: a
+/// pause of a core takes more from the first.
+pub fn rows(run: &Run) -> Vec<Row> {
+    let kinds: [Kind; 2] = [("paced", |trial| trial.paced), ("not paced", |trial| trial.unpaced)];
+    let mut rows = Vec::new();
+    for (flows, who) in run.rows() {
+        for (kind, get) in kinds {
+            let rate = |trial: &Trial| get(trial).rate / 1e6;
+            let row = |quantity, figure| {
+                let what = format!("{}, {kind}", who.name());
+                Row::new(what, quantity, figure).at(Axis::Flows, flows as f64)
+            };
+            if let Some(figure) = run.spread(who, flows, rate) {
+                let asked = (who == Contestant::Natgate).then_some(Bound::AtLeast(0.95));
+                let peers = [(Contestant::Forwarder, asked), (Contestant::Nftables, None)];
+                let peers = peers.into_iter().filter(|(peer, _)| *peer != who);
+                let ratios = peers.filter_map(|(peer, bound)| {
+                    Some((peer, run.ratio(who, peer, flows, rate)?, bound))
+                });
+                rows.push(ratios.fold(row(Quantity::Mpps, figure), |row, (peer, ratio, bound)| {
+                    row.times(peer.name(), ratio, bound)
+                }));
             }
+            let cpu = |trial: &Trial| get(trial).cpu_micros;
+            let figure = run.spread(who, flows, cpu);
+            rows.extend(figure.map(|figure| row(Quantity::CpuMicros, figure)));
         }
-        Ok(out)
     }
-
-    /// Reads a run that was written before.
-    pub fn read(path: &std::path::Path) -> Result<Self> {
-        let what = || {
-            format!(
-                "error: the run to compare with ({}): it can't be read; give a file from bench/results",
-                path.display()
-            )
-        };
-        let text = std::fs::read_to_string(path).with_context(what)?;
-        serde_json::from_str(&text).with_context(what)
-    }
+    rows
 }
 
 #[cfg(test)]

@@ -1,65 +1,81 @@
 //! How does a packet reach the worker that owns its subscriber?
 //!
-//! Between every two workers there is a bounded ring for each direction, with one producer and one
+//! Between every two workers there are bounded rings for each direction, with one producer and one
 //! consumer. The frame's token moves, its bytes don't. A full ring drops and counts; it never blocks.
+//!
+//! What crosses is little, because every line that crosses is asked for twice, by the giver to write it and by
+//! the taker to read it. So most packets are only tokens: the taker parses them as if they had arrived there.
+//! What was found out about the others can't be read from their bytes, and goes with them in a second ring.
+//! Packets are collected while a burst is processed, shown together and taken together: each side writes
+//! its index once a burst, and two workers share no other line that is written.
 
-use std::sync::Arc;
+use crossbeam::utils::CachePadded;
+use rtrb::{Consumer, Producer, RingBuffer};
 
-use crossbeam::queue::ArrayQueue;
-
-use crate::io::Received;
+use crate::io::{BURST, Received};
 use crate::pipeline::Parsed;
 use crate::waker::Waker;
 
 /// Packets that a ring holds.
 pub const RING_SIZE: usize = 1024;
+/// The same of those that were parsed before.
+const KNOWN_SIZE: usize = 256;
 
-/// What another worker is to do with a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Errand {
-    /// Translate it: its subscriber lives there.
-    Translate,
-    /// Keep what is known of its datagram: it is a fragment.
-    Keep,
-}
-
-/// A packet on its way to another worker: already parsed.
+/// A packet on its way to another worker, about which more is known than its bytes say.
 #[derive(Debug)]
-pub struct HandedOver<F> {
+pub(crate) struct Known<F> {
     /// The frame, and where it arrived.
     pub(crate) received: Received<F>,
     /// What is in it.
     pub(crate) parsed: Parsed,
-    /// Why it is given.
-    pub(crate) errand: Errand,
 }
 
-type Ring<F> = Arc<ArrayQueue<HandedOver<F>>>;
+/// The giver's end of a ring.
+#[derive(Debug)]
+struct Outlet<T> {
+    ring: Producer<T>,
+    /// What the other worker does not see yet; the ring has room for it.
+    collected: Vec<T>,
+}
+
+/// The way to one other worker.
+#[derive(Debug)]
+struct To<F> {
+    arrivals: Outlet<Received<F>>,
+    known: Outlet<Known<F>>,
+    waker: Waker,
+}
+
+/// The way from one other worker.
+#[derive(Debug)]
+struct From<F> {
+    arrivals: Consumer<Received<F>>,
+    known: Consumer<Known<F>>,
+}
 
 /// One worker's ends of the rings; index: the other worker.
 #[derive(Debug)]
 pub struct HandOff<F> {
-    to: Vec<Ring<F>>,
-    from: Vec<Ring<F>>,
-    wakers: Vec<Waker>,
-    /// Workers that were given packets since the last [`HandOff::wake`].
-    given: Vec<bool>,
+    // On lines of their own: the ends of different workers are made side by side.
+    to: Vec<CachePadded<To<F>>>,
+    from: Vec<CachePadded<From<F>>>,
 }
 
 impl<F> HandOff<F> {
     /// The rings between as many workers as there are `wakers`, in order.
     pub fn between(wakers: &[Waker]) -> Vec<Self> {
-        let count = wakers.len();
-        let ring = |_| Arc::new(ArrayQueue::new(RING_SIZE));
-        let rings: Vec<Vec<Ring<F>>> = (0..count).map(|_| (0..count).map(ring).collect()).collect();
-        (0..count)
-            .map(|worker| Self {
-                to: rings[worker].clone(),
-                from: rings.iter().map(|row| Arc::clone(&row[worker])).collect(),
-                wakers: wakers.to_vec(),
-                given: vec![false; count],
-            })
-            .collect()
+        let mut ends: Vec<Self> =
+            wakers.iter().map(|_| Self { to: Vec::new(), from: Vec::new() }).collect();
+        for giver in 0..wakers.len() {
+            for (taker, waker) in wakers.iter().enumerate() {
+                let (to_arrivals, arrivals) = ring(RING_SIZE);
+                let (to_known, known) = ring(KNOWN_SIZE);
+                let to = To { arrivals: to_arrivals, known: to_known, waker: waker.clone() };
+                ends[giver].to.push(CachePadded::new(to));
+                ends[taker].from.push(CachePadded::new(From { arrivals, known }));
+            }
+        }
+        ends
     }
 
     /// How many workers there are.
@@ -67,26 +83,80 @@ impl<F> HandOff<F> {
         self.to.len() as u16
     }
 
-    /// Gives a packet to `worker`; a full ring gives it back.
-    pub(crate) fn give(&mut self, worker: u16, packet: HandedOver<F>) -> Result<(), HandedOver<F>> {
-        let worker = usize::from(worker);
-        let Some(ring) = self.to.get(worker) else { return Err(packet) };
-        ring.push(packet)?;
-        self.given[worker] = true;
+    /// Lets a packet arrive at `worker`, which sees it after [`HandOff::wake`] at the latest; a full ring gives
+    /// it back.
+    pub(crate) fn forward(
+        &mut self,
+        worker: u16,
+        received: Received<F>,
+    ) -> Result<(), Received<F>> {
+        match self.to.get_mut(usize::from(worker)) {
+            Some(to) => to.arrivals.give(received),
+            None => Err(received),
+        }
+    }
+
+    /// Gives a packet and what is known of it to `worker`, in the same way.
+    pub(crate) fn give(&mut self, worker: u16, packet: Known<F>) -> Result<(), Known<F>> {
+        match self.to.get_mut(usize::from(worker)) {
+            Some(to) => to.known.give(packet),
+            None => Err(packet),
+        }
+    }
+
+    /// Shows the other workers what they were given, and wakes those of them that sleep.
+    pub(crate) fn wake(&mut self) {
+        for to in &mut self.to {
+            if to.arrivals.show() | to.known.show() {
+                to.waker.wake();
+            }
+        }
+    }
+
+    /// Puts what arrived at `worker` for us, a burst at most, behind what is in `into`; returns how many
+    /// packets these are.
+    pub(crate) fn take_arrivals(&mut self, worker: u16, into: &mut Vec<Received<F>>) -> usize {
+        self.from.get_mut(usize::from(worker)).map_or(0, |from| take(&mut from.arrivals, into))
+    }
+
+    /// The same with what else `worker` gave us.
+    pub(crate) fn take_known(&mut self, worker: u16, into: &mut Vec<Known<F>>) -> usize {
+        self.from.get_mut(usize::from(worker)).map_or(0, |from| take(&mut from.known, into))
+    }
+}
+
+fn ring<T>(size: usize) -> (Outlet<T>, Consumer<T>) {
+    let (ring, other_end) = RingBuffer::new(size);
+    (Outlet { ring, collected: Vec::with_capacity(size) }, other_end)
+}
+
+fn take<T>(ring: &mut Consumer<T>, into: &mut Vec<T>) -> usize {
+    let count = ring.slots().min(BURST);
+    if count > 0
+        && let Ok(burst) = ring.read_chunk(count)
+    {
+        into.extend(burst);
+    }
+    count
+}
+
+impl<T> Outlet<T> {
+    fn give(&mut self, item: T) -> Result<(), T> {
+        let wanted = self.collected.len() + 1;
+        // The other worker's index is read only when the last look at it does not suffice.
+        if self.ring.cached_slots() < wanted && self.ring.slots() < wanted {
+            return Err(item);
+        }
+        self.collected.push(item);
         Ok(())
     }
 
-    /// The next packet that `worker` gave us.
-    pub(crate) fn take(&self, worker: u16) -> Option<HandedOver<F>> {
-        self.from.get(usize::from(worker))?.pop()
-    }
-
-    /// Wakes the workers that were given packets and sleep.
-    pub(crate) fn wake(&mut self) {
-        for (given, waker) in self.given.iter_mut().zip(&self.wakers) {
-            if std::mem::take(given) {
-                waker.wake();
-            }
+    /// Shows the other worker what was collected; whether that was anything.
+    fn show(&mut self) -> bool {
+        let any = !self.collected.is_empty();
+        if any && let Ok(room) = self.ring.write_chunk_uninit(self.collected.len()) {
+            room.fill_from_iter(self.collected.drain(..));
         }
+        any
     }
 }

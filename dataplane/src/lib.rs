@@ -7,6 +7,7 @@
 #![deny(unsafe_code)]
 
 mod answer;
+mod burst;
 pub mod counters;
 pub mod drop_reason;
 mod error_limit;

@@ -10,11 +10,16 @@ use crate::waker::Waker;
 /// Room in a frame, in bytes.
 pub const FRAME_SIZE: usize = 2048;
 
+/// Begins a cache line, as frames of a NIC do.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Bytes([u8; FRAME_SIZE]);
+
 /// A frame: owns its bytes.
 #[must_use = "a frame that is dropped without release is lost to its pool"]
 #[derive(Debug)]
 pub struct Frame {
-    bytes: Box<[u8; FRAME_SIZE]>,
+    bytes: Box<Bytes>,
     len: usize,
 }
 
@@ -36,7 +41,7 @@ pub struct MemoryIo {
 impl MemoryIo {
     /// A backend with `frames` frames.
     pub fn new(frames: usize) -> std::io::Result<Self> {
-        let frame = |_| Frame { bytes: Box::new([0; FRAME_SIZE]), len: 0 };
+        let frame = |_| Frame { bytes: Box::new(Bytes([0; FRAME_SIZE])), len: 0 };
         Ok(Self {
             arriving: VecDeque::new(),
             sent: VecDeque::new(),
@@ -70,7 +75,7 @@ impl MemoryIo {
             return false;
         }
         let Some(mut frame) = self.free.pop() else { return false };
-        frame.bytes[..packet.len()].copy_from_slice(packet);
+        frame.bytes.0[..packet.len()].copy_from_slice(packet);
         frame.len = packet.len();
         self.arriving.push_back(Received { frame, interface });
         true
@@ -79,9 +84,16 @@ impl MemoryIo {
     /// The next packet that was sent, and by which interface.
     pub fn take_sent(&mut self) -> Option<(InterfaceId, Vec<u8>)> {
         let (interface, frame) = self.sent.pop_front()?;
-        let packet = frame.bytes[..frame.len].to_vec();
+        let packet = frame.bytes.0[..frame.len].to_vec();
         self.free.push(frame);
         Some((interface, packet))
+    }
+
+    /// Takes back every frame that was sent, unread; returns how many.
+    pub fn recycle(&mut self) -> usize {
+        let count = self.sent.len();
+        self.free.extend(self.sent.drain(..).map(|(_, frame)| frame));
+        count
     }
 
     /// Frames here now, and frames made here: equal sums over all workers when none is in flight or lost.
@@ -102,12 +114,12 @@ impl PacketIo for MemoryIo {
 
     #[inline]
     fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
-        &frame.bytes[..frame.len]
+        &frame.bytes.0[..frame.len]
     }
 
     #[inline]
     fn bytes_mut<'a>(&'a mut self, frame: &'a mut Frame) -> &'a mut [u8] {
-        &mut frame.bytes[..frame.len]
+        &mut frame.bytes.0[..frame.len]
     }
 
     fn resize(&mut self, frame: &mut Frame, len: usize) -> bool {

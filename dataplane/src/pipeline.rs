@@ -17,8 +17,9 @@ use std::net::Ipv4Addr;
 
 use conntrack::{CachedHop, Endpoint, HashedKey, Realm, Slot, Timestamp};
 
+use crate::burst::Came;
 use crate::drop_reason::DropReason;
-use crate::hand_off::{Errand, HandedOver};
+use crate::hand_off::Known;
 use crate::interface::InterfaceId;
 use crate::io::{PacketIo, Received};
 use crate::ip_id::FreshId;
@@ -35,8 +36,8 @@ pub(crate) enum Fate {
     Forward(NextHop),
     /// It was turned into an answer and goes back.
     Answer,
-    /// It belongs to this worker, for this reason.
-    HandOver(u16, Errand),
+    /// Its subscriber lives with this worker.
+    HandOver(u16),
 }
 
 /// A packet, the side it came from, and the hashed key of its session, if it can have one.
@@ -59,6 +60,12 @@ impl Parsed {
     /// Source and destination with which it came to the gateway, before anything was translated.
     pub(crate) fn arrived(&self) -> (Endpoint, Endpoint) {
         self.hairpin.unwrap_or((self.packet.src, self.packet.dst))
+    }
+
+    /// Whether its home finds out by its bytes what is known of it here.
+    pub(crate) fn is_in_its_bytes(&self) -> bool {
+        // A fragment comes from its keeper, and would go back there.
+        self.hairpin.is_none() && !self.packet.fragment.is_fragment()
     }
 
     /// The journey to `destination`, as the kernel would ask: after the destination was translated, and
@@ -87,12 +94,14 @@ impl<I: PacketIo> Worker<I> {
         &mut self,
         mut received: Received<I::Frame>,
         arrival: &mut Arrival,
+        by: Came,
         now: Timestamp,
     ) {
         match arrival {
             Ok(Some(parsed)) if parsed.packet.fragment.is_fragment() => {
                 self.fragment_arrives(received, *parsed, now);
             }
+            Ok(Some(parsed)) if by == Came::ByHandOff => self.come_home(received, parsed, now),
             Ok(Some(parsed)) => {
                 let fate = self.decide(&mut received, parsed, now);
                 self.finish(received, parsed, fate, now);
@@ -105,19 +114,19 @@ impl<I: PacketIo> Worker<I> {
         }
     }
 
-    /// A packet that another worker has given us.
-    pub(crate) fn take_over(&mut self, given: HandedOver<I::Frame>, now: Timestamp) {
-        let HandedOver { mut received, mut parsed, errand } = given;
-        match errand {
-            Errand::Translate => {
-                let fate = match self.find(&parsed) {
-                    Some(slot) => self.translate(&mut received, &mut parsed, slot, now),
-                    None => self.open(&mut received, &mut parsed, now),
-                };
-                self.finish(received, &parsed, fate, now);
-            }
-            Errand::Keep => self.fragment_arrives(received, parsed, now),
-        }
+    /// A packet that another worker has given us with what is known of it.
+    pub(crate) fn take_over(&mut self, given: Known<I::Frame>, now: Timestamp) {
+        let Known { received, mut parsed } = given;
+        self.come_home(received, &mut parsed, now);
+    }
+
+    /// A packet whose home this is, as another worker has found.
+    fn come_home(&mut self, mut received: Received<I::Frame>, parsed: &mut Parsed, now: Timestamp) {
+        let fate = match self.find(parsed) {
+            Some(slot) => self.translate(&mut received, parsed, slot, now),
+            None => self.open(&mut received, parsed, now),
+        };
+        self.finish(received, parsed, fate, now);
     }
 
     fn decide(
@@ -146,7 +155,7 @@ impl<I: PacketIo> Worker<I> {
         }
         match self.home_of(parsed)? {
             home if home == self.id => self.open(received, parsed, now),
-            home => Ok(Fate::HandOver(home, Errand::Translate)),
+            home => Ok(Fate::HandOver(home)),
         }
     }
 

@@ -3,13 +3,15 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-const AWAKE: u8 = 0;
-const SLEEPING: u8 = 1;
-const NOTIFIED: u8 = 2;
+use self::state::State;
+
+mod atomic {
+    pub(super) use std::sync::atomic::{AtomicU8, Ordering};
+}
+mod state;
 
 /// Wakes one worker. Cloned freely; costs one atomic exchange while the worker is awake.
 #[derive(Clone, Debug)]
@@ -17,7 +19,7 @@ pub struct Waker(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    state: AtomicU8,
+    state: State,
     event: EventFd,
 }
 
@@ -25,13 +27,12 @@ impl Waker {
     /// A waker for a new worker.
     pub fn new() -> io::Result<Self> {
         let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
-        Ok(Self(Arc::new(Shared { state: AtomicU8::new(AWAKE), event })))
+        Ok(Self(Arc::new(Shared { state: State::awake(), event })))
     }
 
     /// Lets the worker's current or next `wait` return at once. Call it after the work was queued.
     pub fn wake(&self) {
-        // The exchange also orders what was queued before against the worker's look after `woke`.
-        if self.0.state.swap(NOTIFIED, Ordering::SeqCst) == SLEEPING {
+        if self.0.state.notify() {
             // Fails only when the counter is full, and then the worker is awake.
             let _ = self.0.event.write(1);
         }
@@ -39,17 +40,12 @@ impl Waker {
 
     /// The worker is about to sleep. False if it was notified meanwhile and must not.
     pub(crate) fn may_sleep(&self) -> bool {
-        let entered =
-            self.0.state.compare_exchange(AWAKE, SLEEPING, Ordering::SeqCst, Ordering::SeqCst);
-        if entered.is_err() {
-            self.0.state.swap(AWAKE, Ordering::SeqCst);
-        }
-        entered.is_ok()
+        self.0.state.may_sleep()
     }
 
     /// The worker woke up, for whatever reason; `event` says whether there is one.
     pub(crate) fn woke(&self, event: bool) {
-        self.0.state.swap(AWAKE, Ordering::SeqCst);
+        self.0.state.woke();
         // Whatever the state was: a notifier that has exchanged the state writes some time later, perhaps
         // after the worker looked. Such an event ends the next sleep early, once, and is taken here then.
         // None that is needed gets lost: while the worker is awake nobody begins to notify by the event.
@@ -83,7 +79,7 @@ mod tests {
         let waker = Waker::new().unwrap();
         assert!(waker.may_sleep());
         // `wake`, torn apart: the worker wakes up between its two steps.
-        assert_eq!(waker.0.state.swap(NOTIFIED, Ordering::SeqCst), SLEEPING);
+        assert!(waker.0.state.notify());
         waker.woke(false);
         waker.0.event.write(1).unwrap();
         assert!(sleep(&waker), "the stale event");

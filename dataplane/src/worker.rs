@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use conntrack::{HashedKey, Nat, Secret, Timestamp};
+use conntrack::{Nat, Secret, Timestamp};
 use crossbeam::channel::{Receiver, Sender};
 
 use crate::answer::{self, RateLimit};
@@ -11,15 +11,15 @@ use crate::counters::{AllCounters, WorkerCounters};
 use crate::drop_reason::DropReason;
 use crate::error_limit::ErrorLimits;
 use crate::fragment::Fragments;
-use crate::hand_off::{HandOff, HandedOver};
+use crate::hand_off::{HandOff, Known};
 use crate::hold::{Hold, Neighbour};
 use crate::interface::{Interface, InterfaceId, Mac};
-use crate::io::{self, BURST, PacketIo, Received};
+use crate::io::{BURST, PacketIo, Received};
 use crate::ip_id::IpIds;
 use crate::listing::{Listing, Progress};
 use crate::overload::Overload;
 use crate::pipeline::{Arrival, Fate, Parsed};
-use crate::plain::{Glance, Lane, Run};
+use crate::plain::{Glance, Lane};
 use crate::request::{Notice, Request};
 use crate::roads::{Adjacency, NextHop};
 use crate::snapshot::{Published, Snapshot};
@@ -106,10 +106,11 @@ pub struct Worker<I: PacketIo> {
     requests: Receiver<Request>,
     listings: Vec<Listing>,
     announcements: Vec<(InterfaceId, std::net::Ipv4Addr)>,
-    burst: Vec<Received<I::Frame>>,
-    glances: Vec<Glance>,
-    odd: Vec<Arrival>,
+    pub(crate) burst: Vec<Received<I::Frame>>,
+    pub(crate) glances: Vec<Glance>,
+    pub(crate) odd: Vec<Arrival>,
     pub(crate) lane: Lane,
+    pub(crate) taken_over: Vec<Known<I::Frame>>,
     next_housekeeping: Timestamp,
     /// Events of the NAT that were lost, counted so far.
     events_lost: u64,
@@ -163,6 +164,7 @@ impl<I: PacketIo> Worker<I> {
             glances: Vec::with_capacity(BURST),
             odd: Vec::with_capacity(BURST),
             lane: Lane::default(),
+            taken_over: Vec::with_capacity(BURST),
             next_housekeeping: now,
             events_lost: 0,
             unfinished: false,
@@ -221,144 +223,6 @@ impl<I: PacketIo> Worker<I> {
         self.nat.expire(now, budget)
     }
 
-    /// A burst from the interfaces, stage by stage. A stage's reads of memory don't wait for each other.
-    fn take_burst(&mut self, now: Timestamp) -> usize {
-        let mut burst = std::mem::take(&mut self.burst);
-        let mut glances = std::mem::take(&mut self.glances);
-        let mut odd = std::mem::take(&mut self.odd);
-        let packets = self.io.receive(BURST, &mut burst);
-        io::touch_headers(&self.io, &burst);
-        self.look_at_burst(&burst, &mut glances, &mut odd);
-        self.find_sessions(&mut glances);
-        self.finish_burst(&mut burst, &glances, &mut odd, now);
-        glances.clear();
-        odd.clear();
-        (self.burst, self.glances, self.odd) = (burst, glances, odd);
-        packets
-    }
-
-    /// Second stage: what are they?
-    #[inline(never)] // with registers of its own
-    fn look_at_burst(
-        &self,
-        burst: &[Received<I::Frame>],
-        glances: &mut Vec<Glance>,
-        odd: &mut Vec<Arrival>,
-    ) {
-        glances.extend(burst.iter().map(|received| self.look(received, odd)));
-    }
-
-    /// Third stage: which session does each probably belong to? Their index lines, and then their own, are on their
-    /// way at the same time.
-    #[inline(never)] // as above
-    fn find_sessions(&self, glances: &mut [Glance]) {
-        for glance in &mut *glances {
-            self.nat.touch_bucket(&mut glance.key);
-        }
-        for glance in &mut *glances {
-            self.nat.guess(&mut glance.key);
-        }
-        for glance in &*glances {
-            self.nat.touch_guessed(&glance.key);
-        }
-        for glance in glances.iter().filter(|glance| !glance.key.is_probable()) {
-            self.nat.touch_opener(&glance.key);
-        }
-    }
-
-    /// What is it? What is not plain goes to `odd`.
-    #[inline]
-    fn look(&self, received: &Received<I::Frame>, odd: &mut Vec<Arrival>) -> Glance {
-        let frame = self.io.bytes(&received.frame);
-        if let Some(glance) = self.lane.look(frame, received.interface, self.nat.secret()) {
-            return glance;
-        }
-        let arrival = self.parse(received);
-        let key = match &arrival {
-            Ok(Some(Parsed { key: Some(key), .. })) => *key,
-            _ => HashedKey::default(),
-        };
-        odd.push(arrival);
-        Glance { key, plain: None }
-    }
-
-    /// Last stage: what becomes of them, in the order in which they came?
-    #[inline(never)] // as above
-    fn finish_burst(
-        &mut self,
-        burst: &mut Vec<Received<I::Frame>>,
-        glances: &[Glance],
-        odd: &mut [Arrival],
-        now: Timestamp,
-    ) {
-        let (mut came, mut sent) = (Run::NONE, Run::NONE);
-        let mut odd = odd.iter_mut();
-        for (received, glance) in burst.drain(..).zip(glances) {
-            let len = self.io.bytes(&received.frame).len();
-            if let Some(run) = came.add(received.interface, len) {
-                self.count_received(run);
-            }
-            let Err(received) = self.pass(received, glance, now, &mut sent) else { continue };
-            let before = if glance.plain.is_none() { odd.next() } else { None };
-            if let Some(arrival) = before {
-                if let Ok(Some(Parsed { key: Some(key), .. })) = arrival {
-                    *key = glance.key;
-                }
-                self.arrive(received, arrival, now);
-            } else {
-                // Its session is not there, or it changes more than times and counts.
-                let mut arrival = self.parse(&received);
-                self.arrive(received, &mut arrival, now);
-            }
-        }
-        self.count_received(came);
-        self.count_passed(sent);
-    }
-
-    fn count_received(&self, run: Run) {
-        let counters = self.counters().interface(run.interface);
-        counters.received_packets.add(run.packets);
-        counters.received_bytes.add(run.bytes);
-    }
-
-    fn count_passed(&self, run: Run) {
-        let counters = self.counters();
-        counters.forwarded.add(run.packets);
-        let counters = counters.interface(run.interface);
-        counters.transmitted_packets.add(run.packets);
-        counters.transmitted_bytes.add(run.bytes);
-    }
-
-    /// Hands a plain packet of `len` bytes to the interface; it is counted with others of its run, or as dropped.
-    #[inline]
-    pub(crate) fn transmit_plain(
-        &mut self,
-        interface: InterfaceId,
-        frame: I::Frame,
-        len: usize,
-        sent: &mut Run,
-    ) {
-        if !self.io.transmit(interface, frame) {
-            self.counters().drop_packet(DropReason::TransmitFull);
-        } else if let Some(run) = sent.add(interface, len) {
-            self.count_passed(run);
-        }
-    }
-
-    /// A burst from each other worker.
-    fn take_hand_offs(&mut self, now: Timestamp) -> usize {
-        let mut packets = 0;
-        for other in 0..self.hand_off.workers() {
-            for _ in 0..BURST {
-                let Some(given) = self.hand_off.take(other) else { break };
-                packets += 1;
-                self.counters().taken_over.add(1);
-                self.take_over(given, now);
-            }
-        }
-        packets
-    }
-
     /// This worker's counters.
     pub(crate) fn counters(&self) -> &WorkerCounters {
         &self.shared.counters[usize::from(self.id)]
@@ -381,14 +245,27 @@ impl<I: PacketIo> Worker<I> {
         match fate {
             Ok(Fate::Forward(hop)) => self.forward(received, parsed, hop, now),
             Ok(Fate::Answer) => self.return_answer(received),
-            Ok(Fate::HandOver(worker, errand)) => {
-                let packet = HandedOver { received, parsed: *parsed, errand };
-                match self.hand_off.give(worker, packet) {
-                    Ok(()) => self.counters().handed_over.add(1),
-                    Err(back) => self.drop_frame(back.received.frame, DropReason::HandOffFull),
-                }
-            }
+            Ok(Fate::HandOver(worker)) => self.hand_over(received, parsed, worker),
             Err(reason) => self.refuse(received, Some(parsed), reason, now),
+        }
+    }
+
+    /// Gives a packet to the worker where its subscriber lives.
+    fn hand_over(&mut self, received: Received<I::Frame>, parsed: &Parsed, home: u16) {
+        if parsed.is_in_its_bytes() {
+            return self.let_arrive_at(home, received);
+        }
+        match self.hand_off.give(home, Known { received, parsed: *parsed }) {
+            Ok(()) => self.counters().handed_over.add(1),
+            Err(back) => self.drop_frame(back.received.frame, DropReason::HandOffFull),
+        }
+    }
+
+    /// Lets a packet arrive at another worker.
+    pub(crate) fn let_arrive_at(&mut self, worker: u16, received: Received<I::Frame>) {
+        match self.hand_off.forward(worker, received) {
+            Ok(()) => self.counters().handed_over.add(1),
+            Err(back) => self.drop_frame(back.frame, DropReason::HandOffFull),
         }
     }
 
@@ -652,8 +529,12 @@ impl<I: PacketIo> Worker<I> {
             self.drop_frame(frame, DropReason::FragmentTimeout);
         }
         for other in 0..self.hand_off.workers() {
-            while let Some(given) = self.hand_off.take(other) {
-                self.drop_frame(given.received.frame, DropReason::HandOffFull);
+            let (mut arrivals, mut known) = (Vec::new(), Vec::new());
+            while self.hand_off.take_arrivals(other, &mut arrivals) > 0 {}
+            while self.hand_off.take_known(other, &mut known) > 0 {}
+            arrivals.extend(known.into_iter().map(|known| known.received));
+            for received in arrivals {
+                self.drop_frame(received.frame, DropReason::HandOffFull);
             }
         }
         self.keep_house(self.shared.clock.now());

@@ -27,6 +27,15 @@ pub enum Shape {
 impl Shape {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Sources, Self::Destinations, Self::Prefixes];
+
+    /// What they differ in.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sources => "sources",
+            Self::Destinations => "destinations",
+            Self::Prefixes => "prefixes",
+        }
+    }
 }
 
 /// What was measured.

@@ -1,6 +1,5 @@
 //! How are time and instructions taken?
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -13,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::kind::Kind;
 use super::traffic::{self, Traffic};
+use crate::callgrind;
 use crate::gateway::{Gateway, Setup};
 use crate::report::Spread;
 
@@ -148,28 +148,16 @@ fn turn_that_is_counted(gateway: &mut Gateway) -> usize {
     std::hint::black_box(gateway.workers[0].turn(now))
 }
 
-/// Instructions a packet, from two runs of different length under callgrind.
-fn instructions(kind: Kind, flows: u32) -> Result<f64> {
-    let (short, long) = COUNTED;
-    let packets = (long - short) * BURST;
-    let counts = (collected(kind, flows, short)?, collected(kind, flows, long)?);
-    eprintln!("instructions: {}", kind.name());
-    Ok((counts.1 - counts.0) as f64 / packets as f64)
-}
-
-/// Runs this program with one kind under callgrind; the instructions within the turns.
-fn collected(kind: Kind, flows: u32, bursts: usize) -> Result<u64> {
+/// Instructions a packet, with so many flows.
+pub fn instructions(kind: Kind, flows: u32) -> Result<f64> {
     let value = kind.to_possible_value().context("a kind without name")?;
-    let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-        .arg("--toggle-collect=*turn_that_is_counted*")
-        .arg(std::env::current_exe().context("where is this program?")?)
-        .args(["packets", "--only", value.get_name(), "--flows", &flows.to_string()])
-        .args(["--bursts", &bursts.to_string()])
-        .output()
-        .context("error: valgrind (PATH): cannot run it; install it (Debian: valgrind)")?;
-    let text = String::from_utf8_lossy(&output.stderr);
-    let count = text.lines().find_map(|line| line.split_once("Collected :")?.1.trim().parse().ok());
-    let count = count.filter(|&count: &u64| count > 0 && output.status.success());
-    count.with_context(|| format!("error: valgrind ({kind:?}): no count; it said:\n{text}"))
+    let arguments = |bursts: usize| {
+        let (kind, flows, bursts) = (value.get_name(), flows.to_string(), bursts.to_string());
+        ["packets", "--only", kind, "--flows", &flows, "--bursts", &bursts]
+            .map(str::to_owned)
+            .to_vec()
+    };
+    let count = callgrind::instructions("turn_that_is_counted", COUNTED, arguments)?;
+    eprintln!("instructions: {}", kind.name());
+    Ok(count / BURST as f64)
 }

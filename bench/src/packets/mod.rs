@@ -3,6 +3,7 @@
 //! One worker on the memory backend takes bursts of packets of one kind. Only its turns are measured: they
 //! hold everything from the arrival ring to the transmit ring, and not the making of the packets.
 
+pub mod check;
 pub mod cost;
 pub mod kind;
 pub mod table;

@@ -4,10 +4,9 @@ use conntrack::{Realm, Timestamp};
 
 use super::{DatagramKey, Verdict};
 use crate::drop_reason::DropReason;
-use crate::hand_off::Errand;
 use crate::io::{PacketIo, Received};
 use crate::packet::Transport;
-use crate::pipeline::{Fate, Parsed};
+use crate::pipeline::Parsed;
 use crate::rule::Action;
 use crate::worker::Worker;
 
@@ -31,9 +30,7 @@ impl<I: PacketIo> Worker<I> {
         };
         match self.keeper_of(key, &parsed) {
             Ok(keeper) if keeper == self.id => self.keep_fragment(received, parsed, key, now),
-            Ok(keeper) => {
-                self.finish(received, &parsed, Ok(Fate::HandOver(keeper, Errand::Keep)), now);
-            }
+            Ok(keeper) => self.let_arrive_at(keeper, received),
             Err(reason) => self.finish(received, &parsed, Err(reason), now),
         }
     }

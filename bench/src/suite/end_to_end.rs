@@ -1,0 +1,229 @@
+//! Level 3 as rows: what was measured on veth pairs, beside the forwarder and the kernel's NAT.
+
+use anyhow::Result;
+use clap::ValueEnum as _;
+
+use super::levels::Options;
+use super::row::{Axis, Bound, Quantity, Row};
+use crate::contestant::Contestant;
+use crate::report::{self, Run, Spread};
+use crate::veth::command::{self, Part, Veth};
+use crate::veth::flood::What;
+use crate::veth::{Results, latency};
+
+/// The kernel's NAT where one arrangement of it is enough.
+const KERNEL: Contestant = Contestant::Nftables;
+const OURS: Contestant = Contestant::Natgate;
+
+/// Measures all parts: rates in more repetitions than the others, which change less.
+pub fn measure(options: &Options) -> Result<Vec<Row>> {
+    let part = |part: Vec<Part>, flows: &[u64], repetitions: usize| {
+        let arguments = Veth {
+            part,
+            repetitions: options.repetitions.unwrap_or(repetitions),
+            seconds: 1.0,
+            flows: flows.to_vec(),
+            only: vec![Contestant::Forwarder, OURS, KERNEL],
+            floods: What::ALL.to_vec(),
+            into: None,
+            programs: options.programs.clone(),
+            results: options.results.clone(),
+        };
+        command::run(&arguments, "")
+    };
+    if options.quick {
+        return Ok(rows(&part(vec![Part::Rates, Part::Latency], &[1_000], 2)?));
+    }
+    let rates = part(vec![Part::Rates], &[1_000, 50_000, 100_000, 1_000_000], 3)?;
+    let others =
+        Part::value_variants().iter().copied().filter(|part| *part != Part::Rates).collect();
+    Ok(rows(&Results { rates: rates.rates, ..part(others, &[1_000], 2)? }))
+}
+
+/// All rows.
+pub fn rows(results: &Results) -> Vec<Row> {
+    let run = Run { machine: Vec::new(), trials: results.rates.clone() };
+    let mut rows = report::rows(&run);
+    rows.extend(latencies(results));
+    rows.extend(loads(results));
+    rows.extend(exhaustion(results));
+    rows.extend(idleness(results));
+    rows.extend(streams(results));
+    rows
+}
+
+/// Per cent of the latencies, and below which latency they lie.
+type Percentile = (f64, fn(&latency::Load) -> f64);
+
+/// A row of the values, unless there are none.
+fn row(
+    what: String,
+    quantity: Quantity,
+    values: impl Iterator<Item = f64>,
+    target: Option<Bound>,
+) -> Option<Row> {
+    let row = Row::new(what, quantity, Spread::of(values)?);
+    Some(Row { target, ..row })
+}
+
+/// Each once, in the order in which they come.
+fn each<T: PartialEq>(keys: impl Iterator<Item = T>) -> Vec<T> {
+    let mut found = Vec::new();
+    for key in keys {
+        if !found.contains(&key) {
+            found.push(key);
+        }
+    }
+    found
+}
+
+fn latencies(results: &Results) -> Vec<Row> {
+    let trials = &results.latencies;
+    let mut rows = Vec::new();
+    for who in each(trials.iter().map(|trial| trial.contestant)) {
+        for (index, load) in latency::LOADS.into_iter().enumerate() {
+            let percentiles: [Percentile; 4] = [
+                (50.0, |load| load.latency.p50),
+                (90.0, |load| load.latency.p90),
+                (99.0, |load| load.latency.p99),
+                (99.9, |load| load.latency.p999),
+            ];
+            for (percentile, get) in percentiles {
+                let of = |who, repetition: Option<usize>| {
+                    let mut mine = trials.iter().filter(move |trial| {
+                        trial.contestant == who
+                            && repetition.is_none_or(|repetition| trial.repetition == repetition)
+                    });
+                    std::iter::from_fn(move || Some((mine.next()?, index))).filter_map(
+                        move |(trial, index)| {
+                            Some((trial.repetition, get(trial.loads.get(index)?)))
+                        },
+                    )
+                };
+                let what = format!("{}, {:.0} % load", who.name(), load * 100.0);
+                let values = of(who, None).map(|(_, value)| value);
+                let Some(mut row) = row(what, Quantity::Latency, values, None) else { continue };
+                row = row.at(Axis::Percentile, percentile);
+                let against_kernel = of(who, None).filter_map(|(repetition, value)| {
+                    Some(value / of(KERNEL, Some(repetition)).next()?.1)
+                });
+                let half = (load - 0.5).abs() < 1e-9 && (percentile - 99.0).abs() < 1e-9;
+                if who == OURS
+                    && half
+                    && let Some(ratio) = Spread::of(against_kernel)
+                {
+                    row = row.times(KERNEL.name(), ratio, Some(Bound::AtMost(1.0)));
+                }
+                rows.push(row);
+            }
+        }
+    }
+    rows
+}
+
+/// Overload, and floods of new flows beside established ones.
+fn loads(results: &Results) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for who in each(results.overloads.iter().map(|trial| trial.contestant)) {
+        let trials = results.overloads.iter().filter(|trial| trial.contestant == who);
+        let kept = trials.map(|trial| trial.kept() * 100.0);
+        let what = format!("{}: of the peak, with all that can be sent", who.name());
+        let target = (who == OURS).then_some(Bound::AtLeast(95.0));
+        rows.extend(row(what, Quantity::Percent, kept, target));
+    }
+    for (flood, who) in each(results.floods.iter().map(|trial| (trial.what, trial.contestant))) {
+        let mut trials = results
+            .floods
+            .iter()
+            .filter(|trial| (trial.what, trial.contestant) == (flood, who))
+            .peekable();
+        let count = trials.peek().map_or(0, |trial| trial.beside.len());
+        let trials: Vec<_> = trials.collect();
+        for index in 0..count {
+            let share = trials[0].beside[index].share * 100.0;
+            let kept = trials
+                .iter()
+                .filter_map(|trial| Some(trial.beside.get(index)?.rate / trial.alone * 100.0));
+            let (name, flood) = (who.name(), flood.name());
+            let what = format!(
+                "{name}: of the rate of established flows, beside {flood}, {share:.0} % of all"
+            );
+            let target = (who == OURS).then_some(Bound::AtLeast(80.0));
+            rows.extend(row(what, Quantity::Percent, kept, target));
+        }
+    }
+    rows
+}
+
+fn exhaustion(results: &Results) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let keys = results.exhaustions.iter().map(|trial| (trial.addresses, trial.contestant));
+    for (addresses, who) in each(keys) {
+        let trials: Vec<_> = results
+            .exhaustions
+            .iter()
+            .filter(|trial| (trial.addresses, trial.contestant) == (addresses, who))
+            .collect();
+        let flows = trials.first().map_or(0, |trial| trial.flows);
+        let place =
+            format!("{}: {flows} flows to one destination, {addresses} addresses", who.name());
+        // On one address they can't all have a port.
+        let served = (who == OURS && addresses > 1).then_some(Bound::AtLeast(99.9));
+        let values = trials.iter().map(|trial| trial.served * 100.0);
+        rows.extend(row(format!("{place}, served"), Quantity::Percent, values, served));
+        let kept = (who == OURS).then_some(Bound::AtLeast(95.0));
+        let values = trials.iter().map(|trial| trial.exhausted / trial.before * 100.0);
+        let what = format!("{place}, of the rate of established flows while others are refused");
+        rows.extend(row(what, Quantity::Percent, values, kept));
+    }
+    rows
+}
+
+fn idleness(results: &Results) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for who in each(results.idles.iter().map(|trial| trial.contestant)) {
+        let mine = || results.idles.iter().filter(move |trial| trial.contestant == who);
+        let target = (who == OURS).then_some(Bound::AtMost(2.0));
+        let cpu = mine().filter_map(|trial| trial.cpu_percent);
+        rows.extend(row(
+            format!("{}, idle, of a core", who.name()),
+            Quantity::Percent,
+            cpu,
+            target,
+        ));
+        let first = mine().map(|trial| trial.first.p50);
+        let what = format!("{}, first packet after silence", who.name());
+        rows.extend(row(what, Quantity::Latency, first, None));
+        if who != OURS {
+            continue;
+        }
+        let more = mine().filter_map(|trial| {
+            let peer = results
+                .idles
+                .iter()
+                .find(|peer| peer.contestant == KERNEL && peer.repetition == trial.repetition)?;
+            Some(trial.first.p50 - peer.first.p50)
+        });
+        let what = format!("the same, more than {}", KERNEL.name());
+        rows.extend(row(what, Quantity::Latency, more, Some(Bound::AtMost(50.0))));
+    }
+    rows
+}
+
+fn streams(results: &Results) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let keys = results.streams.iter().map(|trial| (trial.contestant, trial.offloads));
+    for (who, offloads) in each(keys) {
+        let mine = || {
+            let trials = results.streams.iter();
+            trials.filter(move |trial| (trial.contestant, trial.offloads) == (who, offloads))
+        };
+        let with = if offloads { "with" } else { "without" };
+        let name = format!("{}, {with} segmentation offload", who.name());
+        let bulk = mine().map(|trial| trial.bulk / 1e9);
+        rows.extend(row(format!("bulk TCP, {name}"), Quantity::Gbps, bulk, None));
+        let requests = mine().map(|trial| trial.requests / 1000.0);
+        rows.extend(row(format!("short requests, {name}"), Quantity::Requests, requests, None));
+    }
+    rows
+}

@@ -1,0 +1,188 @@
+//! How do the packets of a burst go through the stages together?
+//!
+//! A burst comes from the interfaces, or from another worker. Its packets are looked at, their sessions are read side
+//! by side, and then each is finished, in order.
+
+use conntrack::{HashedKey, Timestamp};
+
+use crate::drop_reason::DropReason;
+use crate::interface::InterfaceId;
+use crate::io::{self, BURST, PacketIo, Received};
+use crate::pipeline::{Arrival, Parsed};
+use crate::plain::{Glance, Run};
+use crate::worker::Worker;
+
+/// How a packet came to this worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Came {
+    /// By an interface.
+    ByInterface,
+    /// By another worker, which found this one to be its home.
+    ByHandOff,
+}
+
+impl<I: PacketIo> Worker<I> {
+    /// A burst from the interfaces.
+    pub(crate) fn take_burst(&mut self, now: Timestamp) -> usize {
+        let mut burst = std::mem::take(&mut self.burst);
+        let packets = self.io.receive(BURST, &mut burst);
+        self.process(&mut burst, Came::ByInterface, now);
+        self.burst = burst;
+        packets
+    }
+
+    /// A burst, stage by stage. A stage's reads of memory don't wait for each other.
+    #[inline]
+    fn process(&mut self, burst: &mut Vec<Received<I::Frame>>, by: Came, now: Timestamp) {
+        let mut glances = std::mem::take(&mut self.glances);
+        let mut odd = std::mem::take(&mut self.odd);
+        io::touch_headers(&self.io, burst);
+        self.look_at_burst(burst, &mut glances, &mut odd);
+        self.find_sessions(&mut glances);
+        self.finish_burst(burst, (&glances, &mut odd), by, now);
+        glances.clear();
+        odd.clear();
+        (self.glances, self.odd) = (glances, odd);
+    }
+
+    /// Second stage: what are they?
+    #[inline(never)] // with registers of its own
+    fn look_at_burst(
+        &self,
+        burst: &[Received<I::Frame>],
+        glances: &mut Vec<Glance>,
+        odd: &mut Vec<Arrival>,
+    ) {
+        glances.extend(burst.iter().map(|received| self.look(received, odd)));
+    }
+
+    /// Third stage: which session does each probably belong to? Their index lines, and then their own, are on their
+    /// way at the same time.
+    #[inline(never)] // as above
+    fn find_sessions(&self, glances: &mut [Glance]) {
+        for glance in &mut *glances {
+            self.nat.touch_bucket(&mut glance.key);
+        }
+        for glance in &mut *glances {
+            self.nat.guess(&mut glance.key);
+        }
+        for glance in &*glances {
+            self.nat.touch_guessed(&glance.key);
+        }
+        for glance in glances.iter().filter(|glance| !glance.key.is_probable()) {
+            self.nat.touch_opener(&glance.key);
+        }
+    }
+
+    /// What is it? What is not plain goes to `odd`.
+    #[inline]
+    fn look(&self, received: &Received<I::Frame>, odd: &mut Vec<Arrival>) -> Glance {
+        let frame = self.io.bytes(&received.frame);
+        if let Some(glance) = self.lane.look(frame, received.interface, self.nat.secret()) {
+            return glance;
+        }
+        let arrival = self.parse(received);
+        let key = match &arrival {
+            Ok(Some(Parsed { key: Some(key), .. })) => *key,
+            _ => HashedKey::default(),
+        };
+        odd.push(arrival);
+        Glance { key, plain: None }
+    }
+
+    /// Last stage: what becomes of them, in the order in which they came?
+    #[inline(never)] // as above
+    fn finish_burst(
+        &mut self,
+        burst: &mut Vec<Received<I::Frame>>,
+        (glances, odd): (&[Glance], &mut [Arrival]),
+        by: Came,
+        now: Timestamp,
+    ) {
+        let (mut came, mut sent) = (Run::NONE, Run::NONE);
+        let mut odd = odd.iter_mut();
+        for (received, glance) in burst.drain(..).zip(glances) {
+            let len = self.io.bytes(&received.frame).len();
+            if by == Came::ByInterface
+                && let Some(run) = came.add(received.interface, len)
+            {
+                self.count_received(run);
+            }
+            let Err(received) = self.pass(received, glance, now, &mut sent) else { continue };
+            let before = if glance.plain.is_none() { odd.next() } else { None };
+            if let Some(arrival) = before {
+                if let Ok(Some(Parsed { key: Some(key), .. })) = arrival {
+                    *key = glance.key;
+                }
+                self.arrive(received, arrival, by, now);
+            } else {
+                // Its session is not there, or it changes more than times and counts.
+                let mut arrival = self.parse(&received);
+                self.arrive(received, &mut arrival, by, now);
+            }
+        }
+        self.count_received(came);
+        self.count_passed(sent);
+    }
+
+    fn count_received(&self, run: Run) {
+        let counters = self.counters().interface(run.interface);
+        counters.received_packets.add(run.packets);
+        counters.received_bytes.add(run.bytes);
+    }
+
+    fn count_passed(&self, run: Run) {
+        let counters = self.counters();
+        counters.forwarded.add(run.packets);
+        let counters = counters.interface(run.interface);
+        counters.transmitted_packets.add(run.packets);
+        counters.transmitted_bytes.add(run.bytes);
+    }
+
+    /// Hands a plain packet of `len` bytes to the interface; it is counted with others of its run, or as dropped.
+    #[inline]
+    pub(crate) fn transmit_plain(
+        &mut self,
+        interface: InterfaceId,
+        frame: I::Frame,
+        len: usize,
+        sent: &mut Run,
+    ) {
+        if !self.io.transmit(interface, frame) {
+            self.counters().drop_packet(DropReason::TransmitFull);
+        } else if let Some(run) = sent.add(interface, len) {
+            self.count_passed(run);
+        }
+    }
+
+    /// Bursts from each other worker.
+    pub(crate) fn take_hand_offs(&mut self, now: Timestamp) -> usize {
+        let workers = 0..self.hand_off.workers();
+        let packets =
+            workers.map(|other| self.take_arrivals(other, now) + self.take_known(other, now)).sum();
+        self.counters().taken_over.add(packets as u64);
+        packets
+    }
+
+    /// A burst of packets that arrived at another worker: stage by stage, as those that arrive here.
+    fn take_arrivals(&mut self, other: u16, now: Timestamp) -> usize {
+        let mut burst = std::mem::take(&mut self.burst);
+        let packets = self.hand_off.take_arrivals(other, &mut burst);
+        if packets > 0 {
+            self.process(&mut burst, Came::ByHandOff, now);
+        }
+        self.burst = burst;
+        packets
+    }
+
+    /// A burst of packets about which the other worker knows more than is in their bytes.
+    fn take_known(&mut self, other: u16, now: Timestamp) -> usize {
+        let mut burst = std::mem::take(&mut self.taken_over);
+        let packets = self.hand_off.take_known(other, &mut burst);
+        for given in burst.drain(..) {
+            self.take_over(given, now);
+        }
+        self.taken_over = burst;
+        packets
+    }
+}
