@@ -1,6 +1,6 @@
 //! In which slot is the session with this hash? A cache line away.
 //!
-//! Buckets of one cache line hold eight tags of 16 bits and eight slots of 32 bits. A key may be in two
+//! Buckets of one cache line hold ten tags of 16 bits and ten slots of 32 bits. A key may be in two
 //! buckets; the second one is read only if the first says that something overflowed. The table grows
 //! by linear hashing: each insertion splits a bucket or two while it is too full, so that no packet
 //! waits for a rebuild. Memory for the largest size is reserved at start and touched as it is needed.
@@ -8,10 +8,14 @@
 use std::ops::Range;
 
 /// Tags and slots in a bucket.
-const WAYS: usize = 8;
-/// Split buckets while more than this many of eight ways are taken on average. At six, a key in some
-/// millions finds both its buckets full and nobody there who can move.
-const FULL_WAYS: usize = 5;
+const WAYS: usize = 10;
+/// Ways whose tags are compared side by side.
+const SIDE_BY_SIDE: usize = 8;
+/// Split all buckets, one after the other, when more than this many of ten ways are taken on average. So the two keys
+/// of a session take 16 to 32 bytes.
+const FULL_WAYS: usize = 8;
+/// The same for the largest size: there some key may find both its buckets full and nobody there who can move.
+const FULL_WAYS_AT_LAST: usize = 7;
 /// Buckets split by one insertion.
 const SPLITS: usize = 2;
 const EMPTY: u16 = 0;
@@ -34,10 +38,14 @@ impl Bucket {
     #[inline]
     fn guess(&self, tag: u16) -> Option<u32> {
         // Compared side by side: a byte for each way, and the lowest that is not 0 is the first match.
-        let matches: [u8; WAYS] = std::array::from_fn(|way| u8::from(self.tags[way] == tag));
+        let matches: [u8; SIDE_BY_SIDE] =
+            std::array::from_fn(|way| u8::from(self.tags[way] == tag));
         let matches = u64::from_le_bytes(matches);
-        let way = matches.trailing_zeros() as usize / 8;
-        (matches != 0).then(|| self.slots[way % WAYS])
+        if matches != 0 {
+            return Some(self.slots[matches.trailing_zeros() as usize / 8 % SIDE_BY_SIDE]);
+        }
+        let way = (SIDE_BY_SIDE..WAYS).find(|&way| self.tags[way] == tag)?;
+        Some(self.slots[way])
     }
 
     fn vacant_way(&self) -> Option<usize> {
@@ -89,7 +97,7 @@ fn places(hash: u64) -> [usize; 2] {
 impl Index {
     /// An index for at most `max_entries` keys.
     pub(crate) fn new(max_entries: usize) -> Self {
-        let limit = (max_entries.div_ceil(FULL_WAYS)).next_power_of_two().max(FIRST_BUCKETS);
+        let limit = max_entries.div_ceil(FULL_WAYS_AT_LAST).next_power_of_two().max(FIRST_BUCKETS);
         let mut buckets = Vec::with_capacity(limit);
         buckets.resize(FIRST_BUCKETS, Bucket::EMPTY);
         Self { buckets, base: FIRST_BUCKETS, limit, entries: 0 }
@@ -306,7 +314,9 @@ mod tests {
     /// At the sizes where the index is fullest: just before a doubling, and at its maximum.
     #[test]
     fn no_key_is_refused_below_the_maximum() {
-        for (seed, max) in (0..SEEDS).flat_map(|seed| [(seed, 5 << 15), (seed, 6 << 15)]) {
+        for (seed, max) in
+            (0..SEEDS).flat_map(|seed| [(seed, FULL_WAYS_AT_LAST << 15), (seed, FULL_WAYS << 15)])
+        {
             let hash = |slot: u32| hash(slot ^ seed << 20);
             let mut index = Index::new(max);
             let refused =
