@@ -101,8 +101,8 @@ impl Oracle {
                 assert!(!is_internal(addr), "{addr} is seen outside: {look:?}");
             }
             let public = look.src().octets();
-            let is_pool =
-                public[..3] == [203, 0, 113] && (10..10 + setup.addresses).contains(&public[3]);
+            let is_pool = public[..3] == [203, 0, 113]
+                && (10..10 + setup.addresses).contains(&public[3].into());
             assert!(
                 is_pool || look.src() == STATIC || look.protocol() == 1,
                 "translated to {}",
