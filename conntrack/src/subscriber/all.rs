@@ -1,0 +1,106 @@
+//! Where is the subscriber with this address?
+
+use std::net::Ipv4Addr;
+
+use ahash::RandomState;
+
+use super::{Holding, Rare, Subscriber};
+use crate::block::PortBlock;
+use crate::chunks::Slab;
+use crate::index::Index;
+use crate::session::Owner;
+use crate::time::Timestamp;
+
+/// All subscribers of one worker.
+#[derive(Debug)]
+pub(crate) struct Subscribers {
+    by_addr: Index,
+    all: Slab<Subscriber>,
+    hasher: RandomState,
+}
+
+impl Subscribers {
+    /// Room for as many as can be told apart, or four for each of `max` sessions, whose memory is touched as it
+    /// is needed: whoever has no session is remembered for a while.
+    pub(crate) fn new(max: usize) -> Self {
+        let max = (4 * max).clamp(1 << 16, Owner::SUBSCRIBERS);
+        Self { by_addr: Index::new(max), all: Slab::default(), hasher: RandomState::new() }
+    }
+
+    /// The number of the subscriber at `addr`, if known.
+    pub(crate) fn find(&self, addr: Ipv4Addr) -> Option<u32> {
+        let is_it = |number| self.all.get(number).is_some_and(|it: &Subscriber| it.addr == addr);
+        self.by_addr.find(self.hasher.hash_one(addr), is_it)
+    }
+
+    /// The number of the subscriber at `addr`, who is made known if new; `None` if there are too many.
+    pub(crate) fn get_or_insert(&mut self, addr: Ipv4Addr, now: Timestamp) -> Option<u32> {
+        if let Some(number) = self.find(addr) {
+            return Some(number);
+        }
+        let number = self.all.insert(Subscriber {
+            addr,
+            holdings: Vec::new(),
+            sessions: 0,
+            created: 0,
+            refused: 0,
+            idle_since: now,
+            settle_at: Timestamp::NEVER,
+        });
+        let (all, hasher) = (&self.all, &self.hasher);
+        let hash_of = |number| all.get(number).map_or(0, |it| hasher.hash_one(it.addr));
+        let added = self.by_addr.insert(hasher.hash_one(addr), number, hash_of);
+        if added.is_err() || number as usize >= Owner::SUBSCRIBERS {
+            self.forget(number);
+            return None;
+        }
+        Some(number)
+    }
+
+    /// The number is of a subscriber that is known.
+    pub(crate) fn get(&self, number: u32) -> &Subscriber {
+        &self.all[number]
+    }
+
+    /// The number is of a subscriber that is known.
+    pub(crate) fn get_mut(&mut self, number: u32) -> &mut Subscriber {
+        &mut self.all[number]
+    }
+
+    /// Reads what a session that begins or ends needs of its subscriber.
+    pub(crate) fn touch(&self, number: u32) {
+        let holding = self.all.get(number).and_then(|subscriber| subscriber.holdings.first());
+        let block = holding.and_then(|holding| holding.blocks.last());
+        std::hint::black_box(block.map(PortBlock::touch));
+    }
+
+    pub(crate) fn forget(&mut self, number: u32) {
+        if let Some(subscriber) = self.all.remove(number) {
+            self.by_addr.remove(self.hasher.hash_one(subscriber.addr), number);
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Numbers in use are below this.
+    pub(crate) fn end(&self) -> usize {
+        self.all.end()
+    }
+
+    pub(crate) fn live(&self, number: usize) -> Option<&Subscriber> {
+        self.all.get(number as u32)
+    }
+
+    /// Bytes of all of it, without what the allocator adds. Walks over all subscribers.
+    pub(crate) fn bytes(&self) -> usize {
+        let live = (0..self.end()).filter_map(|number| self.live(number));
+        let held = live.flat_map(|subscriber| &subscriber.holdings).map(|holding| {
+            let blocks = holding.blocks.iter().map(|block| size_of_val(block) + block.bytes());
+            let rare = holding.rare.as_ref().map_or(0, |_| size_of::<Rare>());
+            size_of::<Holding>() + rare + blocks.sum::<usize>()
+        });
+        self.by_addr.bytes() + self.all.bytes() + held.sum::<usize>()
+    }
+}
