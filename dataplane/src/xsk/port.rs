@@ -142,13 +142,14 @@ impl Port {
             memory.top_up(free, wanted);
             let count = wanted.min(free.len());
             let frames = &free[free.len() - count..];
-            for desc in frames {
+            // SAFETY: these frames are of the ring's UMEM and were free: nobody holds their tokens.
+            let produced = unsafe { self.fill.produce(frames) };
+            // All or nothing. Nothing when the kernel has shown us packets and not yet that it took
+            // their frames from the fill ring (`xsk_flush` publishes the one before the other): the
+            // next flush finds the room.
+            for desc in &frames[..produced] {
                 memory.moved(desc, Place::Free, Place::Receiving);
             }
-            // SAFETY: these frames are of the ring's UMEM and were free: nobody holds their tokens. All
-            // or nothing, and all have room: the ring is as large as the quota.
-            let produced = unsafe { self.fill.produce(frames) };
-            debug_assert_eq!(produced, count);
             free.truncate(free.len() - produced);
             self.receiving += produced;
             self.refilled |= produced > 0;
