@@ -88,6 +88,12 @@ struct Setup {
     /// Sessions that are measured.
     #[arg(long, value_name = "N", default_value_t = 1 << 20)]
     sessions: u64,
+    /// Instead: what a new session with its port costs when so many per cent of the port blocks are taken.
+    #[arg(long, value_name = "PERCENT", value_delimiter = ',')]
+    fill: Vec<u32>,
+    /// Public addresses, for that.
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [16], requires = "fill")]
+    addresses: Vec<u32>,
 }
 
 #[derive(Args)]
@@ -202,6 +208,15 @@ fn run_suite(cli: &Cli) -> Result<ExitCode> {
 }
 
 fn run_setup(arguments: &Setup) -> Result<()> {
+    for &addresses in &arguments.addresses {
+        for &fill in &arguments.fill {
+            let cost = bench::level2::fill::measure(addresses, fill, 1 << 14)?;
+            println!("{addresses} addresses, {fill} % taken: {:.0} ns a session", cost.nanoseconds);
+        }
+    }
+    if !arguments.fill.is_empty() {
+        return Ok(());
+    }
     for &live in &arguments.live {
         for &story in &arguments.only {
             let rate = bench::level2::sessions::measure(story, live, arguments.sessions)?;

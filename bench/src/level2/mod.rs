@@ -1,3 +1,4 @@
-//! How fast do sessions begin and end?
+//! How fast do sessions begin and end, and what does a port cost?
 
+pub mod fill;
 pub mod sessions;

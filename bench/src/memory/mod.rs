@@ -2,8 +2,10 @@
 //!
 //! One worker on the memory backend. 64-byte UDP frames of sessions in random order, without locality, come from a
 //! ring of buffers that does not fit the first-level cache; only the worker's turns are timed. In between, round
-//! by round, the limit: the same loop over the same kind of buffers with the NAT removed ([`limit`]).
+//! by round, the limit: the same loop over the same kind of buffers with the NAT removed ([`limit`]); and the floor of a
+//! NAT in memory: two lines at random for each packet, and nothing else ([`floor`]).
 
+pub mod floor;
 pub mod limit;
 pub mod run;
 pub mod sessions;
@@ -52,6 +54,7 @@ mod tests {
         assert_eq!(figures.len(), 2);
         for figure in &figures {
             assert!(figure.nanoseconds.median > 0.0 && figure.limit.median > 0.0);
+            assert!(figure.floor.median > 0.0);
             assert!(figure.against_vpp(2.596).is_some(), "1,000 sessions are in VPP's table");
         }
     }

@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, bail, ensure};
 use dataplane::io::BURST;
 use serde::{Deserialize, Serialize};
 
 use super::Way;
+use super::floor::Floor;
 use super::limit::Limit;
 use super::sessions::Sessions;
 use crate::frame::udp;
@@ -44,6 +45,10 @@ pub struct Figure {
     pub limit: Spread,
     /// The pipeline as a multiple of the limit: of the ratios within each repetition.
     pub of_limit: Spread,
+    /// Of [two lines a packet](super::floor), in the same rounds.
+    pub floor: Spread,
+    /// The pipeline as a multiple of that.
+    pub of_floor: Spread,
 }
 
 /// Clocks a packet of VPP's nat44-ed, all nodes but the generator, with 2 MB pages, out and in; TSC 2.596 GHz.
@@ -66,21 +71,26 @@ pub fn measure(settings: &Settings) -> Result<Vec<Figure>> {
     for &count in &settings.sessions {
         ensure!(count > 0, "error: --sessions (0): packets of no session; give 1 or more");
         let mut bench = Bench::new(count, settings.dont_fragment)?;
-        let mut values = vec![[const { Vec::new() }; 3]; settings.ways.len()];
+        let mut values = vec![[const { Vec::new() }; 5]; settings.ways.len()];
         for repetition in 0..settings.repetitions {
             eprintln!("{count} sessions: {}/{}", repetition + 1, settings.repetitions);
             for (&way, values) in settings.ways.iter().zip(&mut values) {
-                let (nat, limit) = bench.repetition(way, settings.rounds)?;
-                for (values, value) in values.iter_mut().zip([nat, limit, nat / limit]) {
+                let [nat, limit, floor] = bench.repetition(way, settings.rounds)?;
+                let all = [nat, limit, nat / limit, floor, nat / floor];
+                for (values, value) in values.iter_mut().zip(all) {
                     values.push(value);
                 }
             }
         }
         for (&way, values) in settings.ways.iter().zip(values) {
-            let [nanoseconds, limit, of_limit] =
-                values.map(|values| Spread::of(values).context("no repetitions"));
-            let (nanoseconds, limit, of_limit) = (nanoseconds?, limit?, of_limit?);
-            figures.push(Figure { sessions: count, way, nanoseconds, limit, of_limit });
+            let spreads = values.map(Spread::of);
+            let [Some(nanoseconds), Some(limit), Some(of_limit), Some(floor), Some(of_floor)] =
+                spreads
+            else {
+                bail!("no repetitions")
+            };
+            let sessions = count;
+            figures.push(Figure { sessions, way, nanoseconds, limit, of_limit, floor, of_floor });
         }
     }
     Ok(figures)
@@ -98,24 +108,28 @@ pub fn run(count: u32, way: Way, rounds: usize, dont_fragment: bool) -> Result<(
 struct Bench {
     sessions: Sessions,
     limit: Limit,
+    floor: Floor,
     random: u64,
 }
 
 impl Bench {
     fn new(count: u32, dont_fragment: bool) -> Result<Self> {
         let sessions = Sessions::open(count, RING, dont_fragment)?;
-        Ok(Self { sessions, limit: Limit::new(RING)?, random: 0x9e37_79b9_7f4a_7c15 })
+        let (limit, floor) = (Limit::new(RING)?, Floor::new(RING, count)?);
+        Ok(Self { sessions, limit, floor, random: 0x9e37_79b9_7f4a_7c15 })
     }
 
-    /// Medians of the rounds, pipeline and limit, which take turns.
-    fn repetition(&mut self, way: Way, rounds: usize) -> Result<(f64, f64)> {
-        let (mut nat, mut limit) = (Vec::new(), Vec::new());
+    /// Medians of the rounds of pipeline, limit and floor, which take turns.
+    fn repetition(&mut self, way: Way, rounds: usize) -> Result<[f64; 3]> {
+        let mut all = [const { Vec::new() }; 3];
         for _ in 0..rounds {
-            nat.push(self.round(way)?);
-            limit.push(self.limit_round(way)?);
+            all[0].push(self.round(way)?);
+            all[1].push(self.limit_round(way)?);
+            all[2].push(self.floor_round(way)?);
         }
-        let median = |values| Some(Spread::of(values)?.median);
-        Ok((median(nat).context("no rounds")?, median(limit).context("no rounds")?))
+        let medians = all.map(|values| Some(Spread::of(values)?.median));
+        let [Some(nat), Some(limit), Some(floor)] = medians else { bail!("no rounds") };
+        Ok([nat, limit, floor])
     }
 
     fn next_session(&mut self) -> u32 {
@@ -165,6 +179,22 @@ impl Bench {
         let time = start.elapsed();
         let sent = std::iter::from_fn(|| self.limit.io.take_sent()).count();
         ensure!(sent == RING, "the limit lost packets: {sent} of {RING} left");
+        Ok(time.as_nanos() as f64 / RING as f64)
+    }
+
+    fn floor_round(&mut self, way: Way) -> Result<f64> {
+        for _ in 0..RING {
+            let n = self.next_session();
+            let (from, frame) = self.sessions.packet(way, n);
+            ensure!(self.floor.io.inject(from, &frame), "no free frame");
+        }
+        let start = Instant::now();
+        for _ in 0..RING / BURST {
+            std::hint::black_box(self.floor.turn(way)?);
+        }
+        let time = start.elapsed();
+        let sent = std::iter::from_fn(|| self.floor.io.take_sent()).count();
+        ensure!(sent == RING, "the floor lost packets: {sent} of {RING} left");
         Ok(time.as_nanos() as f64 / RING as f64)
     }
 }

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use anyhow::{Context, Result, ensure};
 use conntrack::PoolSettings;
 use dataplane::forward::Forwards;
+use dataplane::interface::InterfaceId;
 use dataplane::snapshot::Answers;
 
 use super::Way;
@@ -85,6 +86,12 @@ impl Sessions {
 
     /// Lets a packet of session `n` arrive.
     pub fn inject(&mut self, way: Way, n: u32) -> bool {
+        let (interface, frame) = self.packet(way, n);
+        self.gateway.inject(interface, &frame)
+    }
+
+    /// A packet of session `n`, and where it arrives.
+    pub fn packet(&self, way: Way, n: u32) -> (InterfaceId, Vec<u8>) {
         let (interface, packet) = match way {
             Way::Out => (INSIDE, udp(pod(n), server(n), &PAYLOAD)),
             Way::In => {
@@ -93,7 +100,7 @@ impl Sessions {
             }
         };
         let packet = crate::frame::Ip { fragment: self.fragment, ..packet };
-        self.gateway.inject(interface, &packet.frame(OWN_MAC))
+        (interface, packet.frame(OWN_MAC))
     }
 
     /// How many there are.

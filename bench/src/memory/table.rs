@@ -33,20 +33,22 @@ impl Memory {
     /// The table, in Markdown.
     pub fn show(&self) -> Result<String> {
         let mut text = String::from(
-            "| sessions | way | ns | clocks | touch and forward, ns | of it | VPP nat44-ed's rate |\n\
-             | ---: | --- | ---: | ---: | ---: | ---: | ---: |\n",
+            "| sessions | way | ns | clocks | touch and forward, ns | of it | two lines, ns | of it | VPP nat44-ed's rate |\n\
+             | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
         );
         for figure in &self.figures {
-            let Figure { sessions, way, nanoseconds, limit, of_limit } = figure;
+            let Figure { sessions, way, nanoseconds, limit, of_limit, floor, of_floor } = figure;
             let vpp = figure.against_vpp(self.tsc_ghz);
             writeln!(
                 text,
-                "| {sessions} | {} | {} | {:.0} | {} | {} | {} |",
+                "| {sessions} | {} | {} | {:.0} | {} | {} | {} | {} | {} |",
                 way.name(),
                 nanoseconds.show(1.0, 1),
                 nanoseconds.median * self.tsc_ghz,
                 limit.show(1.0, 1),
                 of_limit.show(1.0, 2),
+                floor.show(1.0, 1),
+                of_floor.show(1.0, 2),
                 vpp.map_or("–".into(), |ratio| format!("× {ratio:.2}")),
             )?;
         }

@@ -5,6 +5,7 @@ use clap::ValueEnum as _;
 
 use super::levels::Options;
 use super::row::{Axis, Bound, Quantity, Row};
+use crate::level2::fill;
 use crate::level2::sessions::{self, Story};
 use crate::level4::{memory as size_of, rules};
 use crate::memory::{self, Memory, Way};
@@ -13,6 +14,8 @@ use crate::report::Spread;
 /// Sessions, and how many times VPP's rate is asked for.
 const VPP: [(u32, f64); 3] = [(1_000, 1.5), (65_536, 2.5), (1 << 20, 3.0)];
 const MOST: u32 = 1 << 24;
+/// Public addresses when ports are taken from them by fill.
+const ADDRESSES: u32 = 16;
 
 /// Level 1.
 pub fn hits(options: &Options) -> Result<Vec<Row>> {
@@ -32,7 +35,8 @@ pub fn hits(options: &Options) -> Result<Vec<Row>> {
         let what = format!("hit, {}, 64-byte UDP", figure.way.name());
         let mut row = Row::new(what, Quantity::Nanoseconds, figure.nanoseconds)
             .at(Axis::Sessions, figure.sessions)
-            .times("touch and forward", figure.of_limit, Some(Bound::AtMost(2.0)));
+            .times("touch and forward", figure.of_limit, Some(Bound::AtMost(2.0)))
+            .times("two lines a packet", figure.of_floor, None);
         let asked = VPP.iter().find(|(count, _)| *count == figure.sessions);
         if let Some((_, asked)) = asked
             && let Some(rate) = figure.against_vpp(run.tsc_ghz)
@@ -75,6 +79,41 @@ pub fn new_sessions(options: &Options) -> Result<Vec<Row>> {
             };
             rows.push(if live == 1 << 20 { row.to_be(Bound::AtLeast(asked)) } else { row });
         }
+    }
+    Ok(rows)
+}
+
+/// Level 2: the allocator of ports by fill, and by the number of addresses.
+pub fn ports(options: &Options) -> Result<Vec<Row>> {
+    let repetitions = options.repetitions.unwrap_or(5);
+    let by_fill = [0, 50, 90, 95, 99].map(|fill| (ADDRESSES, fill));
+    let by_address = [1, 4, 64, 256].map(|addresses| (addresses, 50));
+    let mut costs = [const { Vec::new() }; 9];
+    for repetition in 0..repetitions {
+        eprintln!("ports by fill: {}/{repetitions}", repetition + 1);
+        for (costs, (addresses, fill)) in costs.iter_mut().zip(by_fill.iter().chain(&by_address)) {
+            costs.push(fill::measure(*addresses, *fill, 1 << 14)?.nanoseconds);
+        }
+    }
+    let ratios = |costs: &[f64], base: &[f64]| {
+        Spread::of(costs.iter().zip(base).map(|(cost, base)| cost / base)).context("no repetitions")
+    };
+    let (fills, addresses) = costs.split_at(by_fill.len());
+    let mut rows = Vec::new();
+    for (costs, (_, fill)) in fills.iter().zip(by_fill) {
+        let figure = Spread::of(costs.clone()).context("no repetitions")?;
+        let asked = (fill == 95).then_some(Bound::AtMost(1.3));
+        let row = Row::new("new session with its port", Quantity::Nanoseconds, figure)
+            .at(Axis::Fill, fill)
+            .times("empty", ratios(costs, &fills[0])?, asked);
+        rows.push(row);
+    }
+    for (costs, (count, _)) in addresses.iter().zip(by_address) {
+        let figure = Spread::of(costs.clone()).context("no repetitions")?;
+        let row = Row::new("new session with its port, half full", Quantity::Nanoseconds, figure)
+            .at(Axis::Addresses, count)
+            .times("one address", ratios(costs, &addresses[0])?, None);
+        rows.push(row);
     }
     Ok(rows)
 }

@@ -72,7 +72,11 @@ impl Level {
     pub fn measure(self, options: &Options) -> Result<Vec<Row>> {
         match self {
             Self::Memory => in_memory::hits(options),
-            Self::SetUp => in_memory::new_sessions(options),
+            Self::SetUp => {
+                let mut rows = in_memory::new_sessions(options)?;
+                rows.extend(in_memory::ports(options)?);
+                Ok(rows)
+            }
             Self::EndToEnd => end_to_end::measure(options),
             Self::Scale => {
                 let mut settings = scaling::Settings::new(options.quick);
