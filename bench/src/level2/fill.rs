@@ -59,10 +59,8 @@ pub fn measure(addresses: u32, fill: u32, sessions: u32) -> Result<Cost> {
             mtu: [1500; 2],
         })?;
         let taken = (u64::from(blocks) * u64::from(fill) / 100) as u32;
-        let others = (0..blocks).map(|n| match n < taken {
-            true => ((pod(n), 1_024), SERVER),
-            false => ((pod(n), 1_024), (EXEMPT, 4433)),
-        });
+        let others =
+            (0..blocks).map(|n| ((pod(n), 1_024), if n < taken { SERVER } else { (EXEMPT, 4433) }));
         open(&mut gateway, others)?;
         let free = blocks - taken;
         ensure!(free >= pods, "{free} blocks are left for {pods} pods");

@@ -46,8 +46,8 @@ impl Floor {
             io: MemoryIo::new(frames)?,
             burst: Vec::with_capacity(BURST),
             hashes: Vec::with_capacity(BURST),
-            index: lines(sessions.div_ceil(SESSIONS_A_LINE))?,
-            sessions: lines(2 * sessions)?,
+            index: lines(sessions.div_ceil(SESSIONS_A_LINE)),
+            sessions: lines(2 * sessions),
             turns: 0,
         })
     }
@@ -94,13 +94,13 @@ impl Floor {
     }
 }
 
-fn lines(count: usize) -> Result<Vec<Line>> {
+fn lines(count: usize) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::with_capacity(count);
     let start = lines.as_ptr().expose_provenance();
     // Without huge pages it is slower, as natgate is.
     let _ = ask_for_huge_pages(start..start + count * size_of::<Line>());
     lines.extend((0..count as u64).map(|n| Line([n.wrapping_mul(KEY); 8])));
-    Ok(lines)
+    lines
 }
 
 fn scaled(hash: u64, len: usize) -> usize {
