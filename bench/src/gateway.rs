@@ -185,6 +185,9 @@ fn snapshot(setup: &Setup) -> Snapshot {
         mtu: setup.mtu[index],
         roles: Roles { internal: index == 0, external: index == 1 },
         repair_checksums: true,
+        overlay: 0,
+        underlay: false,
+        tunnel: None,
         address: Some([Ipv4Addr::new(10, 0, 0, 2), Ipv4Addr::new(203, 0, 113, 2)][index]),
     };
     Snapshot {

@@ -7,12 +7,18 @@
 // Fail closed: a packet that is natgate's but has no socket (start-up, crash, kill -9) is dropped and
 // counted here. It must never reach the kernel's forwarding, which would send it out untranslated.
 //
-// Not looked into, always the kernel's: IPv6, VLAN tags, tunnels.
+// Tunnels: where an interface is an underlay, VXLAN packets of a known network to its end here are natgate's if
+// what is in them would be; the worker takes it out. What the kernel takes out itself (fragments of outer packets,
+// options, another interface) comes to this program once more, on the tunnel's device, where no socket is: it is
+// dropped there if it is natgate's.
+//
+// Not looked into, always the kernel's: IPv6, VLAN tags, other tunnels.
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/ip.h>
+#include <linux/udp.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
@@ -20,6 +26,7 @@
 #define ROLE_EXTERNAL 2
 
 #define MAX_INTERFACES 16
+#define MAX_TUNNELS 16
 #define MAX_QUEUES 64
 #define MAX_PREFIXES 65536
 
@@ -29,6 +36,10 @@
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_PARAMETER_PROBLEM 12
 #define FRAGMENT_OFFSET 0x1fff
+#define MORE_FRAGMENTS 0x2000
+
+// The network's number is valid; no other flag is set (RFC 7348 section 5).
+#define VXLAN_FLAGS 0x08000000
 
 // Frames of 2,048 and of 4,096 bytes without their headroom: the values of `room` (xsk/open.rs, Sizes).
 #define SMALL_ROOM (2048 - 256)
@@ -48,6 +59,20 @@ struct interface {
 	__u32 base;   // index of queue 0 in `sockets`
 	__u32 queues; // beyond this the index belongs to another interface
 	__u32 room;   // largest frame that a socket can take: SMALL_ROOM or LARGE_ROOM
+	__u32 underlay;
+};
+
+// By which a tunnel is known.
+struct tunnel_key {
+	__be32 vni; // as in the header: the upper 24 bits
+	__be32 local;
+	__be16 port;
+	__u16 unused;
+};
+
+struct tunnel {
+	__be16 mac[3]; // of its device
+	__u16 unused;
 };
 
 struct prefix {
@@ -61,6 +86,13 @@ struct {
 	__type(key, __u32);
 	__type(value, struct interface);
 } interfaces SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_TUNNELS);
+	__type(key, struct tunnel_key);
+	__type(value, struct tunnel);
+} tunnels SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
@@ -114,6 +146,18 @@ struct icmp_error {
 	__be32 word;
 	struct iphdr quoted;
 };
+
+// The offsets are constants, as above: outer packets with options stay the kernel's.
+struct vxlan {
+	struct iphdr outer;
+	struct udphdr udp;
+	__be32 flags;
+	__be32 vni;
+	__be16 destination[3];
+	__be16 source[3];
+	__be16 type;
+	struct iphdr inner;
+} __attribute__((packed));
 
 static __always_inline int holds(void *set, __be32 address)
 {
@@ -193,28 +237,68 @@ static __always_inline int is_about_pod(struct iphdr *ip, void *end)
 	return holds(&internal, error->quoted.daddr);
 }
 
-static __always_inline int steer_ipv4(struct xdp_md *ctx, const struct interface *in, void *at, void *end)
+// What came through a tunnel is from inside. Read anew each time: the verifier lets no number of four bytes be kept on
+// the stack where a pointer has been, without CAP_PERFMON.
+static __always_inline int serves(const struct interface *in, int in_tunnel, __u32 role)
 {
-	struct iphdr *ip = at;
+	return in_tunnel ? role == ROLE_INTERNAL : *(volatile const __u32 *)&in->roles & role;
+}
 
+static __always_inline int steer_ipv4(struct xdp_md *ctx, const struct interface *in, int in_tunnel, struct iphdr *ip,
+				      void *end)
+{
 	if ((void *)(ip + 1) > end)
 		return XDP_PASS; // the kernel drops and counts it
 
 	// Any protocol and fragments too: what natgate can't translate must not leave untranslated either.
-	if ((in->roles & ROLE_INTERNAL) && (holds(&internal, ip->saddr) || is_about_pod(ip, end))) {
+	if (serves(in, in_tunnel, ROLE_INTERNAL) && (holds(&internal, ip->saddr) || is_about_pod(ip, end))) {
 		if (holds(&pools, ip->daddr))
 			return take(ctx, in, DROP_POD_NO_SOCKET);
 		if (is_group(ip->daddr) || holds(&kernel_destinations, ip->daddr))
 			return XDP_PASS;
 		return take(ctx, in, DROP_POD_NO_SOCKET);
 	}
-	if (in->roles & ROLE_EXTERNAL) {
+	if (serves(in, in_tunnel, ROLE_EXTERNAL)) {
 		if (holds(&pools, ip->daddr))
 			return take(ctx, in, DROP_POOL_NO_SOCKET);
 		if (holds(&exempt, ip->saddr) && holds(&internal, ip->daddr))
 			return take(ctx, in, DROP_POD_NO_SOCKET);
 	}
 	return XDP_PASS;
+}
+
+// Whether this is a tunnel to here. (Not where the inner packet is: the verifier would have to compare that with NULL,
+// which it does not without CAP_PERFMON.)
+static __always_inline int is_tunnel(struct iphdr *ip, void *end)
+{
+	struct vxlan *packet = (void *)ip;
+	struct tunnel_key key = {};
+	struct tunnel *tunnel;
+
+	if ((void *)(packet + 1) > end || ip->protocol != IPPROTO_UDP || ip->ihl != 5)
+		return 0;
+	if (packet->flags != bpf_htonl(VXLAN_FLAGS) || packet->type != bpf_htons(ETH_P_IP))
+		return 0;
+	if (ip->frag_off & bpf_htons(FRAGMENT_OFFSET | MORE_FRAGMENTS))
+		return 0;
+	key.vni = packet->vni;
+	key.local = ip->daddr;
+	key.port = packet->udp.dest;
+	tunnel = bpf_map_lookup_elem(&tunnels, &key);
+	if (!tunnel || packet->destination[0] != tunnel->mac[0] || packet->destination[1] != tunnel->mac[1] ||
+	    packet->destination[2] != tunnel->mac[2])
+		return 0;
+	return 1;
+}
+
+static __always_inline int steer_ip(struct xdp_md *ctx, const struct interface *in, struct iphdr *ip, void *end)
+{
+	if (in->underlay && is_tunnel(ip, end)) {
+		void *inner = (void *)ip + __builtin_offsetof(struct vxlan, inner);
+
+		return steer_ipv4(ctx, in, 1, inner, end);
+	}
+	return steer_ipv4(ctx, in, 0, ip, end);
 }
 
 SEC("xdp")
@@ -229,7 +313,7 @@ int natgate_steer(struct xdp_md *ctx)
 	if (!in || (void *)(ethernet + 1) > end)
 		return XDP_PASS;
 	if (ethernet->h_proto == bpf_htons(ETH_P_IP))
-		return steer_ipv4(ctx, in, ethernet + 1, end);
+		return steer_ip(ctx, in, (void *)(ethernet + 1), end);
 	if (ethernet->h_proto == bpf_htons(ETH_P_ARP))
 		return steer_arp(ctx, in, ethernet + 1, end);
 	return XDP_PASS;

@@ -73,7 +73,7 @@ impl Parsed {
     pub(crate) fn journey(&self, destination: Ipv4Addr, arrival: InterfaceId) -> Journey {
         let flow = self.key.as_ref().map_or(0, HashedKey::flow);
         let source = self.arrived().0.addr;
-        Journey { destination, source, arrival: Some(arrival), flow, kept: None }
+        Journey { destination, source, arrival: Some(arrival), flow, kept: None, overlay: 0 }
     }
 }
 

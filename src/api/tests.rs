@@ -89,6 +89,9 @@ fn interface() -> Interface {
         mtu: 1500,
         roles: Roles { internal: true, external: true },
         repair_checksums: false,
+        overlay: 0,
+        underlay: false,
+        tunnel: None,
     }
 }
 

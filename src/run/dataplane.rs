@@ -248,8 +248,7 @@ impl Dataplane {
         let name = &self.interfaces[index].1;
         let Ok(ifindex) = nix::net::if_::if_nametoindex(name.as_str()) else { return Ok(()) };
         let mut steering = lock(&self.steering);
-        let entry =
-            InterfaceEntry { ifindex, roles: world.roles[index], base: 0, queues: 0, room: 0 };
+        let entry = InterfaceEntry::without_sockets(ifindex, world.roles[index]);
         steering.set_interface(entry)?;
         steering.attach(ifindex, name, self.reports[index].attach)?;
         bail!(
@@ -333,6 +332,7 @@ fn open_config(gateway: &Gateway, world: &World) -> anyhow::Result<OpenConfig> {
         roles: world.roles[index],
         queues: gateway.queues.map(u32::from),
         mtu: world.links[index].mtu,
+        underlay: false,
     };
     let interfaces: Vec<OpenInterface> = ids.iter().enumerate().map(interface).collect();
     let cores = std::thread::available_parallelism().context("cannot count the cores")?.get();

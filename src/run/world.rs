@@ -117,6 +117,9 @@ impl World {
             mtu: link.mtu.min(u32::from(u16::MAX)) as u16,
             roles: *roles,
             repair_checksums: PARTIAL_CHECKSUMS.contains(&link.driver.as_str()),
+            overlay: 0,
+            underlay: false,
+            tunnel: None,
         };
         Snapshot {
             interfaces: state.links.iter().zip(&self.roles).map(interface).collect(),

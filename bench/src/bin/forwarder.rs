@@ -40,6 +40,7 @@ fn main() -> Result<()> {
             roles: Roles { internal: id == 0, external: id == 1 },
             queues: None,
             mtu: 1500,
+            underlay: false,
         })
     };
     let config = OpenConfig::new(vec![interface(0, "int0")?, interface(1, "ext0")?], 1);

@@ -39,12 +39,28 @@ pub struct Adjacency {
     pub failed: bool,
     /// How many attempts have failed so far: what waited for one is told.
     pub failures: u32,
+    /// Where packets to it go on the underlay, if the link is a tunnel. `None` there: no way is known, and nothing
+    /// can be sent to it.
+    pub tunnel: Option<TunnelTo>,
+}
+
+/// The other end of a tunnel, for one neighbour behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TunnelTo {
+    /// Its address: the destination of outer packets.
+    pub remote: Ipv4Addr,
+    /// The neighbour on the underlay by which it is reached; not one behind a tunnel itself. While its Ethernet
+    /// address is not known, packets wait for it.
+    pub outer: AdjacencyId,
+    /// Longest IP packet that the path to it carries, in bytes, outer headers included, if that is known to be less
+    /// than the underlay's MTU (a route's `mtu`, or what path MTU discovery has found).
+    pub path_mtu: Option<u16>,
 }
 
 impl Adjacency {
     /// A neighbour of which no more is known.
     pub fn new(interface: InterfaceId, address: Ipv4Addr, mac: Option<Mac>) -> Self {
-        Self { interface, address, mac, failed: false, failures: 0 }
+        Self { interface, address, mac, failed: false, failures: 0, tunnel: None }
     }
 }
 
@@ -130,12 +146,22 @@ pub struct Journey {
     pub flow: u64,
     /// The way that its flow has taken so far.
     pub kept: Option<AdjacencyId>,
+    /// Which of several pods with the destination's address is meant: see
+    /// [`Interface::overlay`](crate::interface::Interface::overlay). 0 for all destinations but such pods.
+    pub overlay: u16,
 }
 
 impl Journey {
     /// Nobody in particular asks for the way to `destination`.
     pub fn to(destination: Ipv4Addr) -> Self {
-        Self { destination, source: Ipv4Addr::UNSPECIFIED, arrival: None, flow: 0, kept: None }
+        Self {
+            destination,
+            source: Ipv4Addr::UNSPECIFIED,
+            arrival: None,
+            flow: 0,
+            kept: None,
+            overlay: 0,
+        }
     }
 }
 
@@ -153,6 +179,9 @@ pub struct Roads {
     pub tables: Vec<Lpm<Route>>,
     /// Which table is asked, in this order.
     pub signposts: Arc<[Signpost]>,
+    /// The routes back to pods of an overlay other than 0: the index of the only table that is asked, in place of
+    /// [`signposts`](Self::signposts), for replies to such pods. An overlay without has no way back.
+    pub overlays: Arc<[(u16, usize)]>,
     /// All adjacencies ever seen, by [`AdjacencyId`].
     pub adjacencies: Arc<Vec<Adjacency>>,
     /// The adjacency of a neighbour.
@@ -167,6 +196,7 @@ impl Default for Roads {
             changed: [0; 256],
             tables: vec![Lpm::default()],
             signposts: [Signpost::to_table(0)].into(),
+            overlays: Arc::default(),
             adjacencies: Arc::default(),
             neighbours: Arc::default(),
         }

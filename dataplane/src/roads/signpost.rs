@@ -101,6 +101,11 @@ impl Roads {
         if journey.destination.is_multicast() || journey.destination.is_broadcast() {
             return Some(&NEVER_FORWARDED);
         }
+        if journey.overlay != 0 {
+            let (_, table) =
+                self.overlays.iter().find(|(overlay, _)| *overlay == journey.overlay)?;
+            return self.look_up(*table, None, journey.destination).map(|(_, route)| route);
+        }
         let mut next = 0;
         while let Some(signpost) = self.signposts.get(next) {
             next += 1;

@@ -56,6 +56,9 @@ pub(super) fn interface(name: &str, internal: bool) -> Interface {
         mtu: 1500,
         roles: Roles { internal, external: !internal },
         repair_checksums: true,
+        overlay: 0,
+        underlay: false,
+        tunnel: None,
     }
 }
 

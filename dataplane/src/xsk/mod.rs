@@ -35,4 +35,4 @@ pub use lock::InterfaceLock;
 pub use open::{
     BindMode, InterfaceReport, Mode, OpenConfig, OpenInterface, Opened, most_queues, open,
 };
-pub use steering::{InterfaceEntry, MAX_QUEUES, Steering, SteeringTables};
+pub use steering::{InterfaceEntry, MAX_QUEUES, Steering, SteeringTables, TunnelEntry};

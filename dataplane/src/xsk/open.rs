@@ -77,6 +77,8 @@ pub struct OpenInterface {
     pub queues: Option<u32>,
     /// Largest IP packet on it, in bytes.
     pub mtu: u32,
+    /// Packets of tunnels are taken out where they arrive on it.
+    pub underlay: bool,
 }
 
 /// What to open.
@@ -366,9 +368,9 @@ impl Sockets {
         bind: BindMode,
         sizes: &Sizes,
     ) {
-        let (ifindex, roles) = (interface.ifindex, interface.roles);
+        let &OpenInterface { ifindex, roles, underlay, .. } = interface;
         let (base, room) = (base(interface), sizes.room());
-        self.entries.push(InterfaceEntry { ifindex, roles, base, queues, room });
+        self.entries.push(InterfaceEntry { ifindex, roles, base, queues, room, underlay });
         self.reports.push(InterfaceReport {
             id: interface.id,
             name: interface.name.clone(),
@@ -451,6 +453,7 @@ mod tests {
             roles: Roles { internal: true, external: true },
             queues: None,
             mtu: 1500,
+            underlay: false,
         };
         let config = OpenConfig::new((0..=MAX_INTERFACES as u8).map(interface).collect(), 1);
         let error = check(&config).unwrap_err().to_string();

@@ -1,6 +1,7 @@
 //! How does user space tell the steering program what is natgate's?
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, RawFd};
 
 use aya::maps::lpm_trie::Key;
@@ -11,7 +12,7 @@ use ipnet::Ipv4Net;
 
 use super::attach::{self, AttachMode};
 use super::error::{XskError, missing_capability};
-use crate::interface::Roles;
+use crate::interface::{Mac, Roles};
 
 /// Name of the program, by which a later natgate knows it again.
 pub(super) const PROGRAM: &str = "natgate_steer";
@@ -54,6 +55,49 @@ pub struct InterfaceEntry {
     pub queues: u32,
     /// Largest frame that a socket takes, in bytes.
     pub room: u32,
+    /// Packets of tunnels that arrive there are looked into.
+    pub underlay: bool,
+}
+
+impl InterfaceEntry {
+    /// An interface without sockets: all that is natgate's and arrives there is dropped and counted, as it is on the
+    /// device of a tunnel whose packets the kernel takes out (fragments; those that arrive by an interface that is no
+    /// underlay).
+    pub fn without_sockets(ifindex: u32, roles: Roles) -> Self {
+        Self { ifindex, roles, base: 0, queues: 0, room: 0, underlay: false }
+    }
+}
+
+/// A tunnel whose packets are natgate's if what is in them is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TunnelEntry {
+    /// The network's number.
+    pub vni: u32,
+    /// UDP port at which it ends.
+    pub port: u16,
+    /// The gateway's end.
+    pub local: Ipv4Addr,
+    /// Ethernet address of its device: inner packets to others stay with the kernel.
+    pub mac: Mac,
+}
+
+/// `struct tunnel_key` and `struct tunnel` of the program, in network order.
+type TunnelKey = [u8; 12];
+type TunnelValue = [u8; 8];
+
+impl TunnelEntry {
+    fn key(&self) -> TunnelKey {
+        let mut key = [0; 12];
+        key[..3].copy_from_slice(&self.vni.to_be_bytes()[1..]);
+        key[4..8].copy_from_slice(&self.local.octets());
+        key[8..10].copy_from_slice(&self.port.to_be_bytes());
+        key
+    }
+
+    fn value(&self) -> TunnelValue {
+        let [a, b, c, d, e, f] = self.mac.0;
+        [a, b, c, d, e, f, 0, 0]
+    }
 }
 
 /// The loaded program. Dropping it leaves it attached, and then it drops all that is natgate's.
@@ -61,6 +105,7 @@ pub struct InterfaceEntry {
 pub struct Steering {
     object: Ebpf,
     applied: [BTreeSet<Ipv4Net>; 4],
+    tunnels: HashMap<TunnelKey, TunnelValue>,
     /// What was already carried over from the counters (by map id) of programs before this one.
     carried: HashMap<u32, [u64; DROP_NAMES.len()]>,
 }
@@ -96,7 +141,12 @@ impl Steering {
             .try_into()
             .map_err(|error| failed(chain(&error)))?;
         program.load().map_err(|error| failed(chain(&error)))?;
-        Ok(Self { object, applied: Default::default(), carried: HashMap::new() })
+        Ok(Self {
+            object,
+            applied: Default::default(),
+            tunnels: HashMap::new(),
+            carried: HashMap::new(),
+        })
     }
 
     /// Makes `tables` the program's, prefix by prefix: first all that is new, then away with the old.
@@ -139,9 +189,28 @@ impl Steering {
     pub fn set_interface(&mut self, entry: InterfaceEntry) -> Result<(), XskError> {
         let what = "set an interface";
         let roles = u32::from(entry.roles.internal) | u32::from(entry.roles.external) << 1;
-        let mut map: aya::maps::HashMap<_, u32, [u32; 4]> = self.map("interfaces", what)?;
-        map.insert(entry.ifindex, [roles, entry.base, entry.queues, entry.room], 0)
-            .map_err(failed(what))
+        let mut map: aya::maps::HashMap<_, u32, [u32; 5]> = self.map("interfaces", what)?;
+        let value = [roles, entry.base, entry.queues, entry.room, u32::from(entry.underlay)];
+        map.insert(entry.ifindex, value, 0).map_err(failed(what))
+    }
+
+    /// Makes `tunnels`, 16 at most, those that are looked into on underlays; the workers must know them already.
+    ///
+    /// # Errors
+    /// [`XskError::Bpf`]; call again to finish what was begun.
+    pub fn set_tunnels(&mut self, tunnels: &[TunnelEntry]) -> Result<(), XskError> {
+        let what = "set the tunnels";
+        let wanted: HashMap<_, _> = tunnels.iter().map(|it| (it.key(), it.value())).collect();
+        let before = self.tunnels.clone();
+        let mut map: aya::maps::HashMap<_, TunnelKey, TunnelValue> = self.map("tunnels", what)?;
+        for key in before.keys().filter(|key| !wanted.contains_key(*key)) {
+            map.remove(key).map_err(failed(what))?;
+        }
+        for (key, value) in wanted.iter().filter(|(key, value)| before.get(*key) != Some(value)) {
+            map.insert(key, value, 0).map_err(failed(what))?;
+        }
+        self.tunnels = wanted;
+        Ok(())
     }
 
     /// Gives the socket with descriptor `socket` the packets of `queue` of the interface whose sockets

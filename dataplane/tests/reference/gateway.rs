@@ -41,6 +41,9 @@ fn interface(name: &str, internal: bool) -> Interface {
         mtu: 1500,
         roles: Roles { internal, external: !internal },
         repair_checksums: false,
+        overlay: 0,
+        underlay: false,
+        tunnel: None,
     }
 }
 

@@ -171,6 +171,7 @@ pub(crate) fn config(workers: usize) -> OpenConfig {
         roles,
         queues: None,
         mtu: 1500,
+        underlay: false,
     };
     OpenConfig::new(
         vec![interface(INTERNAL, "int0", INSIDE), interface(EXTERNAL, "ext0", OUTSIDE)],

@@ -27,7 +27,11 @@ fn steering_only() -> Steering {
 fn loaded() -> Steering {
     let mut steering = Steering::load().unwrap();
     let ifindex = ifindex("int0");
-    let entry = InterfaceEntry { ifindex, roles: INSIDE, base: 0, queues: 1, room: 1792 };
+    let entry = InterfaceEntry {
+        queues: 1,
+        room: 1792,
+        ..InterfaceEntry::without_sockets(ifindex, INSIDE)
+    };
     steering.set_interface(entry).unwrap();
     steering.apply(&tables()).unwrap();
     steering
