@@ -17,9 +17,9 @@ pub const BURST: usize = 64;
 #[must_use = "a frame that is dropped without release is lost to its pool"]
 #[derive(Debug)]
 pub struct Received<F> {
-    /// The token; its bytes start at the Ethernet header.
+    /// The token; its bytes start at the Ethernet header, of the inner packet if it came through a tunnel.
     pub frame: F,
-    /// Where it arrived.
+    /// Where it arrived; a tunnel, once it was taken out of that.
     pub interface: InterfaceId,
 }
 
@@ -65,6 +65,15 @@ pub trait PacketIo {
     /// nothing changes, if the frame has no room for it.
     #[must_use]
     fn resize(&mut self, frame: &mut Self::Frame, len: usize) -> bool;
+
+    /// Puts `header` before the packet of `frame`. False, and nothing changes, if there is no room for it: there is for
+    /// the headers of a tunnel wherever a packet has arrived or is written by natgate.
+    #[must_use]
+    fn prepend(&mut self, frame: &mut Self::Frame, header: &[u8]) -> bool;
+
+    /// Takes the first `len` bytes away from the packet of `frame`. False, and nothing changes, if it has fewer.
+    #[must_use]
+    fn strip(&mut self, frame: &mut Self::Frame, len: usize) -> bool;
 
     /// A free frame, of length 0, or `None` when the pool is empty.
     fn allocate(&mut self) -> Option<Self::Frame>;

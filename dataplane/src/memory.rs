@@ -7,20 +7,41 @@ use crate::interface::InterfaceId;
 use crate::io::{IoStats, PacketIo, Received};
 use crate::waker::Waker;
 
-/// Room in a frame, in bytes.
+/// Room for a packet in a frame, in bytes.
 pub const FRAME_SIZE: usize = 2048;
+/// Room before a packet that has arrived, or is new; as AF_XDP has it.
+const HEADROOM: usize = 256;
 
 /// Begins a cache line, as frames of a NIC do.
 #[derive(Debug)]
 #[repr(align(64))]
-struct Bytes([u8; FRAME_SIZE]);
+struct Bytes([u8; HEADROOM + FRAME_SIZE]);
 
 /// A frame: owns its bytes.
 #[must_use = "a frame that is dropped without release is lost to its pool"]
 #[derive(Debug)]
 pub struct Frame {
     bytes: Box<Bytes>,
+    start: usize,
     len: usize,
+}
+
+impl Frame {
+    fn new() -> Self {
+        Self { bytes: Box::new(Bytes([0; HEADROOM + FRAME_SIZE])), start: HEADROOM, len: 0 }
+    }
+
+    fn set(&mut self, start: usize, len: usize) {
+        (self.start, self.len) = (start, len);
+    }
+
+    fn packet(&self) -> &[u8] {
+        &self.bytes.0[self.start..self.start + self.len]
+    }
+
+    fn packet_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes.0[self.start..self.start + self.len]
+    }
 }
 
 /// A backend whose packets come from [`MemoryIo::inject`] and go to [`MemoryIo::take_sent`].
@@ -41,11 +62,10 @@ pub struct MemoryIo {
 impl MemoryIo {
     /// A backend with `frames` frames.
     pub fn new(frames: usize) -> std::io::Result<Self> {
-        let frame = |_| Frame { bytes: Box::new(Bytes([0; FRAME_SIZE])), len: 0 };
         Ok(Self {
             arriving: VecDeque::new(),
             sent: VecDeque::new(),
-            free: (0..frames).map(frame).collect(),
+            free: (0..frames).map(|_| Frame::new()).collect(),
             made: frames,
             transmit_room: usize::MAX,
             receive_room: usize::MAX,
@@ -75,8 +95,8 @@ impl MemoryIo {
             return false;
         }
         let Some(mut frame) = self.free.pop() else { return false };
-        frame.bytes.0[..packet.len()].copy_from_slice(packet);
-        frame.len = packet.len();
+        frame.set(HEADROOM, packet.len());
+        frame.packet_mut().copy_from_slice(packet);
         self.arriving.push_back(Received { frame, interface });
         true
     }
@@ -84,7 +104,7 @@ impl MemoryIo {
     /// The next packet that was sent, and by which interface.
     pub fn take_sent(&mut self) -> Option<(InterfaceId, Vec<u8>)> {
         let (interface, frame) = self.sent.pop_front()?;
-        let packet = frame.bytes.0[..frame.len].to_vec();
+        let packet = frame.packet().to_vec();
         self.free.push(frame);
         Some((interface, packet))
     }
@@ -114,24 +134,44 @@ impl PacketIo for MemoryIo {
 
     #[inline]
     fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
-        &frame.bytes.0[..frame.len]
+        frame.packet()
     }
 
     #[inline]
     fn bytes_mut<'a>(&'a mut self, frame: &'a mut Frame) -> &'a mut [u8] {
-        &mut frame.bytes.0[..frame.len]
+        frame.packet_mut()
     }
 
     fn resize(&mut self, frame: &mut Frame, len: usize) -> bool {
-        if len <= FRAME_SIZE {
+        let fits = frame.start + len <= HEADROOM + FRAME_SIZE;
+        if fits {
             frame.len = len;
         }
-        len <= FRAME_SIZE
+        fits
+    }
+
+    #[inline]
+    fn prepend(&mut self, frame: &mut Frame, header: &[u8]) -> bool {
+        let fits = header.len() <= frame.start;
+        if fits {
+            frame.set(frame.start - header.len(), frame.len + header.len());
+            frame.packet_mut()[..header.len()].copy_from_slice(header);
+        }
+        fits
+    }
+
+    #[inline]
+    fn strip(&mut self, frame: &mut Frame, len: usize) -> bool {
+        let fits = len <= frame.len;
+        if fits {
+            frame.set(frame.start + len, frame.len - len);
+        }
+        fits
     }
 
     fn allocate(&mut self) -> Option<Frame> {
         let mut frame = self.free.pop()?;
-        frame.len = 0;
+        frame.set(HEADROOM, 0);
         Some(frame)
     }
 

@@ -8,15 +8,19 @@
 //! - it can't be cloned, and the kernel gets the frame (fill ring, transmit ring) only when the token is
 //!   given up by value, so no reference into it can be alive then;
 //! - slices into it borrow the token, exclusively if they are for writing;
+//! - its packet lies in its frame, wherever that begins: it moves within it ([`Memory::prepend`], [`Memory::strip`]);
 //! - it carries the number of its UMEM, which every access compares (a token outlives its worker's
 //!   borrow, and a process may open several UMEMs); the slice also borrows the worker, which keeps the
 //!   memory mapped.
 //!
 //! Debug builds keep a ledger of where each frame is, and stop at the first one that is in two places.
 
+use std::ptr::NonNull;
+use std::slice;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use crossbeam::queue::ArrayQueue;
+use nix::libc::xdp_desc;
 use xsk_rs::{FrameDesc, Umem};
 
 use super::io::XskIo;
@@ -28,8 +32,21 @@ pub(super) const BATCH: usize = 64;
 #[must_use = "a frame that is dropped without release is lost to its pool"]
 #[derive(Debug)]
 pub struct Frame {
+    /// The kernel's name for it, which says where the packet began when it came.
     desc: FrameDesc,
     umem: u32,
+    /// Where in the frame the packet begins now.
+    start: u16,
+    len: u16,
+}
+
+/// A packet that was given up for transmission.
+#[derive(Clone, Copy)]
+pub(super) struct Outgoing {
+    /// Its frame.
+    pub(super) frame: FrameDesc,
+    /// The packet.
+    pub(super) packet: xdp_desc,
 }
 
 /// Where a frame is.
@@ -46,8 +63,12 @@ pub(super) enum Place {
 
 /// The UMEM, and the pool that all workers have in common.
 pub(super) struct Memory {
-    umem: Umem,
+    /// Keeps the memory mapped.
+    _umem: Umem,
+    /// The first of its bytes.
+    base: NonNull<u8>,
     id: u32,
+    /// A power of two, at most 4,096.
     frame_size: usize,
     frames: usize,
     pool: ArrayQueue<[FrameDesc; BATCH]>,
@@ -55,12 +76,28 @@ pub(super) struct Memory {
     ledger: Vec<AtomicU8>,
 }
 
+// SAFETY: `base` is the start of the UMEM, which may be used by any thread; who may touch which bytes is said above.
+unsafe impl Send for Memory {}
+// SAFETY: as above.
+unsafe impl Sync for Memory {}
+
+/// Where a packet begins that natgate writes itself: there is as much room before it as the kernel keeps
+/// (`XDP_PACKET_HEADROOM`).
+const HEADROOM: u16 = 256;
+
 impl Memory {
     pub(super) fn new(umem: Umem, frames: usize, frame_size: usize) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
+        assert!(frame_size.is_power_of_two() && frame_size <= 4096, "frames of {frame_size} bytes");
+        let mut first = FrameDesc::default();
+        // SAFETY: no token was made yet, and no ring has a frame. The default descriptor is that of address 0, where
+        // the one mapping begins in which all frames lie; only its address is kept.
+        let mut data = unsafe { umem.data_mut(&mut first) };
+        let base = NonNull::from(data.contents_mut()).cast();
         let ledger = if cfg!(debug_assertions) { frames } else { 0 };
         Self {
-            umem,
+            _umem: umem,
+            base,
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             frame_size,
             frames,
@@ -86,19 +123,45 @@ impl Memory {
         }
     }
 
-    /// The descriptor becomes a token; it was at `from`.
-    pub(super) fn hand_out(&self, desc: FrameDesc, from: Place) -> Frame {
-        self.moved(&desc, from, Place::Hand);
-        Frame { desc, umem: self.id }
+    /// The descriptor of a packet that has arrived becomes a token.
+    pub(super) fn receive(&self, desc: FrameDesc) -> Frame {
+        self.moved(&desc, Place::Receiving, Place::Hand);
+        let start = desc.addr() & (self.frame_size - 1);
+        // The kernel writes no further than the frame's end; and the bytes of others are not read even if it says so.
+        let len = desc.lengths().data().min(self.frame_size - start);
+        Frame { desc, umem: self.id, start: start as u16, len: len as u16 }
     }
 
-    /// The token becomes a descriptor, which goes to `to`.
+    /// The descriptor of a free frame becomes a token, without packet.
+    pub(super) fn take(&self, desc: FrameDesc) -> Frame {
+        self.moved(&desc, Place::Free, Place::Hand);
+        Frame { desc, umem: self.id, start: HEADROOM, len: 0 }
+    }
+
+    /// The token becomes a descriptor of a free frame.
     #[expect(clippy::needless_pass_by_value, reason = "the token ends here")]
-    pub(super) fn take_back(&self, frame: Frame, to: Place) -> FrameDesc {
+    pub(super) fn take_back(&self, frame: Frame) -> FrameDesc {
         self.check(&frame);
-        let Frame { desc, .. } = frame;
-        self.moved(&desc, Place::Hand, to);
-        desc
+        self.moved(&frame.desc, Place::Hand, Place::Free);
+        frame.desc
+    }
+
+    /// The token is given up, and its packet goes to `to`.
+    #[expect(clippy::needless_pass_by_value, reason = "as above")]
+    pub(super) fn give_up(&self, frame: Frame, to: Place) -> Outgoing {
+        self.check(&frame);
+        self.moved(&frame.desc, Place::Hand, to);
+        let (addr, len) = (self.offset(&frame) as u64, frame.len.into());
+        Outgoing { frame: frame.desc, packet: xdp_desc { addr, len, options: 0 } }
+    }
+
+    fn start(&self, frame: &Frame) -> *mut u8 {
+        self.base.as_ptr().wrapping_add(self.offset(frame))
+    }
+
+    /// Where the packet begins, from the start of the memory.
+    fn offset(&self, frame: &Frame) -> usize {
+        (frame.desc.addr() & !(self.frame_size - 1)) + usize::from(frame.start)
     }
 
     /// Takes frames from the pool if `free` has fewer than `wanted`.
@@ -132,32 +195,48 @@ impl Memory {
 
     pub(super) fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
         self.check(frame);
-        // SAFETY: the token is of this UMEM (checked), and excludes all other access but reading
-        // through other borrows of itself (see the module's text).
-        let data = unsafe { self.umem.data(&frame.desc) };
-        data.contents()
+        // SAFETY: the token is of this UMEM (checked), its packet lies in its frame, and it excludes all other access
+        // but reading through other borrows of itself (see the module's text).
+        unsafe { slice::from_raw_parts(self.start(frame), frame.len.into()) }
     }
 
+    #[allow(
+        clippy::mut_from_ref,
+        reason = "the bytes are the token's, which is borrowed exclusively"
+    )]
     pub(super) fn bytes_mut<'a>(&'a self, frame: &'a mut Frame) -> &'a mut [u8] {
         self.check(frame);
         // SAFETY: as above, and the token is borrowed exclusively.
-        let mut data = unsafe { self.umem.data_mut(&mut frame.desc) };
-        let bytes = data.contents_mut();
-        let (start, length) = (bytes.as_mut_ptr(), bytes.len());
-        // SAFETY: the same slice, for as long as the exclusive borrow of the token lasts: the guard that
-        // it came from holds nothing but references for that long, and is gone.
-        unsafe { std::slice::from_raw_parts_mut(start, length) }
+        unsafe { slice::from_raw_parts_mut(self.start(frame), frame.len.into()) }
     }
 
     /// False, and nothing changes, if the frame has no room for `length` bytes.
     pub(super) fn resize(&self, frame: &mut Frame, length: usize) -> bool {
-        self.check(frame);
-        // SAFETY: as in `bytes_mut`.
-        let mut data = unsafe { self.umem.data_mut(&mut frame.desc) };
-        let mut cursor = data.cursor();
-        let fits = length <= cursor.buf_len();
+        let fits = length <= self.frame_size - usize::from(frame.start);
         if fits {
-            cursor.set_pos(length);
+            frame.len = length as u16;
+        }
+        fits
+    }
+
+    /// Puts `header` before the packet. False, and nothing changes, if the frame has no room for it.
+    pub(super) fn prepend(&self, frame: &mut Frame, header: &[u8]) -> bool {
+        let fits = header.len() <= usize::from(frame.start);
+        if fits {
+            frame.start -= header.len() as u16;
+            frame.len += header.len() as u16;
+            self.bytes_mut(frame)[..header.len()].copy_from_slice(header);
+        }
+        fits
+    }
+
+    /// Takes the first `length` bytes away from the packet. False, and nothing changes, if it has fewer.
+    #[allow(clippy::unused_self, reason = "as its kin")]
+    pub(super) fn strip(&self, frame: &mut Frame, length: usize) -> bool {
+        let fits = length <= usize::from(frame.len);
+        if fits {
+            frame.start += length as u16;
+            frame.len -= length as u16;
         }
         fits
     }

@@ -8,7 +8,7 @@ use crossbeam::queue::ArrayQueue;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use xsk_rs::FrameDesc;
 
-use super::frame::{Audit, Frame, Memory, Place};
+use super::frame::{Audit, Frame, Memory, Outgoing, Place};
 use super::port::Port;
 use crate::interface::InterfaceId;
 use crate::io::{BURST, IoStats, PacketIo, Received};
@@ -27,7 +27,7 @@ pub(super) enum Way {
 }
 
 /// Frames that other workers ask this one to transmit.
-pub(super) type Relay = ArrayQueue<(InterfaceId, FrameDesc)>;
+pub(super) type Relay = ArrayQueue<(InterfaceId, Outgoing)>;
 
 /// What all workers share.
 pub(super) struct Shared {
@@ -99,7 +99,7 @@ impl XskIo {
     }
 
     fn put_back(&mut self, frame: Frame) {
-        let desc = self.shared.memory.take_back(frame, Place::Free);
+        let desc = self.shared.memory.take_back(frame);
         self.in_hand -= 1;
         self.free.push(desc);
     }
@@ -107,16 +107,16 @@ impl XskIo {
     /// Takes over what other workers want transmitted.
     fn serve_relay(&mut self) {
         let Shared { memory, relays, .. } = &*self.shared;
-        while let Some((interface, desc)) = relays[self.worker].pop() {
+        while let Some((interface, Outgoing { frame, packet })) = relays[self.worker].pop() {
             let way = self.ways.get(interface.index()).copied().flatten();
             if let Some(Way::Own(port)) = way
                 && self.ports[port].has_room()
             {
-                memory.moved(&desc, Place::Relay, Place::Transmitting);
-                self.ports[port].stage(desc);
+                memory.moved(&frame, Place::Relay, Place::Transmitting);
+                self.ports[port].stage(packet);
             } else {
-                memory.moved(&desc, Place::Relay, Place::Free);
-                self.free.push(desc);
+                memory.moved(&frame, Place::Relay, Place::Free);
+                self.free.push(frame);
                 self.transmit_ring_full += 1;
             }
         }
@@ -133,18 +133,18 @@ impl XskIo {
             self.put_back(frame);
             return false;
         }
-        port.stage(memory.take_back(frame, Place::Transmitting));
+        port.stage(memory.give_up(frame, Place::Transmitting).packet);
         self.in_hand -= 1;
         true
     }
 
     fn transmit_relayed(&mut self, interface: InterfaceId, worker: usize, frame: Frame) -> bool {
         let memory = &self.shared.memory;
-        let desc = memory.take_back(frame, Place::Relay);
+        let outgoing = memory.give_up(frame, Place::Relay);
         self.in_hand -= 1;
-        if let Err((_, desc)) = self.shared.relays[worker].push((interface, desc)) {
-            memory.moved(&desc, Place::Relay, Place::Free);
-            self.free.push(desc);
+        if let Err((_, back)) = self.shared.relays[worker].push((interface, outgoing)) {
+            memory.moved(&back.frame, Place::Relay, Place::Free);
+            self.free.push(back.frame);
             self.transmit_ring_full += 1;
             return false;
         }
@@ -164,10 +164,11 @@ impl PacketIo for XskIo {
             let count = port.receive(&mut self.scratch[..(room - total).min(BURST)]);
             let interface = port.interface;
             let memory = &self.shared.memory;
-            into.extend(self.scratch[..count].iter().map(|desc| Received {
-                frame: memory.hand_out(*desc, Place::Receiving),
-                interface,
-            }));
+            into.extend(
+                self.scratch[..count]
+                    .iter()
+                    .map(|desc| Received { frame: memory.receive(*desc), interface }),
+            );
             total += count;
             if total == room {
                 break;
@@ -190,14 +191,19 @@ impl PacketIo for XskIo {
         self.shared.memory.resize(frame, len)
     }
 
+    fn prepend(&mut self, frame: &mut Frame, header: &[u8]) -> bool {
+        self.shared.memory.prepend(frame, header)
+    }
+
+    fn strip(&mut self, frame: &mut Frame, len: usize) -> bool {
+        self.shared.memory.strip(frame, len)
+    }
+
     fn allocate(&mut self) -> Option<Frame> {
         self.shared.memory.top_up(&mut self.free, 1);
         let desc = self.free.pop()?;
         self.in_hand += 1;
-        let mut frame = self.shared.memory.hand_out(desc, Place::Free);
-        let emptied = self.shared.memory.resize(&mut frame, 0);
-        debug_assert!(emptied);
-        Some(frame)
+        Some(self.shared.memory.take(desc))
     }
 
     fn release(&mut self, frame: Frame) {
@@ -233,7 +239,7 @@ impl PacketIo for XskIo {
     }
 
     fn wait(&mut self, timeout: Duration) {
-        let unsent = self.ports.iter_mut().any(|port| port.unsent() > 0);
+        let unsent = self.ports.iter().any(|port| port.unsent() > 0);
         let timeout = if unsent { timeout.min(UNSENT_NAP) } else { timeout };
         // In whole milliseconds, rounded up: a shorter sleep than asked for would spin.
         let timeout =

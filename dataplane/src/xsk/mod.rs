@@ -24,6 +24,7 @@ mod lock;
 mod nic;
 mod open;
 mod port;
+mod ring;
 mod steering;
 
 pub use attach::{AttachMode, Inspection, detach, glance, inspect};

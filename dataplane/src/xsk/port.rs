@@ -1,12 +1,15 @@
 //! The four rings of one queue of one interface.
 
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
+use nix::libc::xdp_desc;
 use nix::sys::socket::{MsgFlags, recv};
 use xsk_rs::socket::XdpStatistics;
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, TxQueue};
 
 use super::frame::{Memory, Place};
+use super::ring::TransmitRing;
 use crate::interface::InterfaceId;
 
 /// Frames that a copy-mode socket sends per system call.
@@ -15,6 +18,8 @@ const KERNEL_BATCH: usize = 32;
 /// One AF_XDP socket, with the fill and completion ring of its queue.
 pub(super) struct Port {
     pub(super) interface: InterfaceId,
+    /// What `transmit` is to the kernel, but for wake-ups; unmapped before the socket is closed.
+    outgoing: TransmitRing,
     receive: RxQueue,
     transmit: TxQueue,
     fill: FillQueue,
@@ -28,7 +33,7 @@ pub(super) struct Port {
     /// Given to the transmit ring and not yet completed.
     transmitting: usize,
     /// To be given to the transmit ring with the next flush.
-    staged: Vec<FrameDesc>,
+    staged: Vec<xdp_desc>,
     /// Was the fill ring filled since the last wake-up?
     refilled: bool,
     busy_poll: bool,
@@ -40,10 +45,18 @@ pub(super) struct Port {
 pub(super) type Rings = (TxQueue, RxQueue, FillQueue, CompQueue);
 
 impl Port {
-    pub(super) fn new(interface: InterfaceId, rings: Rings, ring: usize, busy_poll: bool) -> Self {
+    /// # Errors
+    /// If the transmit ring can't be mapped.
+    pub(super) fn new(
+        interface: InterfaceId,
+        rings: Rings,
+        ring: usize,
+        busy_poll: bool,
+    ) -> io::Result<Self> {
         let (transmit, receive, fill, completion) = rings;
-        Self {
+        Ok(Self {
             interface,
+            outgoing: TransmitRing::map(receive.fd().as_raw_fd(), ring as u32)?,
             receive,
             transmit,
             fill,
@@ -57,7 +70,7 @@ impl Port {
             busy_poll,
             transmit_wakeups: 0,
             receive_wakeups: 0,
-        }
+        })
     }
 
     /// Takes at most `into.len()` packets; returns how many.
@@ -77,9 +90,9 @@ impl Port {
         self.transmitting + self.staged.len() < self.ring
     }
 
-    /// Queues a frame for the next flush. Only when there [is room](Self::has_room).
-    pub(super) fn stage(&mut self, desc: FrameDesc) {
-        self.staged.push(desc);
+    /// Queues a packet for the next flush. Only when there [is room](Self::has_room).
+    pub(super) fn stage(&mut self, packet: xdp_desc) {
+        self.staged.push(packet);
     }
 
     /// Takes back frames that the kernel has sent.
@@ -103,12 +116,12 @@ impl Port {
     /// that helps; what remains goes with a later flush.
     pub(super) fn send(&mut self) {
         if !self.staged.is_empty() {
+            // There is room, since no more than `ring` are under way.
             // SAFETY: these frames are of the ring's UMEM, their tokens were given up, and nothing
             // touches them until the completion ring returns them.
-            let count = unsafe { self.transmit.produce(&self.staged) };
-            // All or nothing; and there is room, since fewer than `ring` are under way.
-            self.transmitting += count;
-            self.staged.drain(..count);
+            unsafe { self.outgoing.produce(&self.staged) };
+            self.transmitting += self.staged.len();
+            self.staged.clear();
         }
         if self.transmitting == 0 {
             return;
@@ -128,11 +141,11 @@ impl Port {
     }
 
     /// Frames in the transmit ring that the kernel has not looked at.
-    pub(super) fn unsent(&mut self) -> usize {
+    pub(super) fn unsent(&self) -> usize {
         if self.transmitting == 0 {
             return 0;
         }
-        self.ring - self.transmit.nb_free_exact() as usize
+        self.outgoing.waiting()
     }
 
     /// Tops the fill ring up from `free`.
