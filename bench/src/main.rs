@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
+use bench::level2::fill;
 use bench::level2::sessions::Story;
 use bench::level4;
 use bench::machine::Machine;
@@ -88,7 +89,8 @@ struct Setup {
     /// Sessions that are measured.
     #[arg(long, value_name = "N", default_value_t = 1 << 20)]
     sessions: u64,
-    /// Instead: what a new session with its port costs when so many per cent of the port blocks are taken.
+    /// Instead: what a new session with its port costs when so many per cent of the port blocks are taken; with 100,
+    /// what its refusal costs.
     #[arg(long, value_name = "PERCENT", value_delimiter = ',')]
     fill: Vec<u32>,
     /// Public addresses, for that.
@@ -210,8 +212,12 @@ fn run_suite(cli: &Cli) -> Result<ExitCode> {
 fn run_setup(arguments: &Setup) -> Result<()> {
     for &addresses in &arguments.addresses {
         for &fill in &arguments.fill {
-            let cost = bench::level2::fill::measure(addresses, fill, 1 << 14)?;
-            println!("{addresses} addresses, {fill} % taken: {:.0} ns a session", cost.nanoseconds);
+            let (cost, end) = if fill < 100 {
+                (fill::measure(addresses, fill, 1 << 14)?, "a session")
+            } else {
+                (fill::refused(addresses, 1 << 14)?, "a refusal")
+            };
+            println!("{addresses} addresses, {fill} % taken: {:.0} ns {end}", cost.nanoseconds);
         }
     }
     if !arguments.fill.is_empty() {

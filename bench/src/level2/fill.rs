@@ -40,6 +40,25 @@ fn pod(n: u32) -> Ipv4Addr {
     Ipv4Addr::from((u32::from(PODS) << 24) + 0x1_0000 + n)
 }
 
+/// A gateway with `addresses` public addresses, of whose blocks `taken` are held.
+fn gateway(addresses: u32, taken: u32, more: u32) -> Result<Gateway> {
+    let blocks = addresses * BLOCKS;
+    let mut gateway = Gateway::new(&Setup {
+        workers: 1,
+        sessions: (blocks + more) as usize + 1,
+        frames: BURST,
+        addresses: u16::try_from(addresses).context("too many addresses")?,
+        pool: PoolSettings::default(),
+        forwards: Forwards::default(),
+        answers: Answers::default(),
+        mtu: [1500; 2],
+    })?;
+    let others =
+        (0..blocks).map(|n| ((pod(n), 1_024), if n < taken { SERVER } else { (EXEMPT, 4433) }));
+    send(&mut gateway, others, Served::All)?;
+    Ok(gateway)
+}
+
 /// Measures new sessions with `addresses` public addresses, of whose blocks `fill` per cent are taken (at most 99);
 /// `sessions` of them at least.
 pub fn measure(addresses: u32, fill: u32, sessions: u32) -> Result<Cost> {
@@ -48,36 +67,40 @@ pub fn measure(addresses: u32, fill: u32, sessions: u32) -> Result<Cost> {
     let pods = (blocks / 100).max(1);
     let (mut spent, mut measured) = (Duration::ZERO, 0);
     while measured < sessions {
-        let mut gateway = Gateway::new(&Setup {
-            workers: 1,
-            sessions: (blocks + pods * BLOCK) as usize + 1,
-            frames: BURST,
-            addresses: u16::try_from(addresses).context("too many addresses")?,
-            pool: PoolSettings::default(),
-            forwards: Forwards::default(),
-            answers: Answers::default(),
-            mtu: [1500; 2],
-        })?;
         let taken = (u64::from(blocks) * u64::from(fill) / 100) as u32;
-        let others =
-            (0..blocks).map(|n| ((pod(n), 1_024), if n < taken { SERVER } else { (EXEMPT, 4433) }));
-        open(&mut gateway, others)?;
-        let free = blocks - taken;
-        ensure!(free >= pods, "{free} blocks are left for {pods} pods");
+        let mut gateway = gateway(addresses, taken, pods * BLOCK)?;
         // Of one pod after the other, as when each starts its work.
         let new = (0..pods * BLOCK)
             .map(|n| ((pod(blocks + n / BLOCK), (1_024 + n % BLOCK) as u16), SERVER));
-        spent += open(&mut gateway, new)?;
+        spent += send(&mut gateway, new, Served::All)?;
         measured += pods * BLOCK;
     }
     let nanoseconds = spent.as_nanos() as f64 / f64::from(measured);
     Ok(Cost { fill, addresses, nanoseconds })
 }
 
-/// Opens flows, burst by burst; how long the worker's turns took.
-fn open(
+/// Measures flows of new pods that find no port, `flows` of them, with `addresses` public addresses.
+pub fn refused(addresses: u32, flows: u32) -> Result<Cost> {
+    let blocks = addresses * BLOCKS;
+    let mut gateway = gateway(addresses, blocks, 0)?;
+    let new = (0..flows).map(|n| ((pod(blocks + n), 1_024), SERVER));
+    let spent = send(&mut gateway, new, Served::None)?;
+    let nanoseconds = spent.as_nanos() as f64 / f64::from(flows);
+    Ok(Cost { fill: 100, addresses, nanoseconds })
+}
+
+/// Who gets a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Served {
+    All,
+    None,
+}
+
+/// Sends a packet of each flow, burst by burst; how long the worker's turns took.
+fn send(
     gateway: &mut Gateway,
     mut flows: impl Iterator<Item = (Party, Party)>,
+    who: Served,
 ) -> Result<Duration> {
     let mut spent = Duration::ZERO;
     loop {
@@ -91,18 +114,32 @@ fn open(
         }
         let forwarded = gateway.sum(|counters| counters.forwarded.get());
         let start = Instant::now();
-        std::hint::black_box(gateway.workers[0].turn(gateway.now));
+        turn_that_is_counted(gateway);
         spent += start.elapsed();
         gateway.workers[0].io_mut().recycle();
         let sent = gateway.sum(|counters| counters.forwarded.get()) - forwarded;
         let ends = || gateway.ends().into_iter().filter(|end| end.1 > 0).collect::<Vec<_>>();
-        ensure!(sent == packets, "of {packets} new flows {sent} were forwarded: {:?}", ends());
+        let right = if who == Served::All { packets } else { 0 };
+        ensure!(sent == right, "of {packets} new flows {sent} were forwarded: {:?}", ends());
     }
+}
+
+/// A function of its own, so that callgrind can count what happens inside it and nothing else.
+#[inline(never)]
+fn turn_that_is_counted(gateway: &mut Gateway) {
+    let now = gateway.now;
+    std::hint::black_box(gateway.workers[0].turn(now));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nobody_gets_a_port_of_a_full_pool() {
+        let cost = refused(1, 200).unwrap();
+        assert!(cost.nanoseconds > 0.0);
+    }
 
     #[test]
     fn the_last_block_is_found() {
