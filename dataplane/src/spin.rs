@@ -6,11 +6,12 @@
 
 use std::time::Duration;
 
-/// Empty turns before a sleep: at least, and at most (some 30 µs, about what a sleep and a wake-up cost).
-const TURNS: (u32, u32) = (8, 256);
+/// Empty turns before a sleep: at least, and at most (some 100 µs, twice what a sleep and a wake-up cost, or more in a
+/// virtual machine).
+const TURNS: (u32, u32) = (8, 1024);
 /// A sleep shorter than this was not worth it; one longer than that was.
 const SHORT: Duration = Duration::from_micros(50);
-const LONG: Duration = Duration::from_millis(1);
+const LONG: Duration = Duration::from_micros(250);
 
 /// The patience of one worker.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +70,7 @@ mod tests {
             spin.slept(Duration::from_micros(20));
         }
         assert_eq!(turns(&mut spin), TURNS.1);
-        spin.slept(Duration::from_micros(500));
+        spin.slept(Duration::from_micros(100));
         assert_eq!(turns(&mut spin), TURNS.1, "neither short nor long");
         for _ in 0..20 {
             spin.slept(Duration::from_millis(500));

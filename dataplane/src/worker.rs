@@ -199,6 +199,10 @@ impl<I: PacketIo> Worker<I> {
         let packets = self.take_burst(now) + self.take_hand_offs(now);
         self.overload.end(packets);
         self.hand_off.wake();
+        if packets > 0 && now >= self.next_housekeeping {
+            // It is always due when a packet ends a long silence, which must not wait for it.
+            self.io.flush();
+        }
         let listing = self.serve_requests(now);
         let expiring = self.expire(now, packets > 0);
         self.unfinished = self.say_farewell() || expiring || listing;
