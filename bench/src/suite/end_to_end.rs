@@ -13,17 +13,19 @@ use crate::veth::{Results, latency};
 
 /// The kernel's NAT where one arrangement of it is enough.
 const KERNEL: Contestant = Contestant::Nftables;
+/// The kernel's NAT where it has to share its core with whatever else runs, as natgate has.
+const KERNEL_APART: Contestant = Contestant::NftablesThreaded;
 const OURS: Contestant = Contestant::Natgate;
 
 /// Measures all parts: rates in more repetitions than the others, which change less.
 pub fn measure(options: &Options) -> Result<Vec<Row>> {
-    let part = |part: Vec<Part>, flows: &[u64], repetitions: usize| {
+    let part = |part: Vec<Part>, flows: &[u64], repetitions: usize, more: &[Contestant]| {
         let arguments = Veth {
             part,
             repetitions: options.repetitions.unwrap_or(repetitions),
             seconds: 1.0,
             flows: flows.to_vec(),
-            only: vec![Contestant::Forwarder, OURS, KERNEL],
+            only: [&[Contestant::Forwarder, OURS, KERNEL], more].concat(),
             floods: What::ALL.to_vec(),
             into: None,
             programs: options.programs.clone(),
@@ -32,12 +34,19 @@ pub fn measure(options: &Options) -> Result<Vec<Row>> {
         command::run(&arguments, "")
     };
     if options.quick {
-        return Ok(rows(&part(vec![Part::Rates, Part::Latency], &[1_000], 2)?));
+        return Ok(rows(&part(vec![Part::Rates, Part::Latency], &[1_000], 2, &[])?));
     }
-    let rates = part(vec![Part::Rates], &[1_000, 50_000, 100_000, 1_000_000], 3)?;
-    let others =
-        Part::value_variants().iter().copied().filter(|part| *part != Part::Rates).collect();
-    Ok(rows(&Results { rates: rates.rates, ..part(others, &[1_000], 2)? }))
+    let rates = part(vec![Part::Rates], &[1_000, 50_000, 100_000, 1_000_000], 3, &[])?;
+    let waits = part(vec![Part::Latency, Part::Idle], &[1_000], 3, &[KERNEL_APART])?;
+    let seen = [Part::Rates, Part::Latency, Part::Idle];
+    let others = Part::value_variants().iter().copied().filter(|part| !seen.contains(part));
+    let others = part(others.collect(), &[1_000], 2, &[])?;
+    Ok(rows(&Results {
+        rates: rates.rates,
+        latencies: waits.latencies,
+        idles: waits.idles,
+        ..others
+    }))
 }
 
 /// All rows.
@@ -104,15 +113,17 @@ fn latencies(results: &Results) -> Vec<Row> {
                 let values = of(who, None).map(|(_, value)| value);
                 let Some(mut row) = row(what, Quantity::Latency, values, None) else { continue };
                 row = row.at(Axis::Percentile, percentile);
-                let against_kernel = of(who, None).filter_map(|(repetition, value)| {
-                    Some(value / of(KERNEL, Some(repetition)).next()?.1)
-                });
                 let half = (load - 0.5).abs() < 1e-9 && (percentile - 99.0).abs() < 1e-9;
-                if who == OURS
-                    && half
-                    && let Some(ratio) = Spread::of(against_kernel)
-                {
-                    row = row.times(KERNEL.name(), ratio, Some(Bound::AtMost(1.0)));
+                if who == OURS && half {
+                    let asked = [(KERNEL, Some(Bound::AtMost(1.0))), (KERNEL_APART, None)];
+                    for (peer, target) in asked {
+                        let ratios = of(who, None).filter_map(|(repetition, value)| {
+                            Some(value / of(peer, Some(repetition)).next()?.1)
+                        });
+                        if let Some(ratio) = Spread::of(ratios) {
+                            row = row.times(peer.name(), ratio, target);
+                        }
+                    }
                 }
                 rows.push(row);
             }
