@@ -88,6 +88,17 @@ impl<F> Hold<F> {
         (ask, None)
     }
 
+    /// The neighbours that packets wait for and that the kernel was not asked for lately: an answer that came too early
+    /// for them, or a question that was too early to be passed on, must not leave them without one.
+    pub(crate) fn ask_again(&mut self, now: Timestamp) -> Vec<Neighbour> {
+        let waiting = self.neighbours.iter_mut().filter(|(_, it)| !it.frames.is_empty());
+        let due = waiting.filter(|(_, it)| !it.asked_lately(now)).map(|(neighbour, it)| {
+            it.asked = Some(now);
+            *neighbour
+        });
+        due.collect()
+    }
+
     /// Takes out the packets of the first neighbour that is `decided`, given how often it had failed when they came.
     pub(crate) fn take(
         &mut self,
@@ -181,6 +192,19 @@ mod tests {
         assert_eq!(hold.push(N, 0, 2, at(3_400)), (true, None));
         hold.take_overdue(at(60_000));
         assert!(hold.neighbours.is_empty());
+    }
+
+    #[test]
+    fn a_neighbour_that_packets_wait_for_is_asked_for_again() {
+        let mut hold = Hold::new();
+        assert_eq!(hold.push(N, 0, 1, at(10)), (true, None));
+        assert!(hold.take(|_, _| true).is_some(), "told that it failed");
+        assert_eq!(hold.push(N, 1, 2, at(20)), (false, None), "asked lately");
+        assert_eq!(hold.ask_again(at(509)), []);
+        assert_eq!(hold.ask_again(at(510)), [N]);
+        assert_eq!(hold.ask_again(at(511)), []);
+        hold.take_all();
+        assert_eq!(hold.ask_again(at(5_000)), [], "none waits");
     }
 
     #[test]

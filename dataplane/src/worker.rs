@@ -318,13 +318,20 @@ impl<I: PacketIo> Worker<I> {
         let known = roads.neighbours.get(&neighbour).and_then(|id| roads.adjacency(*id));
         let failures = known.map_or(0, |it| it.failures);
         let (ask, refused) = self.hold.push(neighbour, failures, packet, now);
-        if ask && self.shared.notices.try_send(Notice::Resolve(neighbour.0, neighbour.1)).is_err() {
-            self.counters().events_lost.add(1);
+        if ask {
+            self.ask_for(neighbour);
         }
         if let Some(packet) = refused {
             self.drop_frame(packet.received.frame, DropReason::NeighbourQueueFull);
         }
         self.count_held();
+    }
+
+    /// Has the kernel resolve a neighbour.
+    fn ask_for(&self, (interface, address): Neighbour) {
+        if self.shared.notices.try_send(Notice::Resolve(interface, address)).is_err() {
+            self.counters().events_lost.add(1);
+        }
     }
 
     /// Notes how many packets wait.
@@ -428,6 +435,9 @@ impl<I: PacketIo> Worker<I> {
     fn keep_house(&mut self, now: Timestamp) {
         self.next_housekeeping = now + Duration::from_millis(100);
         self.drop_overdue(now);
+        for neighbour in self.hold.ask_again(now) {
+            self.ask_for(neighbour);
+        }
         self.answer_held(now);
         self.pass_events_on();
         self.drop_overdue_fragments(now);
