@@ -11,7 +11,7 @@ use ipnet::Ipv4Net;
 use serde::Serialize;
 
 use crate::cli::CheckArgs;
-use crate::config::{self, Config, Gateway, LogFormat, Mode, OnExit, Problem};
+use crate::config::{self, Config, Gateway, LogFormat, Mode, OnExit, Problem, Tunnels};
 use spec::Spec;
 
 /// Validates and prints; changes nothing.
@@ -52,6 +52,7 @@ struct GatewaySpec {
     queues: Option<u16>,
     mode: &'static str,
     busy_poll: bool,
+    tunnels: &'static str,
     socket: String,
     state_dir: String,
     metrics: Option<String>,
@@ -285,6 +286,7 @@ impl From<&Gateway> for GatewaySpec {
             queues,
             mode,
             busy_poll,
+            tunnels,
             socket,
             state_dir,
             metrics,
@@ -307,6 +309,10 @@ impl From<&Gateway> for GatewaySpec {
                 Mode::Generic => "generic",
             },
             busy_poll: *busy_poll,
+            tunnels: match tunnels {
+                Tunnels::Serve => "serve",
+                Tunnels::Ignore => "ignore",
+            },
             socket: socket.display().to_string(),
             state_dir: state_dir.display().to_string(),
             metrics: metrics.map(|address| address.to_string()),
@@ -346,6 +352,7 @@ impl GatewaySpec {
             ("queues", automatic(self.queues)),
             ("mode", self.mode.to_owned()),
             ("busyPoll", self.busy_poll.to_string()),
+            ("tunnels", self.tunnels.to_owned()),
             ("socket", self.socket.clone()),
             ("stateDir", self.state_dir.clone()),
             ("metrics", self.metrics.clone().unwrap_or("off".to_owned())),

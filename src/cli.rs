@@ -149,6 +149,9 @@ pub(crate) struct GatewayArgs {
     /// Poll the driver from the workers instead of waiting for interrupts
     #[arg(long)]
     pub(crate) busy_poll: bool,
+    /// Serve no VXLAN device but those named with --internal
+    #[arg(long)]
+    pub(crate) no_tunnels: bool,
     /// Stats socket [default: /run/natgate.sock]
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<String>,

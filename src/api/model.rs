@@ -143,6 +143,8 @@ pub(crate) struct InterfaceRow {
     pub(crate) mtu: u16,
     /// The link is up, and has a carrier.
     pub(crate) up: bool,
+    /// What packets are put into, if it is a VXLAN device.
+    pub(crate) tunnel: Option<TunnelRow>,
     /// Packets received.
     pub(crate) received_packets: u64,
     /// Bytes received.
@@ -153,6 +155,29 @@ pub(crate) struct InterfaceRow {
     pub(crate) transmitted_bytes: u64,
     /// What the operator should know.
     pub(crate) warnings: Vec<String>,
+}
+
+/// The tunnel of an interface.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub(crate) struct TunnelRow {
+    /// VXLAN network identifier.
+    pub(crate) vni: u32,
+    /// UDP port of both ends.
+    pub(crate) port: u16,
+    /// The gateway's end.
+    pub(crate) local: String,
+    /// The interface where its packets arrive.
+    pub(crate) underlay: String,
+    /// Not 0 if pods behind other tunnels have the same addresses: the number that tells its pods apart.
+    pub(crate) overlay: u16,
+}
+
+impl std::fmt::Display for TunnelRow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { vni, port, local, underlay, overlay } = self;
+        write!(f, "VXLAN {vni} at {local}:{port} by {underlay}")?;
+        if *overlay > 0 { write!(f, " · overlay {overlay}") } else { Ok(()) }
+    }
 }
 
 /// `/v1/sessions`: one line, one session.

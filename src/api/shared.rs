@@ -9,12 +9,13 @@ use conntrack::{PoolId, Timestamp};
 use crossbeam::channel::Sender;
 use dataplane::DropReason;
 use dataplane::counters::{AllCounters, Counter, WorkerCounters};
+use dataplane::interface::InterfaceId;
 use dataplane::request::Request;
 use dataplane::snapshot::{Published, Snapshot};
 
-use crate::mirror::MirrorState;
+use crate::mirror::{Link, MirrorState};
 
-use super::model::{DropRow, InterfaceRow, PoolRow, Status, WorkerRow};
+use super::model::{DropRow, InterfaceRow, PoolRow, Status, TunnelRow, WorkerRow};
 
 /// What is fixed about a worker, and the way to ask it.
 pub(crate) struct WorkerFacts {
@@ -71,13 +72,21 @@ pub(crate) struct Shared {
     pub(crate) kernel: Mutex<KernelFacts>,
 }
 
+/// What the kernel says of a link.
+#[derive(Clone, Copy, Debug, Default)]
+struct LinkFacts {
+    up: bool,
+    /// Where the packets of a tunnel arrive: the number of that interface.
+    underlay: Option<InterfaceId>,
+}
+
 /// What the kernel's tables say, for people.
 #[derive(Debug, Default)]
 pub(crate) struct KernelFacts {
-    /// Routing rules that are not followed, a line each.
-    refused_rules: Vec<String>,
-    /// Whether links are up, in the order of the interfaces.
-    links_up: Vec<bool>,
+    /// Routing rules and tunnels that are not followed, a line each.
+    refused: Vec<String>,
+    /// In the order of the interfaces.
+    links: Vec<LinkFacts>,
 }
 
 impl fmt::Debug for Shared {
@@ -103,18 +112,23 @@ impl Shared {
     /// What the operator should know: of the start, and of now.
     pub(crate) fn all_warnings(&self) -> Vec<String> {
         let kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
-        self.warnings.iter().chain(&kernel.refused_rules).cloned().collect()
+        self.warnings.iter().chain(&kernel.refused).cloned().collect()
     }
 
     /// Takes over what the kernel's tables say now, and logs what the operator should know of it.
     pub(crate) fn follow_kernel(&self, state: &MirrorState) {
         self.mirror_resyncs.store(state.resyncs, Ordering::Relaxed);
         let mut kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
-        for rule in state.refused_rules.iter().filter(|rule| !kernel.refused_rules.contains(rule)) {
-            tracing::warn!("{rule}");
+        for refused in state.refused.iter().filter(|it| !kernel.refused.contains(it)) {
+            tracing::warn!("{refused}");
         }
-        kernel.refused_rules.clone_from(&state.refused_rules);
-        kernel.links_up = state.links.iter().map(|link| link.up).collect();
+        kernel.refused.clone_from(&state.refused);
+        let links = state.links.iter();
+        let facts = |link: &Link| LinkFacts {
+            up: link.up,
+            underlay: link.tunnel.map(|tunnel| tunnel.underlay),
+        };
+        kernel.links = links.map(facts).collect();
     }
 
     pub(crate) fn status(&self) -> Status {
@@ -199,6 +213,19 @@ impl Shared {
             };
             let roles =
                 [("internal", interface.roles.internal), ("external", interface.roles.external)];
+            let link = kernel.links.get(index).copied().unwrap_or_default();
+            let underlay = link.underlay.and_then(|id| snapshot.interfaces.get(id.index()));
+            let tunnel = interface.tunnel.map(|tunnel| TunnelRow {
+                vni: tunnel.vni,
+                port: tunnel.port,
+                local: tunnel.local.to_string(),
+                underlay: underlay.map(|it| it.name.clone()).unwrap_or_default(),
+                overlay: interface.overlay,
+            });
+            let (driver, mode) = match tunnel {
+                Some(_) => ("vxlan".to_owned(), "tunnel".to_owned()),
+                None => (facts.driver, facts.mode),
+            };
             InterfaceRow {
                 interface: interface.name.clone(),
                 roles: roles
@@ -206,12 +233,13 @@ impl Shared {
                     .filter(|(_, has)| *has)
                     .map(|(name, _)| (*name).into())
                     .collect(),
-                driver: facts.driver,
-                mode: facts.mode,
+                driver,
+                mode,
                 queues: facts.queues,
                 mac: interface.mac.to_string(),
                 mtu: interface.mtu,
-                up: kernel.links_up.get(index).copied().unwrap_or_default(),
+                up: link.up,
+                tunnel,
                 received_packets: sum(|interface| &interface.received_packets),
                 received_bytes: sum(|interface| &interface.received_bytes),
                 transmitted_packets: sum(|interface| &interface.transmitted_packets),

@@ -50,6 +50,9 @@ pub(super) fn gateway_settings(args: &GatewayArgs) -> Vec<Setting> {
     if args.busy_poll {
         add("--busy-poll", &["busyPoll"], Value::Bool(true));
     }
+    if args.no_tunnels {
+        add("--no-tunnels", &["tunnels"], Value::Text("ignore".to_owned()));
+    }
     settings
 }
 

@@ -38,6 +38,16 @@ pub(crate) enum OnExit {
     Pass,
 }
 
+/// What becomes of VXLAN devices above internal interfaces.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Tunnels {
+    /// natgate serves them.
+    #[default]
+    Serve,
+    /// The kernel keeps those that are not named.
+    Ignore,
+}
+
 /// The form of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum LogFormat {
@@ -56,6 +66,7 @@ const MODES: [(&str, Mode); 4] = [
     ("generic", Mode::Generic),
 ];
 const ON_EXITS: [(&str, OnExit); 2] = [("block", OnExit::Block), ("pass", OnExit::Pass)];
+const TUNNELS: [(&str, Tunnels); 2] = [("serve", Tunnels::Serve), ("ignore", Tunnels::Ignore)];
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 
 /// Settings of the gateway as a whole, validated.
@@ -73,6 +84,8 @@ pub(crate) struct Gateway {
     pub(crate) mode: Mode,
     /// Poll the driver from the worker instead of by interrupts.
     pub(crate) busy_poll: bool,
+    /// What becomes of VXLAN devices above internal interfaces.
+    pub(crate) tunnels: Tunnels,
     /// The stats socket.
     pub(crate) socket: PathBuf,
     /// Where the block journal is.
@@ -119,6 +132,7 @@ impl Default for Gateway {
             queues: None,
             mode: Mode::default(),
             busy_poll: false,
+            tunnels: Tunnels::default(),
             socket: PathBuf::from(crate::cli::DEFAULT_SOCKET),
             state_dir: PathBuf::from(crate::cli::DEFAULT_STATE_DIR),
             metrics: None,
@@ -140,6 +154,7 @@ const SPEC: Schema = Schema {
         "queues",
         "mode",
         "busyPoll",
+        "tunnels",
         "socket",
         "stateDir",
         "metrics",
@@ -248,6 +263,9 @@ fn read_packet_path(group: &Group<'_>, gateway: &mut Gateway, problems: &mut Pro
     }
     if let Some(busy_poll) = group.get("busyPoll").and_then(|f| f.truth(problems)) {
         gateway.busy_poll = busy_poll;
+    }
+    if let Some(tunnels) = group.get("tunnels").and_then(|f| f.choice(&TUNNELS, problems)) {
+        gateway.tunnels = tunnels;
     }
     if let Some(on_exit) = group.get("onExit").and_then(|f| f.choice(&ON_EXITS, problems)) {
         gateway.on_exit = on_exit;

@@ -36,7 +36,7 @@ use dataplane::snapshot::{Policy, Refused};
 use crate::cli::GatewayArgs;
 
 pub(crate) use address::AddressRange;
-pub(crate) use gateway::{Gateway, LogFormat, Mode, OnExit};
+pub(crate) use gateway::{Gateway, LogFormat, Mode, OnExit, Tunnels};
 pub(crate) use host::host_addresses;
 pub(crate) use json_schema::json_schema;
 pub(crate) use problem::{ConfigErrors, Problem};

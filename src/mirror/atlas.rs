@@ -14,9 +14,13 @@ use rtnetlink::packet_route::neighbour::NeighbourState;
 
 use super::dump::Dump;
 use super::events::Event;
+use super::fdb::{Device, FdbFact};
+use super::link::Link;
 use super::neighbours::{Fact, Key, Neighbours, Noticed};
+use super::overlays::{Network, Overlays};
 use super::rules::{KernelRule, signposts};
 use super::tables::{Hop, Interfaces, Place, Tables, Target};
+use super::tunnels::Tunnels;
 
 /// What has to be read again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,6 +58,15 @@ struct Links {
     /// Those that natgate serves, by the kernel's index.
     served: HashMap<u32, InterfaceId, RandomState>,
     up: HashMap<u32, bool, RandomState>,
+    /// The VXLAN devices among those that are served.
+    devices: HashMap<InterfaceId, Device, RandomState>,
+}
+
+impl Links {
+    fn network(&self, ifindex: u32) -> Option<Network> {
+        let device = self.devices.get(self.served.get(&ifindex)?)?;
+        Some((device.vni, device.port))
+    }
 }
 
 impl Interfaces for Links {
@@ -75,6 +88,8 @@ pub(super) struct Atlas {
     tables: Tables,
     rules: Vec<KernelRule>,
     neighbours: Neighbours,
+    tunnels: Tunnels,
+    overlays: Overlays,
     roads: Roads,
     /// Index in [`Roads::tables`] by the kernel's number.
     indices: HashMap<u32, usize, RandomState>,
@@ -102,6 +117,8 @@ impl Atlas {
             tables: Tables::default(),
             rules: Vec::new(),
             neighbours: Neighbours::default(),
+            tunnels: Tunnels::default(),
+            overlays: Overlays::default(),
             roads,
             indices: HashMap::default(),
             members: HashMap::default(),
@@ -112,8 +129,50 @@ impl Atlas {
         }
     }
 
+    /// Takes over which interfaces natgate serves: the kernel's index and number of each, and their links in the
+    /// order of those. Whether they are others.
+    pub(super) fn serve(
+        &mut self,
+        ids: impl IntoIterator<Item = (u32, InterfaceId)>,
+        links: &[Link],
+    ) -> bool {
+        let served: HashMap<_, _, _> = ids.into_iter().collect();
+        let devices = links.iter().zip(0..).filter_map(|(link, id)| {
+            let (vni, port) = link.tunnel.and(link.vxlan.as_ref())?.name();
+            Some((InterfaceId(id), Device { vni, port, link: link.vxlan.as_ref()?.link }))
+        });
+        let devices: HashMap<_, _, _> = devices.collect();
+        if served == self.links.served && devices == self.links.devices {
+            return false;
+        }
+        (self.links.served, self.links.devices) = (served, devices);
+        self.follow_all();
+        true
+    }
+
+    /// The overlay of each interface, in their order; beyond the last, 0.
+    pub(super) fn overlays(&self) -> Vec<u16> {
+        let numbers = self.links.devices.iter();
+        let numbers = numbers.map(|(id, it)| (id.index(), self.overlays.number((it.vni, it.port))));
+        let mut all = Vec::new();
+        for (index, number) in numbers.filter(|(_, number)| *number > 0) {
+            all.resize(all.len().max(index + 1), 0);
+            all[index] = number;
+        }
+        all
+    }
+
     /// The roads now.
     pub(super) fn roads(&mut self) -> &Roads {
+        if self.overlays.take_changed() {
+            self.lay_overlays();
+        }
+        self.roads.adjacencies = Arc::clone(self.neighbours.adjacencies());
+        self.roads.neighbours = Arc::clone(self.neighbours.ids());
+        if !self.links.devices.is_empty() {
+            let new = self.tunnels.lay(&self.links.devices, &self.roads, &mut self.neighbours);
+            self.new_gateways.extend(new);
+        }
         self.roads.adjacencies = Arc::clone(self.neighbours.adjacencies());
         self.roads.neighbours = Arc::clone(self.neighbours.ids());
         &self.roads
@@ -124,9 +183,20 @@ impl Atlas {
         self.changed = true;
     }
 
-    /// Rules that are not followed, a line each.
-    pub(super) fn refused(&self) -> &[String] {
-        &self.refused
+    /// Rules that are not followed, and remotes that are not used, a line each.
+    pub(super) fn refused(&self) -> Vec<String> {
+        let name = |id: InterfaceId| {
+            let mut names = self.names.iter();
+            names.find(|(_, it)| **it == id).map_or("?", |(name, _)| name.as_str())
+        };
+        let remotes = self.tunnels.refused().map(|(id, why)| {
+            format!(
+                "{} (VXLAN): {why}, which natgate does not follow: pods behind it get nothing; give each remote one \
+                 entry like the device's own",
+                name(id)
+            )
+        });
+        self.refused.iter().cloned().chain(remotes).collect()
     }
 
     /// Whether anything has changed since the last time.
@@ -156,6 +226,7 @@ impl Atlas {
                 }
             },
             Event::Neighbour(fact) => self.follow_neighbour(fact),
+            Event::Fdb(fact) => self.follow_fdb(fact),
             Event::Link(ifindex, up) => {
                 if self.links.up.insert(*ifindex, *up) != Some(*up) {
                     self.follow_all();
@@ -191,7 +262,10 @@ impl Atlas {
             self.rules = rules;
             self.follow_rules();
         }
-        if let Some(facts) = dump.neighbours {
+        if let Some((facts, fdb)) = dump.neighbours {
+            let served = &self.links.served;
+            let fdb = fdb.iter().filter_map(|fact| Some((*served.get(&fact.ifindex)?, fact)));
+            self.changed |= self.tunnels.fdb.replace(fdb);
             let ours = facts.iter().filter_map(|fact| self.ours(fact)).collect();
             for noticed in self.neighbours.replace(ours) {
                 self.notice(noticed);
@@ -216,6 +290,7 @@ impl Atlas {
         for event in since {
             match event {
                 Event::Neighbour(fact) => self.follow_neighbour(fact),
+                Event::Fdb(fact) => self.follow_fdb(fact),
                 Event::Link(..) => drop(self.apply(event)),
                 _ => {}
             }
@@ -232,6 +307,12 @@ impl Atlas {
         let Some((key, state, mac)) = self.ours(fact) else { return };
         let noticed = self.neighbours.apply(key, state, mac);
         self.notice(noticed);
+    }
+
+    fn follow_fdb(&mut self, fact: &FdbFact) {
+        if let Some(id) = self.links.served.get(&fact.ifindex) {
+            self.changed |= self.tunnels.fdb.apply(*id, fact);
+        }
     }
 
     fn notice(&mut self, noticed: Noticed) {
@@ -277,6 +358,11 @@ impl Atlas {
 
     /// Looks at one prefix again.
     fn follow(&mut self, (table, prefix): Place) {
+        if !self.links.devices.is_empty() {
+            let network = |ifindex| self.links.network(ifindex);
+            let routes = self.tables.routes_to_networks((table, prefix), &self.links, network);
+            self.changed |= self.overlays.note((table, prefix), routes);
+        }
         let route = self.tables.target((table, prefix), &self.links).map(|it| self.route(it));
         let index = index_of(&mut self.indices, &mut self.roads.tables, table);
         let routes = &mut self.roads.tables[index];
@@ -296,6 +382,31 @@ impl Atlas {
         }
         self.roads.note_change(prefix);
         self.changed = true;
+    }
+
+    /// The routes back to the pods of each overlay that has a number.
+    fn lay_overlays(&mut self) {
+        let mut overlays = Vec::new();
+        for (number, routes) in self.overlays.tables() {
+            let index = index_of_overlay(&self.roads.overlays, &mut self.roads.tables, number);
+            let routes = routes.into_iter().map(|(to, hops)| (to, self.route(Target::Ways(hops))));
+            let routes: Vec<(Ipv4Net, Route)> = routes.collect();
+            overlays.push((number, index));
+            let old = self.roads.tables[index].overlapping(Ipv4Net::default());
+            let old: Vec<_> = old.into_iter().map(|(to, route)| (to, route.clone())).collect();
+            if old == routes && self.roads.overlays.contains(&(number, index)) {
+                continue;
+            }
+            for (_, route) in &routes {
+                self.count(route, true);
+            }
+            for (_, route) in &old {
+                self.count(route, false);
+            }
+            self.roads.tables[index] = routes.into_iter().collect();
+            self.roads.note_change(Ipv4Net::default());
+        }
+        self.roads.overlays = overlays.into();
     }
 
     fn route(&mut self, target: Target) -> Route {
@@ -355,6 +466,18 @@ impl Atlas {
             self.new_gateways.push(key);
         }
     }
+}
+
+/// The index of the table of the overlay `number`, a new one if it has none.
+fn index_of_overlay(known: &[(u16, usize)], tables: &mut Vec<Lpm<Route>>, number: u16) -> usize {
+    let known = known.iter().find(|(it, _)| *it == number);
+    known.map_or_else(
+        || {
+            tables.push(Lpm::default());
+            tables.len() - 1
+        },
+        |(_, index)| *index,
+    )
 }
 
 /// The index of the table with the number `id`, a new one if it has none.

@@ -6,7 +6,7 @@ use futures_util::{Stream, StreamExt, TryStreamExt};
 use ipnet::Ipv4Net;
 use nix::errno::Errno;
 use rtnetlink::packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -17,6 +17,7 @@ use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
 
 use super::MirrorError;
 use super::atlas::Stale;
+use super::fdb::FdbFact;
 use super::link::Link;
 use super::neighbours::Fact;
 use super::rules::KernelRule;
@@ -26,7 +27,7 @@ use super::tables::{KernelRoute, Place};
 const RESOLVE_BATCH: usize = 64;
 
 /// The host's own IPv4 addresses, with the kernel's index of the link of each.
-type Addresses = Vec<(u32, Ipv4Net)>;
+pub(super) type Addresses = Vec<(u32, Ipv4Net)>;
 
 /// What was read, of what was asked for.
 #[derive(Debug, Default)]
@@ -35,7 +36,17 @@ pub(super) struct Dump {
     pub(super) links: Option<(Vec<Link>, Addresses)>,
     pub(super) routes: Option<Vec<(Place, KernelRoute)>>,
     pub(super) rules: Option<Vec<KernelRule>>,
-    pub(super) neighbours: Option<Vec<Fact>>,
+    /// Neighbours, and the forwarding databases of VXLAN devices.
+    pub(super) neighbours: Option<(Vec<Fact>, Vec<FdbFact>)>,
+}
+
+/// A neighbour that the kernel is asked to resolve.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Question {
+    pub(super) ifindex: u32,
+    pub(super) address: Ipv4Addr,
+    /// The kernel has an entry for it.
+    pub(super) known: bool,
 }
 
 /// A connection to the kernel for questions and requests. Cheap to clone.
@@ -63,7 +74,7 @@ impl Kernel {
             dump.rules = Some(self.rules().await?);
         }
         if stale.neighbours {
-            dump.neighbours = Some(self.neighbours().await?);
+            dump.neighbours = Some((self.neighbours().await?, self.fdb().await?));
         }
         if stale.routes {
             dump.routes = Some(self.routes().await?);
@@ -129,12 +140,19 @@ impl Kernel {
         Ok(facts.into_iter().flatten().collect())
     }
 
+    async fn fdb(&self) -> Result<Vec<FdbFact>, MirrorError> {
+        let dump = self.handle.neighbours().get().set_address_family(AddressFamily::Bridge);
+        let facts = dump.execute().map_ok(|message| FdbFact::from_message(&message, true));
+        Ok(collect("forwarding databases", facts).await?.into_iter().flatten().collect())
+    }
+
     /// Asks the kernel to resolve neighbours (`NTF_USE`); what comes of it arrives as events. A refusal
     /// is logged: the next attempt follows by itself.
-    pub(super) async fn resolve(&self, wanted: &[(u32, Ipv4Addr)]) {
+    pub(super) async fn resolve(&self, wanted: &[Question]) {
         for batch in wanted.chunks(RESOLVE_BATCH) {
-            let requests = batch.iter().map(|&(ifindex, address)| async move {
-                if let Err(why) = self.resolve_one(ifindex, address).await {
+            let requests = batch.iter().map(|question| async move {
+                if let Err(why) = self.resolve_one(question).await {
+                    let Question { ifindex, address, .. } = question;
                     tracing::debug!(%address, ifindex, why, "the kernel refuses to resolve a neighbour");
                 }
             });
@@ -142,7 +160,8 @@ impl Kernel {
         }
     }
 
-    async fn resolve_one(&self, ifindex: u32, address: Ipv4Addr) -> Result<(), String> {
+    async fn resolve_one(&self, question: &Question) -> Result<(), String> {
+        let &Question { ifindex, address, known } = question;
         let mut message = NeighbourMessage::default();
         message.header.family = AddressFamily::Inet;
         message.header.ifindex = ifindex;
@@ -151,7 +170,10 @@ impl Kernel {
         message.header.kind = RouteType::Unicast;
         message.attributes = vec![NeighbourAttribute::Destination(NeighbourAddress::Inet(address))];
         let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewNeighbour(message));
-        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE;
+        // `NTF_USE` makes a permanent entry one that has to be resolved: one that we have not heard of yet, as flannel
+        // sets them up, is left alone. What is known and asked for is not permanent.
+        let new = if known { 0 } else { NLM_F_EXCL };
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | new;
         let mut answers =
             self.handle.clone().request(request).map_err(|error| error.to_string())?;
         while let Some(answer) = answers.next().await {

@@ -18,6 +18,7 @@ use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket, proto
 
 use super::MirrorError;
 use super::dump::neighbour_fact;
+use super::fdb::FdbFact;
 use super::link::is_up;
 use super::neighbours::Fact;
 use super::tables::{Change, KernelRoute};
@@ -39,6 +40,8 @@ pub(super) enum Event {
     Route(Change),
     /// A neighbour is in this state now.
     Neighbour(Fact),
+    /// An entry of a forwarding database is there now, or was deleted.
+    Fdb(FdbFact),
     /// The link with this index is up, or down or gone.
     Link(u32, bool),
     /// An address is there now, or was deleted, and routes with it.
@@ -158,9 +161,13 @@ fn event(flags: u16, payload: NetlinkPayload<RouteNetlinkMessage>) -> Option<Eve
             Some(Event::Route(Change::Removed(place, route)))
         }
         RouteNetlinkMessage::NewNeighbour(message) => {
-            neighbour_fact(&message).map(Event::Neighbour)
+            let fdb = || FdbFact::from_message(&message, true).map(Event::Fdb);
+            neighbour_fact(&message).map(Event::Neighbour).or_else(fdb)
         }
-        RouteNetlinkMessage::DelNeighbour(message) => deleted(&message).map(Event::Neighbour),
+        RouteNetlinkMessage::DelNeighbour(message) => {
+            let fdb = || FdbFact::from_message(&message, false).map(Event::Fdb);
+            deleted(&message).map(Event::Neighbour).or_else(fdb)
+        }
         RouteNetlinkMessage::NewLink(message) => Some(link(&message, is_up(&message))),
         RouteNetlinkMessage::DelLink(message) => Some(link(&message, false)),
         RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_) => {

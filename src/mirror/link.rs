@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use dataplane::interface::Mac;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::link::{InfoData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 
+use super::vxlan::{TunnelLink, Vxlan, examine};
 use super::{MirrorError, dump::Kernel};
 
 /// A network interface of the host, as the kernel describes it.
@@ -24,9 +25,20 @@ pub(crate) struct Link {
     pub(crate) up: bool,
     /// Driver, or kind of a virtual interface: `veth`, `virtio_net`, `ixgbe`; empty if unknown.
     pub(crate) driver: String,
+    /// Index of the bridge, or the VRF, that it belongs to; 0: none.
+    pub(super) master: u32,
+    /// What it is configured as, if it is a VXLAN device.
+    pub(super) vxlan: Option<Vxlan>,
+    /// How natgate serves it, if it is a VXLAN device; filled in by the mirror.
+    pub(crate) tunnel: Option<TunnelLink>,
 }
 
 impl Link {
+    /// Whether it is a VXLAN device.
+    pub(crate) fn is_vxlan(&self) -> bool {
+        self.vxlan.is_some()
+    }
+
     pub(super) fn from_message(message: LinkMessage) -> Self {
         let mut link =
             Self { ifindex: message.header.index, up: is_up(&message), ..Self::default() };
@@ -37,8 +49,10 @@ impl Link {
                 LinkAttribute::Address(bytes) => {
                     link.mac = bytes.try_into().map(Mac).unwrap_or_default();
                 }
+                LinkAttribute::Controller(ifindex) => link.master = ifindex,
                 LinkAttribute::LinkInfo(infos) => {
                     link.driver = infos.iter().find_map(kind).unwrap_or_default();
+                    link.vxlan = infos.iter().find_map(vxlan);
                 }
                 _ => {}
             }
@@ -62,6 +76,13 @@ fn kind(info: &LinkInfo) -> Option<String> {
     }
 }
 
+fn vxlan(info: &LinkInfo) -> Option<Vxlan> {
+    match info {
+        LinkInfo::Data(InfoData::Vxlan(infos)) => Some(Vxlan::from_infos(infos)),
+        _ => None,
+    }
+}
+
 /// The driver that serves a device, by the link in sysfs.
 fn hardware_driver(name: &str) -> Option<String> {
     let link = Path::new("/sys/class/net").join(name).join("device/driver");
@@ -69,11 +90,14 @@ fn hardware_driver(name: &str) -> Option<String> {
     Some(target.file_name()?.to_string_lossy().into_owned())
 }
 
-/// The links with these names, in the same order.
+/// The links with these names, in the same order, and behind them those that packets of VXLAN devices among them
+/// arrive by, if they are not named.
 ///
-/// Fails if the host has no such interface (the error lists those that it has) or the kernel refuses.
+/// Fails if the host has no such interface (the error lists those that it has), natgate can't serve a VXLAN device, or
+/// the kernel refuses.
 pub(crate) async fn interfaces_by_name(names: &[String]) -> Result<Vec<Link>, MirrorError> {
-    let links = Kernel::connect()?.links().await?;
+    let kernel = Kernel::connect()?;
+    let (links, addresses) = (kernel.links().await?, kernel.addresses().await?);
     let find = |name: &String| {
         links.iter().find(|link| link.name == *name).cloned().ok_or_else(|| {
             let mut known: Vec<&str> = links.iter().map(|link| link.name.as_str()).collect();
@@ -81,5 +105,21 @@ pub(crate) async fn interfaces_by_name(names: &[String]) -> Result<Vec<Link>, Mi
             MirrorError::UnknownInterface { name: name.clone(), known: known.join(", ") }
         })
     };
-    names.iter().map(find).collect()
+    let mut found: Vec<Link> = names.iter().map(find).collect::<Result<_, _>>()?;
+    for index in 0..names.len() {
+        if found[index].vxlan.is_none() {
+            continue;
+        }
+        let unservable = |why| MirrorError::Unservable { name: names[index].clone(), why };
+        let (_, underlay) = examine(&found[index], &links, &addresses).map_err(unservable)?;
+        let underlay = links.iter().find(|link| link.ifindex == underlay);
+        let underlay = underlay.ok_or_else(|| unservable("its device is not in this namespace"))?;
+        if underlay.vxlan.is_some() {
+            return Err(unservable("it is a tunnel in a tunnel"));
+        }
+        if found.iter().all(|link| link.ifindex != underlay.ifindex) {
+            found.push(underlay.clone());
+        }
+    }
+    Ok(found)
 }

@@ -7,13 +7,18 @@
 mod atlas;
 mod dump;
 mod events;
+mod fdb;
 mod link;
 mod neighbours;
+mod overlays;
 mod rules;
+mod served;
 mod tables;
 mod task;
 #[cfg(test)]
 mod tests;
+mod tunnels;
+mod vxlan;
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -61,6 +66,14 @@ pub(crate) enum MirrorError {
         /// The names that there are.
         known: String,
     },
+    /// A VXLAN device that natgate can't serve was named.
+    #[error("cannot serve ({name}): {why}; configure the device differently, or name another one")]
+    Unservable {
+        /// The device.
+        name: String,
+        /// Why.
+        why: &'static str,
+    },
     /// An interface vanished.
     #[error(
         "interface gone (index {0}): it was removed during the start; start again when it is back"
@@ -73,10 +86,13 @@ pub(crate) enum MirrorError {
 pub(crate) struct MirrorState {
     /// Routes, rules and neighbours, for the workers.
     pub(crate) roads: Arc<Roads>,
-    /// Routing rules that are not followed, a line for an operator each.
-    pub(crate) refused_rules: Vec<String>,
-    /// The gateway's links, in the order of their [`InterfaceId`]; a link that is gone is down.
+    /// Routing rules that are not followed, and tunnels that are not served, a line for an operator each.
+    pub(crate) refused: Vec<String>,
+    /// The gateway's links, in the order of their [`InterfaceId`]; a link that is gone is down. VXLAN devices are
+    /// added as they appear.
     pub(crate) links: Vec<Link>,
+    /// The [overlay](dataplane::interface::Interface::overlay) of each link; beyond the last, and mostly, 0.
+    pub(crate) overlays: Vec<u16>,
     /// The host's own IPv4 addresses, with prefix lengths.
     pub(crate) host_addresses: Vec<Ipv4Net>,
     /// How often a state was published.
@@ -108,15 +124,24 @@ impl Resolver {
 
 impl Mirror {
     /// Reads the kernel's tables and begins to follow them. `links` are the gateway's interfaces with
-    /// the kernel's index of each; ids are dense from 0. Must be called within a tokio runtime.
-    pub(crate) async fn start(links: &[(InterfaceId, u32)]) -> Result<Self, MirrorError> {
-        Self::start_with(links, events::RECEIVE_BUFFER).await
+    /// the kernel's index of each; ids are dense from 0. VXLAN devices whose packets arrive by one of `underlays` are
+    /// added. Must be called within a tokio runtime.
+    pub(crate) async fn start(
+        links: &[(InterfaceId, u32)],
+        underlays: &[InterfaceId],
+    ) -> Result<Self, MirrorError> {
+        Self::start_with(links, underlays, events::RECEIVE_BUFFER).await
     }
 
     /// The same, with room for `buffer` bytes of messages.
-    async fn start_with(links: &[(InterfaceId, u32)], buffer: usize) -> Result<Self, MirrorError> {
+    async fn start_with(
+        links: &[(InterfaceId, u32)],
+        underlays: &[InterfaceId],
+        buffer: usize,
+    ) -> Result<Self, MirrorError> {
         let (requests, incoming) = mpsc::channel(REQUESTS);
-        let (task, states) = task::Task::start(links, incoming, buffer).await?;
+        let served = served::Served::new(links, underlays);
+        let (task, states) = task::Task::start(served, incoming, buffer).await?;
         let task = tokio::spawn(task.run());
         Ok(Self { states, resolver: Resolver(requests), task })
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use ahash::RandomState;
 use dataplane::interface::{InterfaceId, Mac};
-use dataplane::roads::{Adjacency, AdjacencyId, NeighbourIds};
+use dataplane::roads::{Adjacency, AdjacencyId, NeighbourIds, TunnelTo};
 use rtnetlink::packet_route::neighbour::NeighbourState;
 
 /// A neighbour: the link, and the address on it.
@@ -82,6 +82,20 @@ impl Neighbours {
         let id = AdjacencyId(adjacencies.len() as u32 - 1);
         Arc::make_mut(&mut self.ids).insert(key, id);
         id
+    }
+
+    /// Whether the kernel has an entry, as far as we know.
+    pub(super) fn is_known(&self, key: Key) -> bool {
+        self.states.contains_key(&key)
+    }
+
+    /// Notes where packets to a neighbour behind a tunnel go. Whether that is new.
+    pub(super) fn set_tunnel(&mut self, id: AdjacencyId, tunnel: Option<TunnelTo>) -> bool {
+        let known = self.adjacencies.get(id.0 as usize).is_none_or(|it| it.tunnel == tunnel);
+        if !known {
+            Arc::make_mut(&mut self.adjacencies)[id.0 as usize].tunnel = tunnel;
+        }
+        !known
     }
 
     /// Takes over what the kernel says about one neighbour.

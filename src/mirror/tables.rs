@@ -13,6 +13,8 @@ use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHopFlags, RouteType,
 };
 
+use super::overlays::Network;
+
 /// A prefix in the table with this number.
 pub(super) type Place = (u32, Ipv4Net);
 
@@ -229,6 +231,30 @@ impl Tables {
             self.routes.iter().filter(|(place, routes)| other.routes.get(*place) != Some(*routes));
         let new = other.routes.keys().filter(|place| !self.routes.contains_key(*place));
         changed.map(|(place, _)| *place).chain(new.copied()).collect()
+    }
+
+    /// The routes of a place that lead into networks, by the `network` of an interface's index: the best one for each.
+    pub(super) fn routes_to_networks(
+        &self,
+        place: Place,
+        interfaces: &dyn Interfaces,
+        network: impl Fn(u32) -> Option<Network>,
+    ) -> Vec<(Network, Vec<Hop>)> {
+        let mut found: Vec<(Network, Vec<Hop>)> = Vec::new();
+        let routes = self.routes.get(&place).map_or(&[][..], Vec::as_slice);
+        for route in routes.iter().filter(|route| route.kind == RouteType::Unicast) {
+            let mut of_route: Vec<(Network, Vec<Hop>)> = Vec::new();
+            for hop in route.hops.iter().filter(|hop| !hop.dead && interfaces.is_up(hop.ifindex)) {
+                let Some(network) = network(hop.ifindex) else { continue };
+                match of_route.iter_mut().find(|(it, _)| *it == network) {
+                    Some((_, hops)) => hops.push(hop.clone()),
+                    None => of_route.push((network, vec![hop.clone()])),
+                }
+            }
+            let known: Vec<Network> = found.iter().map(|(network, _)| *network).collect();
+            found.extend(of_route.into_iter().filter(|(network, _)| !known.contains(network)));
+        }
+        found
     }
 
     /// All places with a route.

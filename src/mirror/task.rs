@@ -10,10 +10,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::atlas::{Atlas, Stale};
-use super::dump::{Dump, Kernel};
+use super::dump::{Dump, Kernel, Question};
 use super::events::{Event, EventSocket};
-use super::link::Link;
 use super::neighbours::Key;
+use super::served::Served;
 use super::{MirrorError, MirrorState};
 
 /// Changes are collected for this long.
@@ -46,7 +46,7 @@ pub(super) struct Task {
     kernel: Kernel,
     requests: mpsc::Receiver<(InterfaceId, std::net::Ipv4Addr)>,
     publish: watch::Sender<Arc<MirrorState>>,
-    ifindexes: Vec<u32>,
+    served: Served,
     atlas: Atlas,
     stale: Stale,
     reading: Option<Reading>,
@@ -60,13 +60,10 @@ pub(super) struct Task {
 impl Task {
     /// Subscribes, reads everything once, and only then returns. `buffer`: bytes of messages that may wait.
     pub(super) async fn start(
-        links: &[(InterfaceId, u32)],
+        served: Served,
         requests: mpsc::Receiver<Key>,
         buffer: usize,
     ) -> Result<(Self, watch::Receiver<Arc<MirrorState>>), MirrorError> {
-        let mut links = links.to_vec();
-        links.sort_unstable();
-        let ifindexes: Vec<u32> = links.iter().map(|&(_, ifindex)| ifindex).collect();
         let (publish, states) = watch::channel(Arc::new(MirrorState::default()));
         let now = Instant::now();
         let mut task = Self {
@@ -76,8 +73,8 @@ impl Task {
             kernel: Kernel::connect()?,
             requests,
             publish,
-            atlas: Atlas::new(links.iter().map(|&(id, ifindex)| (ifindex, id))),
-            ifindexes,
+            atlas: Atlas::new(served.ids()),
+            served,
             stale: Stale::default(),
             reading: None,
             read_at: now,
@@ -90,7 +87,8 @@ impl Task {
         task.publish();
         let state = Arc::clone(&task.publish.borrow());
         if let Some(index) = state.links.iter().position(|link| link.name.is_empty()) {
-            return Err(MirrorError::LinkGone(task.ifindexes[index]));
+            let ifindex = task.served.ifindex(InterfaceId(index as u8)).unwrap_or_default();
+            return Err(MirrorError::LinkGone(ifindex));
         }
         task.ask_due();
         Ok((task, states))
@@ -252,7 +250,15 @@ impl Task {
             hosts.sort_unstable();
             hosts.dedup();
             let state = Arc::clone(&self.publish.borrow());
-            let links = self.served(links, &state.links);
+            let refused = self.served.refused().to_vec();
+            let links = self.served.follow(links, addresses, &state.links);
+            if self.served.refused() != refused {
+                self.atlas.note_links();
+            }
+            if self.atlas.serve(self.served.ids(), &links) {
+                // What was said about those that are new was not for us.
+                self.stale = self.stale.and(Stale { neighbours: true, ..Stale::default() });
+            }
             if links != state.links || hosts != state.host_addresses {
                 self.publish.send_if_modified(|state| {
                     let state = Arc::make_mut(state);
@@ -265,26 +271,19 @@ impl Task {
         self.atlas.adopt(dump, since)
     }
 
-    /// The gateway's links; one that is gone keeps its last description, and is down.
-    fn served(&self, links: &[Link], last: &[Link]) -> Vec<Link> {
-        let gone =
-            |index: usize| Link { up: false, ..last.get(index).cloned().unwrap_or_default() };
-        let find = |(index, &ifindex): (usize, &u32)| {
-            let found = links.iter().find(|link| link.ifindex == ifindex);
-            found.cloned().unwrap_or_else(|| gone(index))
-        };
-        self.ifindexes.iter().enumerate().map(find).collect()
-    }
-
     fn publish(&mut self) {
         let begin = Instant::now();
         self.publish_at = None;
         self.atlas.take_changed();
         let roads = Arc::new(Roads::clone(self.atlas.roads()));
-        let refused_rules = self.atlas.refused().to_vec();
+        if !self.atlas.take_new_gateways().is_empty() {
+            self.ask_due();
+        }
+        let refused = [&self.atlas.refused(), self.served.refused()].concat();
+        let overlays = self.atlas.overlays();
         self.publish.send_modify(|state| {
             let state = Arc::make_mut(state);
-            (state.roads, state.refused_rules) = (roads, refused_rules);
+            (state.roads, state.refused, state.overlays) = (roads, refused, overlays);
             state.rebuilds += 1;
         });
         self.rested = Instant::now() + begin.elapsed() * REST_FACTOR;
@@ -307,9 +306,13 @@ impl Task {
     }
 
     /// Asks on the side: thousands of questions take a while.
-    fn ask(&self, keys: Vec<Key>) {
-        let with_ifindex = |(id, address): Key| Some((*self.ifindexes.get(id.index())?, address));
-        let wanted: Vec<_> = keys.into_iter().filter_map(with_ifindex).collect();
+    fn ask(&mut self, keys: Vec<Key>) {
+        let neighbours = self.atlas.neighbours();
+        let question = |key: Key| {
+            let (ifindex, address) = (self.served.ifindex(key.0)?, key.1);
+            Some(Question { ifindex, address, known: neighbours.is_known(key) })
+        };
+        let wanted: Vec<_> = keys.into_iter().filter_map(question).collect();
         if !wanted.is_empty() {
             let kernel = self.kernel.clone();
             tokio::spawn(async move { kernel.resolve(&wanted).await });

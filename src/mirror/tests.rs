@@ -12,6 +12,8 @@ use nix::sched::{CloneFlags, setns};
 
 use super::*;
 
+mod tunnels;
+
 static NAMESPACES: AtomicU32 = AtomicU32::new(0);
 
 /// Two namespaces joined by a veth pair: `in0` 10.0.0.1/24 here, `peer` 10.0.0.2/24 there.
@@ -65,7 +67,8 @@ impl Rig {
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let link = interfaces_by_name(&["in0".to_owned()]).await.unwrap().remove(0);
-                let mirror = Mirror::start_with(&[(ID, link.ifindex)], buffer).await.unwrap();
+                let mirror =
+                    Mirror::start_with(&[(ID, link.ifindex)], &[ID], buffer).await.unwrap();
                 test(Follower { mirror, ifindex: link.ifindex }).await;
             });
         };
@@ -99,7 +102,7 @@ impl Follower {
     async fn until_like_a_fresh_one(&mut self) {
         let wait = async {
             loop {
-                let fresh = Mirror::start(&[(ID, self.ifindex)]).await.unwrap().state();
+                let fresh = Mirror::start(&[(ID, self.ifindex)], &[ID]).await.unwrap().state();
                 let state = self.mirror.state();
                 if picture(&fresh) == picture(&state) {
                     return;
@@ -371,7 +374,7 @@ fn a_hundred_thousand_routes_and_ten_thousand_neighbours_are_followed() {
         follow.until("all of them", known).await;
         println!("all known {:?} after they were loaded", loaded.elapsed());
         let begin = std::time::Instant::now();
-        let fresh = Mirror::start(&[(ID, follow.ifindex)]).await.unwrap();
+        let fresh = Mirror::start(&[(ID, follow.ifindex)], &[ID]).await.unwrap();
         println!("read at a start in {:?}", begin.elapsed());
         assert!(known(&fresh.state()));
         drop(fresh);
@@ -490,23 +493,19 @@ fn rules_are_followed_and_what_cannot_be_is_named() {
         follow.until("by the pod", |s| by(s, pod, ID) == 3 && by(s, other, ID) == 2).await;
         let state = follow.mirror.state();
         assert_eq!(by(&state, pod, InterfaceId(1)), 2, "it arrived elsewhere");
-        assert!(state.refused_rules.is_empty());
+        assert!(state.refused.is_empty());
         rig.ip("rule add from 10.244.2.0/24 prohibit");
         let denied = |s: &MirrorState| by(s, other, ID) == 0;
         follow.until("prohibited", denied).await;
         rig.ip("rule add ipproto udp dport 53 lookup 1000 pref 77");
         rig.ip("rule add fwmark 0x10/0xff lookup 1000 pref 78");
-        let named = follow.until("refused", |s| s.refused_rules.len() == 2).await;
-        assert!(
-            named.refused_rules[0].starts_with("routing rule 77 "),
-            "{:?}",
-            named.refused_rules
-        );
-        assert!(named.refused_rules[1].contains("a mark"));
+        let named = follow.until("refused", |s| s.refused.len() == 2).await;
+        assert!(named.refused[0].starts_with("routing rule 77 "), "{:?}", named.refused);
+        assert!(named.refused[1].contains("a mark"));
         rig.ip("rule del pref 77");
         rig.ip("rule del pref 78");
         rig.ip("rule del from 10.244.2.0/24 prohibit");
-        follow.until("as before", |s| by(s, other, ID) == 2 && s.refused_rules.is_empty()).await;
+        follow.until("as before", |s| by(s, other, ID) == 2 && s.refused.is_empty()).await;
     });
 }
 

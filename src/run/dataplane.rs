@@ -29,6 +29,7 @@ use crate::config::{Config, Gateway, Mode};
 use crate::mirror::MirrorState;
 
 use super::journal::Journal;
+use super::tunnel_hooks::TunnelHooks;
 use super::world::{World, host_warnings};
 
 /// Requests that may wait for a worker.
@@ -51,6 +52,7 @@ pub(crate) struct Dataplane {
     threads: Vec<JoinHandle<XskIo>>,
     /// At the last look, every interface was there.
     all_there: bool,
+    tunnels: TunnelHooks,
     _locks: Vec<InterfaceLock>,
 }
 
@@ -62,8 +64,10 @@ impl Dataplane {
         state: &MirrorState,
         notices: Sender<Notice>,
     ) -> anyhow::Result<Self> {
-        let interfaces: Vec<(u32, String)> =
-            world.links.iter().map(|link| (link.ifindex, link.name.clone())).collect();
+        let interfaces: Vec<(u32, String)> = (world.links.iter())
+            .filter(|link| !link.is_vxlan())
+            .map(|link| (link.ifindex, link.name.clone()))
+            .collect();
         let locks = interfaces
             .iter()
             .map(|(ifindex, name)| InterfaceLock::acquire(*ifindex, name))
@@ -102,6 +106,7 @@ impl Dataplane {
             io: workers,
             threads: Vec::new(),
             all_there: true,
+            tunnels: TunnelHooks::default(),
             _locks: locks,
         })
     }
@@ -150,19 +155,23 @@ impl Dataplane {
                 wake: Box::new(move || waker.wake()),
             }
         });
-        let interfaces = self.reports.iter().map(|report| InterfaceFacts {
-            driver: report.driver.clone(),
-            mode: format!("{} {}", report.attach.name(), report.bind.name()),
-            queues: report.queues,
-            warnings: report.warnings.clone(),
-        });
+        let mut interfaces = Vec::new();
+        for report in &self.reports {
+            interfaces.resize_with(report.id.index() + 1, InterfaceFacts::default);
+            interfaces[report.id.index()] = InterfaceFacts {
+                driver: report.driver.clone(),
+                mode: format!("{} {}", report.attach.name(), report.bind.name()),
+                queues: report.queues,
+                warnings: report.warnings.clone(),
+            };
+        }
         let steering = Arc::clone(&self.steering);
         let clock = self.shared.clock;
         Shared {
             counters: Arc::clone(&self.shared.counters),
             workers: facts.collect(),
             snapshot: Arc::clone(&self.shared.snapshot),
-            interfaces: interfaces.collect(),
+            interfaces,
             started: Instant::now(),
             config: source,
             warnings: (config.warnings.iter().map(ToString::to_string))
@@ -177,8 +186,8 @@ impl Dataplane {
         }
     }
 
-    /// Attaches the program to every interface, or to none.
-    pub(crate) fn attach(&mut self) -> Result<(), XskError> {
+    /// Attaches the program to every interface, or to none; then to the tunnels' devices.
+    pub(crate) fn attach(&mut self, state: &MirrorState) -> Result<(), XskError> {
         let mut steering = lock(&self.steering);
         let mut added: Vec<&(u32, String)> = Vec::new();
         for (interface, report) in self.interfaces.iter().zip(&self.reports) {
@@ -195,7 +204,8 @@ impl Dataplane {
                 }
             }
         }
-        Ok(())
+        self.tunnels.follow(&mut steering, state);
+        self.tunnels.open(&mut steering)
     }
 
     /// Removes the program from every interface that is there: the kernel gets everything. Fails with the
@@ -205,7 +215,8 @@ impl Dataplane {
             Err(XskError::UnknownInterface { .. }) | Ok(_) => Ok(()),
             Err(error) => Err(error),
         };
-        let results: Vec<_> = self.interfaces.iter().map(detach).collect();
+        let all = self.interfaces.iter().chain(self.tunnels.devices());
+        let results: Vec<_> = all.map(detach).collect();
         results.into_iter().collect()
     }
 
@@ -236,6 +247,7 @@ impl Dataplane {
                 Err(error) => return Err(error.into()),
             }
         }
+        self.tunnels.watch(&mut lock(&self.steering));
         if self.all_there && !all_there {
             error!("an interface is gone; natgate ends when it is back, to be started again");
         }
@@ -248,7 +260,8 @@ impl Dataplane {
         let name = &self.interfaces[index].1;
         let Ok(ifindex) = nix::net::if_::if_nametoindex(name.as_str()) else { return Ok(()) };
         let mut steering = lock(&self.steering);
-        let entry = InterfaceEntry::without_sockets(ifindex, world.roles[index]);
+        let roles = world.roles[self.reports[index].id.index()];
+        let entry = InterfaceEntry::without_sockets(ifindex, roles);
         steering.set_interface(entry)?;
         steering.attach(ifindex, name, self.reports[index].attach)?;
         bail!(
@@ -266,14 +279,16 @@ impl Dataplane {
     }
 
     /// Follows what the kernel knows now: first the steering program, so that no packet is left to the
-    /// kernel a moment longer than its routes allow, then the workers.
-    pub(crate) fn follow(&self, world: &World, state: &MirrorState) -> Result<(), XskError> {
-        let applied = lock(&self.steering).apply(&world.steering_tables(state));
+    /// kernel a moment longer than its routes allow, then the workers; what arrives in new tunnels is theirs last.
+    pub(crate) fn follow(&mut self, world: &World, state: &MirrorState) -> Result<(), XskError> {
+        let mut steering = lock(&self.steering);
+        self.tunnels.follow(&mut steering, state);
+        let applied = steering.apply(&world.steering_tables(state));
         self.shared.snapshot.publish(world.snapshot(state));
         for waker in &self.wakers {
             waker.wake();
         }
-        applied
+        applied.and_then(|()| self.tunnels.open(&mut steering))
     }
 
     /// Lets every worker finish its burst and ends it.
@@ -325,6 +340,7 @@ fn refuse_foreign_programs(interfaces: &[(u32, String)]) -> Result<(), XskError>
 
 fn open_config(gateway: &Gateway, world: &World) -> anyhow::Result<OpenConfig> {
     let ids = world.ids();
+    let ids = ids.iter().enumerate().filter(|(_, (id, _))| !world.is_named_tunnel(*id));
     let interface = |(index, (id, ifindex)): (usize, &(InterfaceId, u32))| OpenInterface {
         id: *id,
         name: world.links[index].name.clone(),
@@ -332,9 +348,9 @@ fn open_config(gateway: &Gateway, world: &World) -> anyhow::Result<OpenConfig> {
         roles: world.roles[index],
         queues: gateway.queues.map(u32::from),
         mtu: world.links[index].mtu,
-        underlay: false,
+        underlay: world.is_underlay(*id),
     };
-    let interfaces: Vec<OpenInterface> = ids.iter().enumerate().map(interface).collect();
+    let interfaces: Vec<OpenInterface> = ids.map(interface).collect();
     let cores = std::thread::available_parallelism().context("cannot count the cores")?.get();
     let workers = match gateway.workers {
         Some(workers) => usize::from(workers),

@@ -5,6 +5,7 @@ mod journal;
 mod pods;
 mod supervisor;
 mod table;
+mod tunnel_hooks;
 mod world;
 
 use std::io::IsTerminal;
@@ -66,7 +67,7 @@ async fn live(config: Config, source: String) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
     let world = World::discover(&config).await?;
-    let mut mirror = Mirror::start(&world.ids()).await?;
+    let mut mirror = Mirror::start(&world.ids(), &world.underlays()).await?;
     let (notices, incoming) = crossbeam::channel::bounded(NOTICES);
     let state = mirror.state();
     world.refuse_taken_addresses(&state)?;
@@ -85,10 +86,10 @@ async fn live(config: Config, source: String) -> anyhow::Result<()> {
         info!("told to stop before anything was attached");
         return Ok(());
     }
-    dataplane.attach()?;
+    dataplane.attach(&state)?;
     dataplane.announce();
     shared.ready.store(true, Ordering::Release);
-    table::print(&config, &world, &shared, metrics);
+    table::print(&config, &shared, metrics);
     info!(pid = std::process::id(), "ready");
     let mut supervisor = Supervisor::default();
     supervisor.ready(&shared);

@@ -9,26 +9,23 @@ use dataplane::rule::{Action, Rule};
 use crate::api::Shared;
 use crate::config::Config;
 
-use super::world::World;
-
 /// Prints the table to standard output. Pods' packets depend on natgate by then, so that a closed
 /// standard output is no reason to end.
-pub(crate) fn print(config: &Config, world: &World, shared: &Shared, metrics: Option<SocketAddr>) {
+pub(crate) fn print(config: &Config, shared: &Shared, metrics: Option<SocketAddr>) {
     let mut table = String::new();
     // A `String` takes everything.
-    let _ = write_table(&mut table, config, world, shared, metrics);
+    let _ = write_table(&mut table, config, shared, metrics);
     crate::say(&table);
 }
 
 fn write_table(
     out: &mut String,
     config: &Config,
-    world: &World,
     shared: &Shared,
     metrics: Option<SocketAddr>,
 ) -> fmt::Result {
     writeln!(out, "natgate {}", env!("CARGO_PKG_VERSION"))?;
-    interfaces(out, world, shared)?;
+    interfaces(out, shared)?;
     writeln!(out, "  workers")?;
     for (id, worker) in shared.workers.iter().enumerate() {
         let core = worker.core.map_or_else(|| "any core".into(), |core| format!("core {core}"));
@@ -59,26 +56,19 @@ fn write_table(
     writeln!(out, "ready")
 }
 
-fn interfaces(out: &mut String, world: &World, shared: &Shared) -> fmt::Result {
+fn interfaces(out: &mut String, shared: &Shared) -> fmt::Result {
     writeln!(out, "  interfaces")?;
-    for ((link, roles), facts) in world.links.iter().zip(&world.roles).zip(&shared.interfaces) {
-        let role = match (roles.internal, roles.external) {
-            (true, true) => "internal + external",
-            (true, false) => "internal",
-            _ => "external",
-        };
-        let state = if link.up { "" } else { ", link down" };
-        writeln!(
-            out,
-            "    {:<15} {role:<9} {} · {} · {} queue{} · MTU {} · {}{state}",
-            link.name,
-            facts.driver,
-            facts.mode,
-            facts.queues,
-            if facts.queues == 1 { "" } else { "s" },
-            link.mtu,
-            link.mac,
-        )?;
+    for row in shared.interface_rows() {
+        let role = row.roles.join(" + ");
+        let state = if row.up { "" } else { ", link down" };
+        write!(out, "    {:<15} {role:<9} ", row.interface)?;
+        if let Some(tunnel) = &row.tunnel {
+            write!(out, "{tunnel}")?;
+        } else {
+            let plural = if row.queues == 1 { "" } else { "s" };
+            write!(out, "{} · {} · {} queue{plural}", row.driver, row.mode, row.queues)?;
+        }
+        writeln!(out, " · MTU {} · {}{state}", row.mtu, row.mac)?;
     }
     Ok(())
 }

@@ -2,31 +2,36 @@
 
 use std::sync::Arc;
 
-use dataplane::interface::{Interface, InterfaceId, Roles};
+use dataplane::counters::MAX_INTERFACES;
+use dataplane::interface::{Interface, InterfaceId, Roles, Tunnel};
 use dataplane::roads::{Journey, Roads, Route};
 use dataplane::rule::Action;
 use dataplane::snapshot::{Policy, Snapshot};
-use dataplane::xsk::SteeringTables;
+use dataplane::xsk::{SteeringTables, TunnelEntry};
 use ipnet::Ipv4Net;
 
 use anyhow::bail;
 use tracing::warn;
 
-use crate::config::{Config, Gateway};
+use crate::config::{Config, Gateway, Tunnels};
 use crate::mirror::{Link, MirrorError, MirrorState, interfaces_by_name};
 
 use super::pods;
 
+/// What is on the pods' side only.
+pub(crate) const INTERNAL: Roles = Roles { internal: true, external: false };
 /// Drivers that deliver locally generated packets with partial checksums.
 const PARTIAL_CHECKSUMS: [&str; 3] = ["veth", "virtio_net", "tun"];
 
 /// The gateway's interfaces as they were found, and the tables that follow from the configuration.
 #[derive(Debug)]
 pub(crate) struct World {
-    /// By [`InterfaceId`].
+    /// Those that are there from the start, by [`InterfaceId`]. VXLAN devices above them follow.
     pub(crate) links: Vec<Link>,
-    /// By [`InterfaceId`].
+    /// By [`InterfaceId`], of all that there may be.
     pub(crate) roles: Vec<Roles>,
+    /// VXLAN devices are served though nobody named them.
+    takes_tunnels: bool,
     policy: Arc<Policy>,
     tables: SteeringTables,
 }
@@ -91,9 +96,54 @@ fn tables(config: &Config) -> SteeringTables {
 impl World {
     /// Finds the configured interfaces on this host.
     pub(crate) async fn discover(config: &Config) -> Result<Self, MirrorError> {
-        let (names, roles): (Vec<_>, Vec<_>) = named_roles(&config.gateway).into_iter().unzip();
+        let gateway = &config.gateway;
+        let (names, mut roles): (Vec<_>, Vec<_>) = named_roles(gateway).into_iter().unzip();
         let links = interfaces_by_name(&names).await?;
-        Ok(Self { links, roles, policy: Arc::new(config.policy(1)), tables: tables(config) })
+        let external = links.iter().zip(&roles).find(|(link, it)| link.is_vxlan() && it.external);
+        if let Some((link, _)) = external {
+            let why = "the outside is reached through it, and natgate has tunnels to pods only";
+            return Err(MirrorError::Unservable { name: link.name.clone(), why });
+        }
+        // What packets of tunnels arrive by, and what natgate finds later, is on the pods' side.
+        roles.resize(MAX_INTERFACES, INTERNAL);
+        Ok(Self {
+            takes_tunnels: gateway.tunnels == Tunnels::Serve,
+            links,
+            roles,
+            policy: Arc::new(config.policy(1)),
+            tables: tables(config),
+        })
+    }
+
+    /// The interfaces whose VXLAN devices are served though nobody named them.
+    pub(crate) fn underlays(&self) -> Vec<InterfaceId> {
+        let ids = (0..self.links.len()).map(|index| InterfaceId(index as u8));
+        let internal = |id: &InterfaceId| {
+            self.takes_tunnels && self.roles[id.index()].internal && !self.is_named_tunnel(*id)
+        };
+        ids.filter(internal).collect()
+    }
+
+    /// Whether packets of tunnels are looked for where `id` arrives. A tunnel that was named may be above an external
+    /// interface, too.
+    pub(crate) fn is_underlay(&self, id: InterfaceId) -> bool {
+        let named = self.links.iter().any(Link::is_vxlan);
+        self.underlays().contains(&id) || named && !self.is_named_tunnel(id)
+    }
+
+    /// Whether it is a VXLAN device that is there from the start because it was named.
+    pub(crate) fn is_named_tunnel(&self, id: InterfaceId) -> bool {
+        self.links.get(id.index()).is_some_and(Link::is_vxlan)
+    }
+
+    /// The tunnels that there are, with the kernel's index and the name of the device of each.
+    pub(crate) fn tunnels(state: &MirrorState) -> Vec<(u32, String, TunnelEntry)> {
+        let tunnels = state.links.iter().filter_map(|link| {
+            let Tunnel { vni, port, local, .. } = link.tunnel?.tunnel;
+            let entry = TunnelEntry { vni, port, local, mac: link.mac };
+            Some((link.ifindex, link.name.clone(), entry))
+        });
+        tunnels.collect()
     }
 
     /// The interfaces' ids with the kernel's index of each.
@@ -109,20 +159,24 @@ impl World {
 
     /// What workers are to know, with the kernel's tables as they are in `state`.
     pub(crate) fn snapshot(&self, state: &MirrorState) -> Snapshot {
-        let interface = |(link, roles): (&Link, &Roles)| Interface {
+        let repairs = |link: &Link| {
+            let of = link.tunnel.map_or(link, |it| &state.links[it.underlay.index()]);
+            PARTIAL_CHECKSUMS.contains(&of.driver.as_str())
+        };
+        let interface = |(index, (link, roles)): (usize, (&Link, &Roles))| Interface {
             name: link.name.clone(),
             ifindex: link.ifindex,
             mac: link.mac,
             address: link.address,
             mtu: link.mtu.min(u32::from(u16::MAX)) as u16,
             roles: *roles,
-            repair_checksums: PARTIAL_CHECKSUMS.contains(&link.driver.as_str()),
-            overlay: 0,
-            underlay: false,
-            tunnel: None,
+            repair_checksums: repairs(link),
+            overlay: state.overlays.get(index).copied().unwrap_or_default(),
+            underlay: self.is_underlay(InterfaceId(index as u8)) && link.tunnel.is_none(),
+            tunnel: link.tunnel.map(|it| it.tunnel),
         };
         Snapshot {
-            interfaces: state.links.iter().zip(&self.roles).map(interface).collect(),
+            interfaces: state.links.iter().zip(&self.roles).enumerate().map(interface).collect(),
             policy: Arc::clone(&self.policy),
             roads: self.roads(state),
         }
@@ -199,7 +253,7 @@ impl World {
         for id in routes.flat_map(|(_, route)| route.routers()) {
             let Some(router) = state.roads.adjacency(id) else { continue };
             if self.policy.addresses.contains_key(&router.address) {
-                let interface = &self.links[router.interface.index()].name;
+                let interface = &state.links[router.interface.index()].name;
                 refuse(&router.address, &format!("a router that this host uses on {interface}"))?;
             }
         }

@@ -157,6 +157,9 @@ pub(super) fn interfaces(rows: &[InterfaceRow]) -> String {
     };
     let mut text = table(&titles, rows.iter().map(row));
     for row in rows {
+        if let Some(tunnel) = &row.tunnel {
+            let _ = write!(text, "\ntunnel ({}): {tunnel}", row.interface);
+        }
         for warning in &row.warnings {
             let _ = write!(text, "\nwarning ({}): {warning}", row.interface);
         }

@@ -1,0 +1,87 @@
+//! The steering program on the devices of tunnels, which come and go while natgate runs.
+//!
+//! What arrives in tunnels is taken out by the workers. What the kernel takes out itself (outer fragments, another
+//! interface) arrives on the device: the program drops there what is natgate's.
+
+use dataplane::xsk::{
+    self, AttachMode, Inspection, InterfaceEntry, InterfaceLock, Steering, TunnelEntry, XskError,
+};
+use tracing::{error, info, warn};
+
+use crate::mirror::MirrorState;
+
+use super::world::{INTERNAL, World};
+
+/// The device of a tunnel.
+#[derive(Debug)]
+struct Hook {
+    device: (u32, String),
+    entry: TunnelEntry,
+    /// Held for as long as it is served.
+    _lock: InterfaceLock,
+}
+
+/// The devices of all tunnels that are served.
+#[derive(Debug, Default)]
+pub(super) struct TunnelHooks(Vec<Hook>);
+
+impl TunnelHooks {
+    /// The kernel's index and the name of each.
+    pub(super) fn devices(&self) -> impl Iterator<Item = &(u32, String)> {
+        self.0.iter().map(|hook| &hook.device)
+    }
+
+    /// Closes the devices that are new, and forgets those that are gone. One that can't be closed is not served until
+    /// it can.
+    pub(super) fn follow(&mut self, steering: &mut Steering, state: &MirrorState) {
+        let wanted = World::tunnels(state);
+        self.0.retain_mut(|hook| {
+            let found = wanted.iter().find(|(ifindex, ..)| *ifindex == hook.device.0);
+            found
+                .map(|(_, name, entry)| (hook.device.1, hook.entry) = (name.clone(), *entry))
+                .is_some()
+        });
+        for (ifindex, name, entry) in wanted {
+            if self.0.iter().any(|hook| hook.device.0 == ifindex)
+                || nix::net::if_::if_nametoindex(name.as_str()) != Ok(ifindex)
+            {
+                continue;
+            }
+            match close(steering, ifindex, &name) {
+                Ok(lock) => {
+                    info!(device = name, vni = entry.vni, port = entry.port, "tunnel served");
+                    self.0.push(Hook { device: (ifindex, name), entry, _lock: lock });
+                }
+                Err(error) => warn!("{error}; the tunnel {name} is not served"),
+            }
+        }
+    }
+
+    /// Has the packets of all these tunnels looked into.
+    pub(super) fn open(&self, steering: &mut Steering) -> Result<(), XskError> {
+        let entries: Vec<TunnelEntry> = self.0.iter().map(|hook| hook.entry).collect();
+        steering.set_tunnels(&entries)
+    }
+
+    /// Sees that the program is on every device that there is.
+    pub(super) fn watch(&self, steering: &mut Steering) {
+        for (ifindex, name) in self.devices() {
+            if matches!(xsk::glance(*ifindex, name), Ok(Inspection::None)) {
+                error!(device = name, "the steering program was removed; attaching it again");
+                if let Err(error) = steering.attach(*ifindex, name, AttachMode::Generic) {
+                    error!("{error}");
+                }
+            }
+        }
+    }
+}
+
+fn close(steering: &mut Steering, ifindex: u32, name: &str) -> Result<InterfaceLock, XskError> {
+    let lock = InterfaceLock::acquire(ifindex, name)?;
+    if let Inspection::Foreign { id, name: program } = xsk::glance(ifindex, name)? {
+        return Err(XskError::HookBusy { interface: name.to_owned(), name: program, id });
+    }
+    steering.set_interface(InterfaceEntry::without_sockets(ifindex, INTERNAL))?;
+    steering.attach(ifindex, name, AttachMode::Generic)?;
+    Ok(lock)
+}
