@@ -115,6 +115,8 @@ pub struct FlowKey {
     pub protocol: Protocol,
     /// The side it came from.
     pub realm: Realm,
+    /// From inside: tells pods with one address apart, 0 where none share one. From outside: 0.
+    pub overlay: u16,
 }
 
 impl fmt::Display for FlowKey {
@@ -131,7 +133,8 @@ mod tests {
     fn ends_and_flows_are_written_as_people_write_them() {
         let (src, dst) =
             (Endpoint::new([10, 0, 0, 1].into(), 80), Endpoint::new([192, 0, 2, 9].into(), 443));
-        let flow = FlowKey { src, dst, protocol: Protocol::Tcp, realm: Realm::Internal };
+        let flow =
+            FlowKey { src, dst, protocol: Protocol::Tcp, realm: Realm::Internal, overlay: 0 };
         assert_eq!(src.to_string(), "10.0.0.1:80");
         assert_eq!(flow.to_string(), "tcp 10.0.0.1:80 > 192.0.2.9:443");
     }

@@ -19,14 +19,22 @@ impl From<&FlowKey> for PackedKey {
         let addresses =
             u64::from(u32::from(key.src.addr)) << 32 | u64::from(u32::from(key.dst.addr));
         let ports = u32::from(key.src.port) << 16 | u32::from(key.dst.port);
-        Self::from_words(addresses, ports, key.protocol, key.realm)
+        Self::from_words(addresses, ports, key.protocol, (key.realm, key.overlay))
     }
 }
 
 impl PackedKey {
     #[inline]
-    fn from_words(addresses: u64, ports: u32, protocol: Protocol, realm: Realm) -> Self {
-        let rest = u64::from(ports) << 32 | u64::from(protocol.number()) << 8 | realm as u64;
+    fn from_words(
+        addresses: u64,
+        ports: u32,
+        protocol: Protocol,
+        (realm, overlay): (Realm, u16),
+    ) -> Self {
+        let rest = u64::from(ports) << 32
+            | u64::from(overlay) << 16
+            | u64::from(protocol.number()) << 8
+            | realm as u64;
         Self { addresses, rest }
     }
 
@@ -36,6 +44,10 @@ impl PackedKey {
 
     pub(crate) fn dst(self) -> Endpoint {
         Endpoint::new(Ipv4Addr::from(self.addresses as u32), (self.rest >> 32) as u16)
+    }
+
+    pub(crate) fn overlay(self) -> u16 {
+        (self.rest >> 16) as u16
     }
 
     pub(crate) fn protocol(self) -> Protocol {
@@ -90,16 +102,16 @@ impl Secret {
     }
 
     /// The same, from the words of a header: source and destination address, source and destination port, each
-    /// pair read as one number in network order.
+    /// pair read as one number in network order; and the side and overlay that it came from.
     #[inline]
     pub fn hash_words(
         &self,
         addresses: u64,
         ports: u32,
         protocol: Protocol,
-        realm: Realm,
+        side: (Realm, u16),
     ) -> HashedKey {
-        let key = PackedKey::from_words(addresses, ports, protocol, realm);
+        let key = PackedKey::from_words(addresses, ports, protocol, side);
         HashedKey { key, hash: self.hash(key), probable: u32::MAX }
     }
 
@@ -113,7 +125,7 @@ impl Secret {
         self.0.hash_one(value)
     }
 
-    /// The worker where the subscriber with this internal address lives.
+    /// The worker where the subscriber with this internal address lives, in any overlay.
     pub fn home(&self, subscriber: Ipv4Addr, workers: u16) -> u16 {
         self.worker_for(u32::from(subscriber), workers)
     }
@@ -137,6 +149,7 @@ mod tests {
             dst: Endpoint::new(Ipv4Addr::new(192, 0, 2, 1), 443),
             protocol: Protocol::Tcp,
             realm: Realm::External,
+            overlay: 0,
         };
         let packed = PackedKey::from(&key);
         assert_eq!(packed.src(), key.src);
@@ -144,6 +157,10 @@ mod tests {
         assert_eq!(packed.protocol(), key.protocol);
         let mirrored = FlowKey { realm: Realm::Internal, ..key };
         assert_ne!(packed, PackedKey::from(&mirrored));
+        let elsewhere = PackedKey::from(&FlowKey { overlay: 0xabcd, ..key });
+        assert_ne!(packed, elsewhere);
+        assert_eq!((packed.overlay(), elsewhere.overlay()), (0, 0xabcd));
+        assert_eq!((elsewhere.protocol(), elsewhere.dst()), (key.protocol, key.dst));
     }
 
     #[test]

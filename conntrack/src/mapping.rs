@@ -69,6 +69,7 @@ type Reach = Option<Ipv4Addr>;
 pub(crate) struct Mapping {
     pub(crate) protocol: Protocol,
     pub(crate) internal: Endpoint,
+    pub(crate) overlay: u16,
     pub(crate) public: Endpoint,
     pub(crate) pool: PoolId,
     /// The rule of the first flow.
@@ -87,6 +88,15 @@ pub(crate) struct Mapping {
     stranded: bool,
     /// The session that came last.
     newest: u32,
+}
+
+/// How a flow from inside finds its mapping: the internal endpoint and its overlay tell whose it is.
+type InnerKey = (Protocol, (Endpoint, u16), PoolId, Reach);
+
+impl Mapping {
+    fn inner_key(&self, reach: Reach) -> InnerKey {
+        (self.protocol, (self.internal, self.overlay), self.pool, reach)
+    }
 }
 
 /// A mapping that is to be.
@@ -126,7 +136,7 @@ pub(crate) enum Left {
 pub(crate) struct Mappings {
     all: Vec<Mapping>,
     free: Vec<u32>,
-    by_internal: HashMap<(Protocol, Endpoint, PoolId, Reach), u32, RandomState>,
+    by_internal: HashMap<InnerKey, u32, RandomState>,
     by_public: HashMap<(Protocol, Endpoint, Reach), u32, RandomState>,
     /// Only where the filter asks and `outer` does not say it.
     peers: Peers,
@@ -171,10 +181,7 @@ impl Mappings {
         let entry = |capacity: usize, size: usize| capacity * (size + 1);
         self.all.capacity() * size_of::<Mapping>()
             + self.links.bytes()
-            + entry(
-                self.by_internal.capacity(),
-                size_of::<((Protocol, Endpoint, PoolId, Reach), u32)>(),
-            )
+            + entry(self.by_internal.capacity(), size_of::<(InnerKey, u32)>())
             + entry(self.by_public.capacity(), size_of::<((Protocol, Endpoint, Reach), u32)>())
             + entry(self.peers.capacity(), size_of::<((u32, Ipv4Addr), u32)>())
     }
@@ -186,7 +193,7 @@ impl Mappings {
     /// The mapping that a new flow from inside must use (RFC 4787 REQ-1).
     pub(crate) fn for_flow(&self, class: Class, key: &FlowKey, pool: PoolId) -> Option<u32> {
         let reach = reach(class.mapping, key.dst.addr)?;
-        self.by_internal.get(&(key.protocol, key.src, pool, reach)).copied()
+        self.by_internal.get(&(key.protocol, (key.src, key.overlay), pool, reach)).copied()
     }
 
     /// The mapping that a packet from `remote` to `public` may belong to, subject to the filter.
@@ -223,6 +230,7 @@ impl Mappings {
         let mapping = Mapping {
             protocol: key.protocol,
             internal: key.src,
+            overlay: key.overlay,
             public,
             pool,
             rule,
@@ -243,7 +251,7 @@ impl Mappings {
             self.all.len() as u32 - 1
         };
         if let Some(reach) = mapping.inner {
-            self.by_internal.insert((mapping.protocol, mapping.internal, pool, reach), number);
+            self.by_internal.insert(mapping.inner_key(reach), number);
         }
         let before = self.by_public.insert((mapping.protocol, public, mapping.outer), number);
         debug_assert_eq!(before, None, "a public endpoint was given to two mappings");
@@ -262,7 +270,8 @@ impl Mappings {
     fn close(&mut self, number: u32) {
         let mapping = &mut self.all[number as usize];
         if let Some(reach) = mapping.inner.take() {
-            self.by_internal.remove(&(mapping.protocol, mapping.internal, mapping.pool, reach));
+            let key = mapping.inner_key(reach);
+            self.by_internal.remove(&key);
         }
     }
 

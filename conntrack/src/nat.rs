@@ -18,7 +18,7 @@ use crate::mapping::Mappings;
 use crate::pool::{IpId, Pool, PoolId, PoolSettings};
 use crate::rest::{Rests, ScatterRests};
 use crate::rewrite::Rewrite;
-use crate::session::{CachedHop, Slot, Via};
+use crate::session::{CachedHop, Direction, Slot, Via};
 use crate::subscriber::Subscribers;
 use crate::table::SessionTable;
 use crate::tails::Tails;
@@ -239,7 +239,7 @@ impl Nat {
     /// probably has. Call it for all packets of a burst before the first of them opens one.
     #[cold]
     pub fn touch_opener(&self, key: &HashedKey) {
-        if let Some(number) = self.subscribers.find(key.key.src().addr) {
+        if let Some(number) = self.subscribers.find((key.key.src().addr, key.key.overlay())) {
             self.subscribers.touch(number);
         }
     }
@@ -254,6 +254,14 @@ impl Nat {
     #[inline]
     pub fn hop(&self, slot: Slot) -> CachedHop {
         self.table.get(slot).half(slot.direction()).hop
+    }
+
+    /// The overlay of the destination of packets of `slot`: 0 outside.
+    pub fn overlay_towards(&self, slot: Slot) -> u16 {
+        match slot.direction() {
+            Direction::Outbound => 0,
+            Direction::Inbound => self.table.get(slot).overlay(),
+        }
     }
 
     /// Keeps a next hop for packets of `slot`.

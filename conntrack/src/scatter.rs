@@ -65,7 +65,8 @@ impl Search<'_> {
     fn is_free_tuple(&self, public: Endpoint) -> bool {
         let key = self.key;
         let (src, dst) = (key.dst, public);
-        let reply = FlowKey { src, dst, protocol: key.protocol, realm: Realm::External };
+        let reply =
+            FlowKey { src, dst, protocol: key.protocol, realm: Realm::External, overlay: 0 };
         let reply = self.secret.hash_key(&reply);
         !self.scatter_rests.rests(reply.hash, self.now) && self.table.find_hashed(&reply).is_none()
     }

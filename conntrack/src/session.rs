@@ -338,6 +338,10 @@ impl Session {
         self.outbound.key.src()
     }
 
+    pub(crate) fn overlay(&self) -> u16 {
+        self.outbound.key.overlay()
+    }
+
     pub(crate) fn public(&self) -> Endpoint {
         self.inbound.key.dst()
     }
@@ -413,7 +417,13 @@ impl Session {
 
 /// The key of the packets that answer the flow `key` when it is seen outside as `public`.
 pub(crate) fn reply_key(key: &FlowKey, public: Endpoint) -> FlowKey {
-    FlowKey { src: key.dst, dst: public, protocol: key.protocol, realm: Realm::External }
+    FlowKey {
+        src: key.dst,
+        dst: public,
+        protocol: key.protocol,
+        realm: Realm::External,
+        overlay: 0,
+    }
 }
 
 #[cfg(test)]
@@ -440,7 +450,7 @@ mod tests {
                 addressed: !external,
             };
             let end = |n: u8| Endpoint::new([n; 4].into(), u16::from(n));
-            let key = FlowKey { src: end(1), dst: end(2), protocol: Protocol::Udp, realm: Realm::Internal };
+            let key = FlowKey { src: end(1), dst: end(2), protocol: Protocol::Udp, realm: Realm::Internal, overlay: 0 };
             let keys = [&key, &reply_key(&key, end(3))].map(PackedKey::from);
             let mut session = Session::new(keys, owner, State::Open, Timestamp::default());
             prop_assert_eq!(session.tail(), None);

@@ -66,6 +66,9 @@ pub(crate) struct Ended {
     pub(crate) replaced: bool,
 }
 
+/// Who a subscriber is: its address, and the overlay in which that is its own ([`FlowKey::overlay`]).
+pub(crate) type Host = (Ipv4Addr, u16);
+
 type Place = (u16, BlockNumber, PortClass);
 
 /// Remotes that a subscriber was refused a port for, and that are remembered at once.
@@ -471,6 +474,7 @@ fn reserve_few<T>(list: &mut Vec<T>) {
 #[derive(Debug)]
 pub(crate) struct Subscriber {
     pub(crate) addr: Ipv4Addr,
+    pub(crate) overlay: u16,
     pub(crate) holdings: Vec<Holding>,
     pub(crate) sessions: u32,
     pub(crate) created: u64,
@@ -482,6 +486,11 @@ pub(crate) struct Subscriber {
 }
 
 impl Subscriber {
+    /// Who it is.
+    pub(crate) fn host(&self) -> Host {
+        (self.addr, self.overlay)
+    }
+
     /// Whether there is nothing to remember.
     pub(crate) fn is_bare(&self) -> bool {
         self.sessions == 0 && self.holdings.iter().all(Holding::is_bare)

@@ -253,6 +253,7 @@ mod tests {
             dst: Endpoint::new(Ipv4Addr::from(0xc000_0200), 80),
             protocol: Protocol::Udp,
             realm: Realm::Internal,
+            overlay: 0,
         };
         let public = Endpoint::new(Ipv4Addr::from(0xcb00_7100), public);
         let keys = [&key, &reply_key(&key, public)].map(|key| table.secret.hash_key(key));

@@ -10,6 +10,7 @@ use crate::interface::InterfaceId;
 use crate::io::{self, BURST, PacketIo, Received};
 use crate::pipeline::{Arrival, Parsed};
 use crate::plain::{Glance, Run};
+use crate::tunnel::TunnelId;
 use crate::worker::Worker;
 
 /// How a packet came to this worker.
@@ -26,6 +27,9 @@ impl<I: PacketIo> Worker<I> {
     pub(crate) fn take_burst(&mut self, now: Timestamp) -> usize {
         let mut burst = std::mem::take(&mut self.burst);
         let packets = self.io.receive(BURST, &mut burst);
+        if self.tunnels.any() {
+            self.take_out_of_tunnels(&mut burst);
+        }
         self.process(&mut burst, Came::ByInterface, now);
         self.burst = burst;
         packets
@@ -149,6 +153,26 @@ impl<I: PacketIo> Worker<I> {
         sent: &mut Run,
     ) {
         if !self.io.transmit(interface, frame) {
+            self.counters().drop_packet(DropReason::TransmitFull);
+        } else if let Some(run) = sent.add(interface, len) {
+            self.count_passed(run);
+        }
+    }
+
+    /// The same through a tunnel: counted with those of the tunnel's interface.
+    #[inline(never)] // with registers of its own
+    pub(crate) fn transmit_tunnelled(
+        &mut self,
+        (interface, tunnel): (InterfaceId, TunnelId),
+        mut frame: I::Frame,
+        flow: u64,
+        sent: &mut Run,
+    ) {
+        let len = self.io.bytes(&frame).len();
+        let Some(underlay) = self.put_into_tunnel(tunnel, &mut frame, flow) else {
+            return self.drop_frame(frame, DropReason::TooBig);
+        };
+        if !self.io.transmit(underlay, frame) {
             self.counters().drop_packet(DropReason::TransmitFull);
         } else if let Some(run) = sent.add(interface, len) {
             self.count_passed(run);

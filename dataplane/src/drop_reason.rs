@@ -123,6 +123,11 @@ drop_reasons! {
     NeighbourUnresolved = "neighbour-unresolved", "see that the next hop answers ARP";
     /// Too many packets already wait for that next hop.
     NeighbourQueueFull = "neighbour-queue-full", "see that the next hop answers ARP";
+    /// The next hop is behind a tunnel, and no other end of that is known for it, or no way to there.
+    TunnelNoRemote = "tunnel-no-remote", "see that the forwarding database (bridge fdb show dev VXLAN) has one remote for the next hop, and the host a route to there by an interface of natgate";
+    /// A router in the middle of a tunnel saw congestion, and the packet in there is of a sender that would not learn it
+    /// (RFC 6040 section 4.2).
+    TunnelCongestion = "tunnel-congestion", "look for congestion on the underlay; the packet's ends do not use ECN";
     /// Larger than the MTU of the interface it would leave by, and not to be fragmented.
     TooBig = "too-big", "make the MTU the same on the path, or lower it at the pods";
     /// A merged packet (GRO, LRO, TSO) that is larger than a frame can be.

@@ -17,7 +17,7 @@ const LEN: usize = ethernet::HEADER + ipv4::HEADER + tcp::HEADER;
 
 /// The key of what this end sent, on its side.
 fn key(told: Farewell, realm: Realm) -> FlowKey {
-    FlowKey { src: told.dst, dst: told.src, protocol: Protocol::Tcp, realm }
+    FlowKey { src: told.dst, dst: told.src, protocol: Protocol::Tcp, realm, overlay: 0 }
 }
 
 impl<I: PacketIo> Worker<I> {
@@ -28,14 +28,15 @@ impl<I: PacketIo> Worker<I> {
             let (internal, external) = (obituary.internal, obituary.external);
             let inbound = key(external, Realm::External);
             let outbound = key(internal, Realm::Internal);
-            self.tell(&internal, &inbound, Realm::Internal);
-            self.tell(&external, &outbound, Realm::External);
+            let outbound = FlowKey { overlay: obituary.overlay, ..outbound };
+            self.tell(&internal, &inbound, (Realm::Internal, obituary.overlay));
+            self.tell(&external, &outbound, (Realm::External, 0));
         }
         true
     }
 
-    /// Tells the end on `side`, which packets with this key reach.
-    fn tell(&mut self, farewell: &Farewell, towards: &FlowKey, side: Realm) {
+    /// Tells the end on `side`, in an overlay there, which packets with this key reach.
+    fn tell(&mut self, farewell: &Farewell, towards: &FlowKey, side: (Realm, u16)) {
         // The other end is a pod behind this gateway: its own session tells it.
         if self.is_public(farewell.dst.addr) {
             return;
@@ -47,9 +48,15 @@ impl<I: PacketIo> Worker<I> {
     }
 
     /// The neighbour by which this end is reached, if it is on its side and its address is known.
-    fn way_for(&self, farewell: &Farewell, towards: &FlowKey, side: Realm) -> Option<Adjacency> {
+    fn way_for(
+        &self,
+        farewell: &Farewell,
+        towards: &FlowKey,
+        (side, overlay): (Realm, u16),
+    ) -> Option<Adjacency> {
         let flow = self.nat.secret().hash_key(towards).flow();
-        let journey = Journey { source: towards.src.addr, flow, ..Journey::to(farewell.dst.addr) };
+        let source = towards.src.addr;
+        let journey = Journey { source, flow, overlay, ..Journey::to(farewell.dst.addr) };
         let NextHop::Adjacency(id) = self.snapshot.roads.next_hop(&journey) else {
             return None;
         };

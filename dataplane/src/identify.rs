@@ -54,7 +54,7 @@ impl<I: PacketIo> Worker<I> {
             self.counters().ip_id_reused.add(1);
         }
         if packet.fragment.is_fragment() {
-            let key = DatagramKey::of(packet, realm);
+            let key = DatagramKey::of(parsed);
             key.inspect(|&key| self.fragments.keep_id(key, fresh));
         }
         packet.set_id(self.io.bytes_mut(&mut received.frame), fresh.id)

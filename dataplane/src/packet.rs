@@ -304,7 +304,7 @@ impl Packet {
             }
             // It belongs to the session of the packets that answer the quoted one.
             Transport::Error(Quote { src, dst, protocol }) => {
-                Ok(FlowKey { src: dst, dst: src, protocol, realm })
+                Ok(FlowKey { src: dst, dst: src, protocol, realm, overlay: 0 })
             }
             Transport::Tcp(_) => Ok(self.key(Protocol::Tcp, realm)),
             Transport::Udp => Ok(self.key(Protocol::Udp, realm)),
@@ -316,7 +316,7 @@ impl Packet {
     }
 
     fn key(&self, protocol: Protocol, realm: Realm) -> FlowKey {
-        FlowKey { src: self.src, dst: self.dst, protocol, realm }
+        FlowKey { src: self.src, dst: self.dst, protocol, realm, overlay: 0 }
     }
 
     /// The end of the flow on natgate's side when the packet arrives from `realm`: the pod, or the public

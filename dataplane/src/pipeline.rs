@@ -15,7 +15,7 @@
 
 use std::net::Ipv4Addr;
 
-use conntrack::{CachedHop, Endpoint, HashedKey, Realm, Slot, Timestamp};
+use conntrack::{CachedHop, Endpoint, FlowKey, HashedKey, Realm, Slot, Timestamp};
 
 use crate::burst::Came;
 use crate::drop_reason::DropReason;
@@ -45,6 +45,8 @@ pub(crate) enum Fate {
 pub(crate) struct Parsed {
     pub(crate) packet: Packet,
     pub(crate) realm: Realm,
+    /// From inside: which of several pods with one address sent it ([`overlay`](crate::interface::Interface::overlay)).
+    pub(crate) overlay: u16,
     pub(crate) key: Option<HashedKey>,
     /// It came from a pod, was translated once, and turns back to the pods: source and destination with which it
     /// came to the gateway, before anything was translated.
@@ -68,6 +70,12 @@ impl Parsed {
         self.hairpin.is_none() && !self.packet.fragment.is_fragment()
     }
 
+    /// The key of its session.
+    #[inline]
+    pub(crate) fn flow_key(&self) -> Result<FlowKey, DropReason> {
+        Ok(FlowKey { overlay: self.overlay, ..self.packet.flow_key(self.realm)? })
+    }
+
     /// The journey to `destination`, as the kernel would ask: after the destination was translated, and
     /// before the source is.
     pub(crate) fn journey(&self, destination: Ipv4Addr, arrival: InterfaceId) -> Journey {
@@ -80,13 +88,17 @@ impl Parsed {
 impl<I: PacketIo> Worker<I> {
     /// First stage: what is it?
     pub(crate) fn parse(&self, received: &Received<I::Frame>) -> Arrival {
-        let own = self.interface(received.interface).map(|it| it.mac).unwrap_or_default();
+        let interface = self.interface(received.interface);
+        let own = interface.map(|it| it.mac).unwrap_or_default();
         let Content::Packet(packet) = Content::parse(self.io.bytes(&received.frame), own)? else {
             return Ok(None);
         };
         let realm = self.realm_of(&packet, received.interface);
-        let key = packet.flow_key(realm).ok().map(|key| self.nat.secret().hash_key(&key));
-        Ok(Some(Parsed { packet, realm, key, hairpin: None, fresh_id: None }))
+        let overlay = interface.filter(|_| realm == Realm::Internal).map_or(0, |it| it.overlay);
+        let mut parsed =
+            Parsed { packet, realm, overlay, key: None, hairpin: None, fresh_id: None };
+        parsed.key = parsed.flow_key().ok().map(|key| self.nat.secret().hash_key(&key));
+        Ok(Some(parsed))
     }
 
     /// Last stage: what becomes of it?
@@ -213,6 +225,8 @@ impl<I: PacketIo> Worker<I> {
             self.repair_checksum(received, packet);
         }
         packet.translate(self.io.bytes_mut(&mut received.frame), &rewrite, !hairpin)?;
+        self.clamp_mss(received, parsed, hop);
+        let packet = &parsed.packet;
         self.nat.commit(slot, now, packet.len.into(), packet.segment());
         if hop == NextHop::Hairpin {
             let packet = packet.rewritten(&rewrite);
@@ -239,7 +253,7 @@ impl<I: PacketIo> Worker<I> {
         let realm = Realm::External;
         let key = Some(self.nat.secret().hash_key(&packet.flow_key(realm)?));
         let hairpin = Some(parsed.arrived());
-        let mut turned = Parsed { packet, realm, key, hairpin, fresh_id: None };
+        let mut turned = Parsed { packet, realm, overlay: 0, key, hairpin, fresh_id: None };
         let fate = self.at_home(received, &mut turned, now);
         // Whoever drops it here tells the sender by what it was; another worker goes on with what it is.
         if let Ok(Fate::HandOver(..)) = fate {
@@ -319,7 +333,8 @@ impl<I: PacketIo> Worker<I> {
     #[cold]
     fn find_hop(&mut self, slot: Slot, journey: &Journey) -> NextHop {
         let kept = Some(AdjacencyId(self.nat.hop(slot).adjacency));
-        let hop = self.way_to(&Journey { kept, ..*journey });
+        let overlay = self.nat.overlay_towards(slot);
+        let hop = self.way_to(&Journey { kept, overlay, ..*journey });
         let keep = match hop {
             NextHop::Adjacency(id) => id,
             NextHop::Hairpin => AdjacencyId::HAIRPIN,
@@ -365,7 +380,8 @@ impl<I: PacketIo> Worker<I> {
             return Err(DropReason::WrongInterface);
         }
         // Without DF it leaves in pieces.
-        let too_big = packet.len > interface.mtu && packet.fragment.dont_fragment();
+        let mtu = self.snapshot.mtu_of(hop).unwrap_or(interface.mtu);
+        let too_big = packet.len > mtu && packet.fragment.dont_fragment();
         if too_big { Err(DropReason::TooBig) } else { Ok(()) }
     }
 

@@ -9,8 +9,9 @@ use conntrack::{Acknowledgement, HashedKey, Protocol, Realm, Secret, Timestamp};
 use crate::identify::kind;
 use crate::interface::InterfaceId;
 use crate::io::{PacketIo, Received};
-use crate::roads::AdjacencyId;
+use crate::roads::{AdjacencyId, NextHop};
 use crate::snapshot::Snapshot;
+use crate::tunnel::{TunnelId, Tunnels};
 use crate::wire::ethernet;
 use crate::wire::plain::{self, Headers, MacWord};
 use crate::worker::Worker;
@@ -40,6 +41,7 @@ pub(crate) struct Plain {
 struct Entrance {
     own: MacWord,
     realm: Realm,
+    overlay: u16,
     partial_checksums: bool,
 }
 
@@ -50,6 +52,8 @@ struct Exit {
     interface: InterfaceId,
     /// The longest frame that may leave, by the side it came from; 0: none.
     room: [u16; 2],
+    /// The tunnel that it goes through on `interface`.
+    tunnel: Option<TunnelId>,
 }
 
 /// What the lane needs of a snapshot.
@@ -61,6 +65,8 @@ pub(crate) struct Lane {
     exits: Vec<Exit>,
     /// The lowest public address, and how far the highest is from there.
     public: (u32, u32),
+    /// The MTU of all ways, if that is one.
+    pub(crate) only_mtu: Option<u16>,
     /// Nothing is plain.
     #[cfg(test)]
     pub(crate) closed: bool,
@@ -68,7 +74,7 @@ pub(crate) struct Lane {
 
 impl Lane {
     /// Takes over what a new snapshot says.
-    pub(crate) fn follow(&mut self, snapshot: &Snapshot) {
+    pub(crate) fn follow(&mut self, snapshot: &Snapshot, tunnels: &Tunnels) {
         let entrances = snapshot.interfaces.iter().map(|interface| {
             // On a one-armed interface the rules say which side a packet is from.
             let realm = match (interface.roles.internal, interface.roles.external) {
@@ -77,13 +83,17 @@ impl Lane {
                 (false, _) => Realm::External,
             };
             let (own, partial_checksums) = (interface.mac.into(), interface.repair_checksums);
-            Some(Entrance { own, realm, partial_checksums })
+            let overlay = if realm == Realm::Internal { interface.overlay } else { 0 };
+            Some(Entrance { own, realm, overlay, partial_checksums })
         });
-        let roads = &snapshot.roads;
-        let exits = (0..roads.adjacencies.len() as u32).map(|id| exit(snapshot, AdjacencyId(id)));
+        let ids = (0..snapshot.roads.adjacencies.len() as u32).map(AdjacencyId);
+        let exits = ids.map(|id| exit(snapshot, id, tunnels.of(id)));
         self.entrances = entrances.collect();
         self.exits = exits.collect();
         self.public = snapshot.policy.addresses.span();
+        let mut mtus = snapshot.interfaces.iter().map(|interface| interface.mtu);
+        let first = mtus.next().filter(|_| !tunnels.any());
+        self.only_mtu = first.filter(|first| mtus.all(|mtu| mtu == *first));
     }
 
     /// What a packet is that came in by `interface`, if it is plain so far.
@@ -107,21 +117,25 @@ impl Lane {
         if realm == Realm::External && source.wrapping_sub(self.public.0) <= self.public.1 {
             return None;
         }
-        let key = secret.hash_words(addresses, ports, protocol, realm);
+        let key = secret.hash_words(addresses, ports, protocol, (realm, entrance.overlay));
         Some(Glance { key, plain: Some(Plain { realm, protocol, len, atomic }) })
     }
 }
 
-fn exit(snapshot: &Snapshot, id: AdjacencyId) -> Exit {
-    let nowhere = Exit { addresses: [0; 12], interface: InterfaceId(0), room: [0; 2] };
+fn exit(snapshot: &Snapshot, id: AdjacencyId, tunnel: Option<TunnelId>) -> Exit {
+    let nowhere = Exit { addresses: [0; 12], interface: InterfaceId(0), room: [0; 2], tunnel };
     let Some(adjacency) = snapshot.roads.adjacency(id) else { return nowhere };
     let interface = snapshot.interfaces.get(adjacency.interface.index());
     let (Some(to), Some(interface)) = (adjacency.mac, interface) else { return nowhere };
+    if interface.tunnel.is_some() && tunnel.is_none() {
+        return nowhere;
+    }
     let mut addresses = [0; 12];
     addresses[..6].copy_from_slice(&to.0);
     addresses[6..].copy_from_slice(&interface.mac.0);
-    let room = interface.mtu.saturating_add(ethernet::HEADER as u16);
-    let mut exit = Exit { addresses, interface: adjacency.interface, room: [0; 2] };
+    let mtu = snapshot.mtu_of(NextHop::Adjacency(id)).unwrap_or(0);
+    let room = mtu.saturating_add(ethernet::HEADER as u16);
+    let mut exit = Exit { addresses, interface: adjacency.interface, ..nowhere };
     for (from, may) in
         [(Realm::Internal, interface.roles.external), (Realm::External, interface.roles.internal)]
     {
@@ -199,11 +213,15 @@ impl<I: PacketIo> Worker<I> {
         }
         let segment = segment.map(|(_, number, window)| Acknowledgement { number, window });
         hit.commit(now, len.into(), segment);
-        let interface = exit.interface;
+        let (interface, tunnel) = (exit.interface, exit.tunnel);
         if id.is_some_and(|id| id.reused) {
             self.counters().ip_id_reused.add(1);
         }
-        self.transmit_plain(interface, received.frame, frame_len, sent);
+        if let Some(tunnel) = tunnel {
+            self.transmit_tunnelled((interface, tunnel), received.frame, key.flow(), sent);
+        } else {
+            self.transmit_plain(interface, received.frame, frame_len, sent);
+        }
         Ok(())
     }
 }

@@ -14,6 +14,7 @@ use crate::interface::{Interface, InterfaceId};
 use crate::io::{PacketIo, Received};
 use crate::packet::{Packet, Transport};
 use crate::pipeline::Parsed;
+use crate::roads::Journey;
 use crate::rule::Action;
 use crate::snapshot::Refused;
 use crate::wire::{Ethernet, Ipv4, ethernet, icmp, ipv4};
@@ -118,9 +119,9 @@ impl<I: PacketIo> Worker<I> {
                 by_setting(answers.denied, parsed, IcmpError::Prohibited)
             }
             DropReason::NoRoute => icmp(IcmpError::NetUnreachable),
-            DropReason::NeighbourUnresolved | DropReason::RouteUnreachable => {
-                icmp(IcmpError::HostUnreachable)
-            }
+            DropReason::NeighbourUnresolved
+            | DropReason::TunnelNoRemote
+            | DropReason::RouteUnreachable => icmp(IcmpError::HostUnreachable),
             DropReason::RouteProhibited => icmp(IcmpError::Prohibited),
             DropReason::UnsupportedProtocol if from_inside => icmp(IcmpError::ProtocolUnreachable),
             DropReason::QuotaBlocks
@@ -152,24 +153,24 @@ impl<I: PacketIo> Worker<I> {
         }
     }
 
-    /// The MTU of the interface that the packet would leave by.
+    /// The MTU of the way that the packet would take.
     fn mtu_towards(&self, parsed: &Parsed, arrival: InterfaceId) -> Option<u16> {
         let mut packet = parsed.packet;
         let mut key = parsed.key;
+        let mut overlay = 0;
         // Twice at most: a packet that turns back has two sessions.
         for _ in 0..2 {
             let Some(slot) = key.and_then(|key| self.nat.find_hashed(&key)) else { break };
             packet = packet.rewritten(&self.nat.rewrite(slot));
+            overlay = self.nat.overlay_towards(slot);
             if !self.is_public(packet.dst.addr) {
                 break;
             }
             let back = packet.flow_key(Realm::External).ok()?;
             key = Some(self.nat.secret().hash_key(&back));
         }
-        let roads = &self.snapshot.roads;
-        let interface =
-            roads.interface_of(roads.next_hop(&parsed.journey(packet.dst.addr, arrival)))?;
-        Some(self.interface(interface)?.mtu)
+        let journey = Journey { overlay, ..parsed.journey(packet.dst.addr, arrival) };
+        self.snapshot.mtu_of(self.snapshot.roads.next_hop(&journey))
     }
 
     /// Turns the frame of a packet that was counted into `refusal` and sends it, within the limits and where

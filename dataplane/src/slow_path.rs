@@ -101,7 +101,7 @@ impl<I: PacketIo> Worker<I> {
             (Action::Pool(_), Realm::External) => return Err(DropReason::Spoofed),
             (Action::Pool(pool), Realm::Internal) => pool,
         };
-        let key = packet.flow_key(realm)?;
+        let key = parsed.flow_key()?;
         if !packet.may_open() {
             return Err(packet.opens_nothing());
         }
@@ -115,7 +115,8 @@ impl<I: PacketIo> Worker<I> {
             self.nat.open_fixed(&key, mapping, packet.segment(), now)
         } else {
             let forwards = &self.snapshot.policy.forwards;
-            if let Some(address) = forwards.address_of(key.src.addr, pool) {
+            let address = forwards.address_of(key.src.addr, pool);
+            if let Some(address) = address.filter(|_| key.overlay == 0) {
                 self.nat.pair(key.src.addr, pool, address, now);
             }
             self.nat.open(&key, Admission { pool, rule }, packet.segment(), now)
@@ -147,7 +148,9 @@ impl<I: PacketIo> Worker<I> {
     /// rule's pool has its address. So an internal endpoint has one public endpoint (RFC 4787 REQ-1).
     fn fixed_for(&self, key: &FlowKey, pool: PoolId) -> Option<Fixed> {
         let forwards = &self.snapshot.policy.forwards;
-        let fixed = forwards.by_internal(key.protocol, key.src)?;
+        // Configuration names pods of overlay 0.
+        let internal = Some(key.src).filter(|_| key.overlay == 0)?;
+        let fixed = forwards.by_internal(key.protocol, internal)?;
         (fixed.pool == pool || forwards.is_static(fixed.public.addr)).then_some(fixed)
     }
 

@@ -43,6 +43,21 @@ pub struct Policy {
     pub forwards: Forwards,
     /// What natgate says by itself.
     pub answers: Answers,
+    /// What becomes of the segment sizes that the ends of TCP connections announce.
+    pub mss_clamp: MssClamp,
+}
+
+/// Whether the maximum segment size that a SYN or SYN-ACK announces is lowered; it is never raised, nor added.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MssClamp {
+    /// To what the connection's way through this gateway carries on both sides, where that may be less than the ends
+    /// think: with tunnels, or links of different MTU.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+    /// To this many bytes.
+    Bytes(u16),
 }
 
 /// The pools' addresses. Most of the addresses that are looked up are nobody's here, and far from all of these:
@@ -154,7 +169,8 @@ impl Policy {
         answers: Answers,
     ) -> Self {
         let addresses = pools.iter().flat_map(|pool| &pool.addresses).cloned().collect();
-        Self { generation, pools, rules, addresses, forwards, answers }
+        let mss_clamp = MssClamp::default();
+        Self { generation, pools, rules, addresses, forwards, answers, mss_clamp }
     }
 
     /// How long fragments of a datagram are followed: which pool it is for shows only when its first

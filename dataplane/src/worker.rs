@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use conntrack::{Nat, Secret, Timestamp};
+use conntrack::{HashedKey, Nat, Secret, Timestamp};
 use crossbeam::channel::{Receiver, Sender};
 
 use crate::answer::{self, RateLimit};
@@ -13,7 +13,7 @@ use crate::error_limit::ErrorLimits;
 use crate::fragment::Fragments;
 use crate::hand_off::{HandOff, Known};
 use crate::hold::{Hold, Neighbour};
-use crate::interface::{Interface, InterfaceId, Mac};
+use crate::interface::{Interface, InterfaceId};
 use crate::io::{BURST, PacketIo, Received};
 use crate::ip_id::IpIds;
 use crate::listing::{Listing, Progress};
@@ -21,9 +21,10 @@ use crate::overload::Overload;
 use crate::pipeline::{Arrival, Fate, Parsed};
 use crate::plain::{Glance, Lane};
 use crate::request::{Notice, Request};
-use crate::roads::{Adjacency, NextHop};
+use crate::roads::NextHop;
 use crate::snapshot::{Published, Snapshot};
 use crate::spin::Spin;
+use crate::tunnel::{Exit, Out, Tunnels};
 use crate::unsolicited::Unsolicited;
 use crate::wire::{Ethernet, ethernet};
 use crate::xsk::ask_for_huge_pages;
@@ -78,6 +79,7 @@ impl Clock {
 struct Held<F> {
     received: Received<F>,
     parsed: Parsed,
+    hop: NextHop,
 }
 
 /// A worker: everything that one thread owns.
@@ -110,6 +112,7 @@ pub struct Worker<I: PacketIo> {
     pub(crate) glances: Vec<Glance>,
     pub(crate) odd: Vec<Arrival>,
     pub(crate) lane: Lane,
+    pub(crate) tunnels: Tunnels,
     pub(crate) taken_over: Vec<Known<I::Frame>>,
     next_housekeeping: Timestamp,
     /// Events of the NAT that were lost, counted so far.
@@ -138,7 +141,8 @@ impl<I: PacketIo> Worker<I> {
             let _ = ask_for_huge_pages(table);
         }
         let lifetime = snapshot.policy.fragment_lifetime();
-        let share = u64::from(hand_off.workers().max(1));
+        let hand_off_workers = hand_off.workers().max(1);
+        let share = u64::from(hand_off_workers);
         Self {
             id,
             io,
@@ -164,6 +168,7 @@ impl<I: PacketIo> Worker<I> {
             glances: Vec::with_capacity(BURST),
             odd: Vec::with_capacity(BURST),
             lane: Lane::default(),
+            tunnels: Tunnels::new(id, hand_off_workers),
             taken_over: Vec::with_capacity(BURST),
             next_housekeeping: now,
             events_lost: 0,
@@ -295,20 +300,14 @@ impl<I: PacketIo> Worker<I> {
         hop: NextHop,
         now: Timestamp,
     ) {
-        let neighbour = match hop {
-            NextHop::Adjacency(id) => match self.snapshot.roads.adjacency(id).copied() {
-                Some(Adjacency { mac: Some(mac), interface, .. }) => {
-                    return self.send(received.frame, interface, mac);
-                }
-                Some(adjacency) => (adjacency.interface, adjacency.address),
-                None => return self.drop_frame(received.frame, DropReason::NoRoute),
-            },
-            NextHop::Unknown(interface, address) => (interface, address),
-            NextHop::Unreachable | NextHop::Denied(_) | NextHop::NotOurs | NextHop::Hairpin => {
-                return self.drop_frame(received.frame, DropReason::NoRoute);
+        let flow = parsed.key.as_ref().map_or(0, HashedKey::flow);
+        match self.exit_by(hop) {
+            Exit::Open(way) => self.send(received.frame, way, flow),
+            Exit::Waits(neighbour) => {
+                self.hold_back(Held { received, parsed: *parsed, hop }, neighbour, now);
             }
-        };
-        self.hold_back(Held { received, parsed: *parsed }, neighbour, now);
+            Exit::Closed(reason) => self.refuse(received, Some(parsed), reason, now),
+        }
     }
 
     /// Lets a packet wait for its next hop.
@@ -328,7 +327,7 @@ impl<I: PacketIo> Worker<I> {
     }
 
     /// Has the kernel resolve a neighbour.
-    fn ask_for(&self, (interface, address): Neighbour) {
+    pub(crate) fn ask_for(&self, (interface, address): Neighbour) {
         if self.shared.notices.try_send(Notice::Resolve(interface, address)).is_err() {
             self.counters().events_lost.add(1);
         }
@@ -341,28 +340,61 @@ impl<I: PacketIo> Worker<I> {
     }
 
     #[inline]
-    fn send(&mut self, mut frame: I::Frame, interface: InterfaceId, destination: Mac) {
-        let link = self.interface(interface).map(|link| (link.mac, link.mtu));
-        let Some((source, mtu)) = link else {
-            return self.drop_frame(frame, DropReason::WrongInterface);
-        };
-        let bytes = self.io.bytes_mut(&mut frame);
-        let len = bytes.len();
-        match Ethernet::new_checked(bytes) {
-            Ok(mut ethernet) => ethernet.set_addresses(destination, source),
-            Err(malformed) => return self.drop_frame(frame, malformed.into()),
-        }
-        if len > ethernet::HEADER + usize::from(mtu) {
-            match self.send_oversized(frame, interface, mtu) {
-                Ok(()) => self.counters().forwarded.add(1),
-                Err(reason) => self.counters().drop_packet(reason),
-            }
-        } else if self.transmit(interface, frame) {
-            self.counters().forwarded.add(1);
+    fn send(&mut self, frame: I::Frame, way: Out, flow: u64) {
+        match self.send_by(frame, way, flow) {
+            Ok(()) => self.counters().forwarded.add(1),
+            Err(reason) => self.counters().drop_packet(reason),
         }
     }
 
-    /// Hands a frame to the interface; counts it there, or as dropped.
+    /// Sends a frame with its Ethernet addresses, in pieces if it is too long. What is not sent is released.
+    #[inline]
+    pub(crate) fn send_by(
+        &mut self,
+        mut frame: I::Frame,
+        way: Out,
+        flow: u64,
+    ) -> Result<(), DropReason> {
+        let bytes = self.io.bytes_mut(&mut frame);
+        let len = bytes.len();
+        match Ethernet::new_checked(bytes) {
+            Ok(mut ethernet) => ethernet.set_addresses(way.to, way.from),
+            Err(malformed) => {
+                self.io.release(frame);
+                return Err(malformed.into());
+            }
+        }
+        if len > ethernet::HEADER + usize::from(way.mtu) {
+            self.send_oversized(frame, way, flow)
+        } else if self.transmit_by(frame, way, flow) {
+            Ok(())
+        } else {
+            Err(DropReason::TransmitFull)
+        }
+    }
+
+    /// Hands a frame to the interface, or into the tunnel; counts it there.
+    #[inline]
+    pub(crate) fn transmit_by(&mut self, mut frame: I::Frame, way: Out, flow: u64) -> bool {
+        let len = self.io.bytes(&frame).len() as u64;
+        let by = match way.tunnel {
+            None => Some(way.interface),
+            Some(tunnel) => self.put_into_tunnel(tunnel, &mut frame, flow),
+        };
+        let Some(by) = by else {
+            self.io.release(frame);
+            return false;
+        };
+        let sent = self.io.transmit(by, frame);
+        if sent {
+            let counters = self.counters().interface(way.interface);
+            counters.transmitted_packets.add(1);
+            counters.transmitted_bytes.add(len);
+        }
+        sent
+    }
+
+    /// Hands what natgate answers to the interface that the question came by; counts it there, or as dropped.
     #[inline]
     fn transmit(&mut self, interface: InterfaceId, frame: I::Frame) -> bool {
         let sent = self.transmit_own(interface, frame);
@@ -372,9 +404,13 @@ impl<I: PacketIo> Worker<I> {
         sent
     }
 
-    /// The same for what natgate sends by itself: no packet that came in is lost with it.
+    /// The same for what natgate sends by itself: no packet that came in is lost with it. Back into a tunnel, it goes
+    /// by the routes: they know the way to whom it is for.
     #[inline]
     pub(crate) fn transmit_own(&mut self, interface: InterfaceId, frame: I::Frame) -> bool {
+        if self.interface(interface).is_some_and(|it| it.tunnel.is_some()) {
+            return self.send_back(interface, frame);
+        }
         let len = self.io.bytes(&frame).len() as u64;
         let sent = self.io.transmit(interface, frame);
         if sent {
@@ -392,7 +428,8 @@ impl<I: PacketIo> Worker<I> {
         }
         self.snapshot_version = version;
         self.snapshot = self.shared.snapshot.get();
-        self.lane.follow(&self.snapshot);
+        self.tunnels.follow(&self.snapshot);
+        self.lane.follow(&self.snapshot, &self.tunnels);
         self.nat.adopt(&self.snapshot.policy.pools);
         self.fragments.set_lifetime(self.snapshot.policy.fragment_lifetime());
         let answers = &self.snapshot.policy.answers;
@@ -411,10 +448,11 @@ impl<I: PacketIo> Worker<I> {
         let decided =
             |n, failures| known(n).is_some_and(|it| it.mac.is_some() || it.failures != failures);
         while let Some((neighbour, packets)) = self.hold.take(decided) {
-            let way = known(neighbour).and_then(|it| Some((it.interface, it.mac?)));
-            for Held { received, parsed } in packets {
-                if let Some((interface, mac)) = way {
-                    self.send(received.frame, interface, mac);
+            let resolved = known(neighbour).is_some_and(|it| it.mac.is_some());
+            for Held { received, parsed, hop } in packets {
+                if resolved {
+                    // It may have to wait for the next one: that of the underlay, behind a tunnel.
+                    self.forward(received, &parsed, hop, now);
                 } else {
                     let reason = DropReason::NeighbourUnresolved;
                     self.refuse(received, Some(&parsed), reason, now);
@@ -425,7 +463,7 @@ impl<I: PacketIo> Worker<I> {
     }
 
     fn drop_overdue(&mut self, now: Timestamp) {
-        for Held { received, parsed } in self.hold.take_overdue(now) {
+        for Held { received, parsed, .. } in self.hold.take_overdue(now) {
             self.refuse(received, Some(&parsed), DropReason::NeighbourUnresolved, now);
         }
         self.count_held();

@@ -32,6 +32,8 @@ pub struct Obituary {
     pub internal: Farewell,
     /// To the remote.
     pub external: Farewell,
+    /// The pod's overlay ([`FlowKey::overlay`](crate::endpoint::FlowKey::overlay)).
+    pub overlay: u16,
 }
 
 impl Nat {
@@ -139,6 +141,7 @@ impl Nat {
         self.obituaries.push_back(Obituary {
             internal: Farewell { src: remote, dst: internal, seq: inner, ack: outer },
             external: Farewell { src: public, dst: remote, seq: outer, ack: inner },
+            overlay: session.overlay(),
         });
     }
 

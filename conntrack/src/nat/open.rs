@@ -10,7 +10,7 @@ use crate::lease::Search;
 use crate::mapping::{Class, NewMapping};
 use crate::pool::{Pool, PoolId};
 use crate::session::{Direction, Owner, Slot, Via, reply_key};
-use crate::subscriber::{KEEP_LAST_BLOCK, NoBlock};
+use crate::subscriber::{Host, KEEP_LAST_BLOCK, NoBlock};
 use crate::table::NotAdded;
 use crate::tcp::{Segment, State};
 use crate::time::Timestamp;
@@ -49,13 +49,13 @@ fn first_state(key: &FlowKey, first: Option<&Segment>) -> Result<State, Refusal>
     }
 }
 
-/// The flow from inside whose session a packet with `key` belongs to, if `internal` is its inner end.
-fn outbound_key(key: &FlowKey, internal: Endpoint) -> FlowKey {
+/// The flow from inside whose session a packet with `key` belongs to, if `internal` in `overlay` is its inner end.
+fn outbound_key(key: &FlowKey, internal: Endpoint, overlay: u16) -> FlowKey {
     let dst = match key.realm {
         Realm::Internal => key.dst,
         Realm::External => key.src,
     };
-    FlowKey { src: internal, dst, protocol: key.protocol, realm: Realm::Internal }
+    FlowKey { src: internal, dst, protocol: key.protocol, realm: Realm::Internal, overlay }
 }
 
 /// What is remembered of a session that a packet from `realm` opens now, under a pool and a rule.
@@ -82,18 +82,23 @@ impl Nat {
         now: Timestamp,
     ) -> Result<Slot, Refusal> {
         let state = first_state(key, first)?;
-        self.counted((key, first), key.src.addr, admission.pool, now, |nat, number| {
-            nat.open_for(number, key, admission, state, now)
-        })
+        self.counted(
+            (key, first),
+            (key.src.addr, key.overlay),
+            admission.pool,
+            now,
+            |nat, number| nat.open_for(number, key, admission, state, now),
+        )
     }
 
-    /// Pairs the subscriber at `internal` with the address of `pool` on which configuration gave it ports,
-    /// unless it has an address: its other flows are to be seen under the same one (RFC 4787 REQ-2).
+    /// Pairs the subscriber at `internal`, in overlay 0 as all that configuration names, with the address of `pool`
+    /// on which it gave it ports, unless it has an address: its other flows are to be seen under the same one
+    /// (RFC 4787 REQ-2).
     pub fn pair(&mut self, internal: Ipv4Addr, pool: PoolId, public: Ipv4Addr, now: Timestamp) {
         let Some(settings) = self.pools.get(pool.index()).cloned() else { return };
         let mut addresses = settings.addresses.iter();
         let Some(index) = addresses.position(|address| address.addr == public) else { return };
-        let Some(number) = self.subscribers.get_or_insert(internal, now) else { return };
+        let Some(number) = self.subscribers.get_or_insert((internal, 0), now) else { return };
         let holding = self.subscribers.get_mut(number).holding_mut(pool);
         holding.pair_with(&settings, index as u16, now);
         self.settle_refused(number);
@@ -101,7 +106,7 @@ impl Nat {
 
     /// Opens a session through a mapping that configuration made. `key` is of the packet as it arrived,
     /// from either side; the slot is of its direction. No port is taken, so none can be wanting; the
-    /// session counts for the internal address as any other.
+    /// session counts for the internal address as any other; that is one in overlay 0.
     pub fn open_fixed(
         &mut self,
         key: &FlowKey,
@@ -111,8 +116,8 @@ impl Nat {
     ) -> Result<Slot, Refusal> {
         let state = first_state(key, first)?;
         let FixedMapping { internal, public, pool, rule } = mapping;
-        let outbound = outbound_key(key, internal);
-        self.counted((key, first), internal.addr, pool, now, |nat, subscriber| {
+        let outbound = outbound_key(key, internal, 0);
+        self.counted((key, first), (internal.addr, 0), pool, now, |nat, subscriber| {
             let settings = nat.admitted(subscriber, pool, state, key.realm, now)?;
             if key.realm == Realm::External {
                 let holding = nat.subscribers.get_mut(subscriber).holding_mut(pool);
@@ -145,9 +150,9 @@ impl Nat {
             return Err(Refusal::Filtered);
         }
         let state = first_state(key, first)?;
-        let outbound = outbound_key(key, mapping.internal);
-        let (addr, pool) = (mapping.internal.addr, mapping.pool);
-        self.counted((key, first), addr, pool, now, |nat, subscriber| {
+        let outbound = outbound_key(key, mapping.internal, mapping.overlay);
+        let (host, pool) = ((mapping.internal.addr, mapping.overlay), mapping.pool);
+        self.counted((key, first), host, pool, now, |nat, subscriber| {
             let pool = nat.admitted(subscriber, mapping.pool, state, key.realm, now)?;
             nat.has_room(number, &pool)?;
             let holding = nat.subscribers.get_mut(subscriber).holding_mut(pool.id);
@@ -158,12 +163,12 @@ impl Nat {
         })
     }
 
-    /// Opens a session for the subscriber at `internal` in `pool`, and counts it, or the refusal. `open` says
+    /// Opens a session for the subscriber `internal` in `pool`, and counts it, or the refusal. `open` says
     /// its outbound slot; the result is of the direction of the packet that came, with its first segment.
     fn counted(
         &mut self,
         (key, first): (&FlowKey, Option<&Segment>),
-        internal: Ipv4Addr,
+        internal: Host,
         pool: PoolId,
         now: Timestamp,
         open: impl FnOnce(&mut Self, u32) -> Result<Slot, Refusal>,

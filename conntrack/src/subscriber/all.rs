@@ -1,10 +1,8 @@
 //! Where is the subscriber with this address?
 
-use std::net::Ipv4Addr;
-
 use ahash::RandomState;
 
-use super::{Holding, Rare, Subscriber};
+use super::{Holding, Host, Rare, Subscriber};
 use crate::block::PortBlock;
 use crate::chunks::Slab;
 use crate::index::Index;
@@ -14,7 +12,7 @@ use crate::time::Timestamp;
 /// All subscribers of one worker.
 #[derive(Debug)]
 pub(crate) struct Subscribers {
-    by_addr: Index,
+    by_host: Index,
     all: Slab<Subscriber>,
     hasher: RandomState,
 }
@@ -24,22 +22,23 @@ impl Subscribers {
     /// is needed: whoever has no session is remembered for a while.
     pub(crate) fn new(max: usize) -> Self {
         let max = (4 * max).clamp(1 << 16, Owner::SUBSCRIBERS);
-        Self { by_addr: Index::new(max), all: Slab::default(), hasher: RandomState::new() }
+        Self { by_host: Index::new(max), all: Slab::default(), hasher: RandomState::new() }
     }
 
-    /// The number of the subscriber at `addr`, if known.
-    pub(crate) fn find(&self, addr: Ipv4Addr) -> Option<u32> {
-        let is_it = |number| self.all.get(number).is_some_and(|it: &Subscriber| it.addr == addr);
-        self.by_addr.find(self.hasher.hash_one(addr), is_it)
+    /// The number of the subscriber `host`, if known.
+    pub(crate) fn find(&self, host: Host) -> Option<u32> {
+        let is_it = |number| self.all.get(number).is_some_and(|it: &Subscriber| it.host() == host);
+        self.by_host.find(self.hasher.hash_one(host), is_it)
     }
 
-    /// The number of the subscriber at `addr`, who is made known if new; `None` if there are too many.
-    pub(crate) fn get_or_insert(&mut self, addr: Ipv4Addr, now: Timestamp) -> Option<u32> {
-        if let Some(number) = self.find(addr) {
+    /// The number of the subscriber `host`, who is made known if new; `None` if there are too many.
+    pub(crate) fn get_or_insert(&mut self, host: Host, now: Timestamp) -> Option<u32> {
+        if let Some(number) = self.find(host) {
             return Some(number);
         }
         let number = self.all.insert(Subscriber {
-            addr,
+            addr: host.0,
+            overlay: host.1,
             holdings: Vec::new(),
             sessions: 0,
             created: 0,
@@ -48,8 +47,8 @@ impl Subscribers {
             settle_at: Timestamp::NEVER,
         });
         let (all, hasher) = (&self.all, &self.hasher);
-        let hash_of = |number| all.get(number).map_or(0, |it| hasher.hash_one(it.addr));
-        let added = self.by_addr.insert(hasher.hash_one(addr), number, hash_of);
+        let hash_of = |number| all.get(number).map_or(0, |it| hasher.hash_one(it.host()));
+        let added = self.by_host.insert(hasher.hash_one(host), number, hash_of);
         if added.is_err() || number as usize >= Owner::SUBSCRIBERS {
             self.forget(number);
             return None;
@@ -76,7 +75,7 @@ impl Subscribers {
 
     pub(crate) fn forget(&mut self, number: u32) {
         if let Some(subscriber) = self.all.remove(number) {
-            self.by_addr.remove(self.hasher.hash_one(subscriber.addr), number);
+            self.by_host.remove(self.hasher.hash_one(subscriber.host()), number);
         }
     }
 
@@ -101,6 +100,6 @@ impl Subscribers {
             let rare = holding.rare.as_ref().map_or(0, |_| size_of::<Rare>());
             size_of::<Holding>() + rare + blocks.sum::<usize>()
         });
-        self.by_addr.bytes() + self.all.bytes() + held.sum::<usize>()
+        self.by_host.bytes() + self.all.bytes() + held.sum::<usize>()
     }
 }

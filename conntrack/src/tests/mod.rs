@@ -8,6 +8,7 @@ mod fixed;
 mod lifetime;
 mod limits;
 mod mapping;
+mod overlay;
 mod portless;
 mod ports;
 mod quotas;
@@ -54,7 +55,7 @@ fn remote(n: u8, port: u16) -> Endpoint {
 }
 
 fn key(protocol: Protocol, src: (Ipv4Addr, u16), dst: Endpoint) -> FlowKey {
-    FlowKey { src: Endpoint::new(src.0, src.1), dst, protocol, realm: Realm::Internal }
+    FlowKey { src: Endpoint::new(src.0, src.1), dst, protocol, realm: Realm::Internal, overlay: 0 }
 }
 
 /// One address with ports 1024 to 1151: two blocks of 64.
@@ -85,7 +86,13 @@ fn all_sessions(nat: &Nat, now: Timestamp) -> Vec<SessionView> {
 fn reply_to(nat: &Nat, key: &FlowKey) -> FlowKey {
     let slot = nat.find(key).unwrap();
     let rewrite = nat.rewrite(slot);
-    FlowKey { src: key.dst, dst: rewrite.src, protocol: key.protocol, realm: Realm::External }
+    FlowKey {
+        src: key.dst,
+        dst: rewrite.src,
+        protocol: key.protocol,
+        realm: Realm::External,
+        overlay: 0,
+    }
 }
 
 const CLASSES: [Behavior; 3] =
@@ -98,7 +105,7 @@ fn class(mapping: Behavior, filtering: Behavior) -> PoolSettings {
 
 /// What comes from `remote` to `public`.
 fn inbound(protocol: Protocol, remote: Endpoint, public: Endpoint) -> FlowKey {
-    FlowKey { src: remote, dst: public, protocol, realm: Realm::External }
+    FlowKey { src: remote, dst: public, protocol, realm: Realm::External, overlay: 0 }
 }
 
 /// The first segment of a connection, where there are connections.

@@ -45,9 +45,15 @@ fn check(nat: &Nat, pool: &Pool, now: Timestamp) {
             dst: s.remote,
             protocol: s.protocol,
             realm: Realm::Internal,
+            overlay: 0,
         };
-        let back =
-            FlowKey { src: s.remote, dst: s.public, protocol: s.protocol, realm: Realm::External };
+        let back = FlowKey {
+            src: s.remote,
+            dst: s.public,
+            protocol: s.protocol,
+            realm: Realm::External,
+            overlay: 0,
+        };
         assert_eq!(nat.rewrite(nat.find(&out).unwrap()).src, s.public);
         assert_eq!(nat.rewrite(nat.find(&back).unwrap()).dst, s.internal);
         let address = pool.addresses.iter().find(|a| a.addr == s.public.addr).unwrap();

@@ -250,7 +250,7 @@ impl<S: Subject> Run<S> {
         say: Say,
     ) -> Result<(), String> {
         let src = if protocol.index().is_some() { src } else { Endpoint::new(src.addr, 0) };
-        let key = FlowKey { src, dst, protocol, realm: Realm::Internal };
+        let key = FlowKey { src, dst, protocol, realm: Realm::Internal, overlay: 0 };
         let known =
             |s: &&Session| (s.protocol, s.internal, s.remote) == (key.protocol, key.src, key.dst);
         let tcp = self.reference.sessions.iter().find(known).and_then(|s| s.tcp);
@@ -271,7 +271,7 @@ impl<S: Subject> Run<S> {
         dst: Endpoint,
         say: Say,
     ) -> Result<(), String> {
-        let key = FlowKey { src, dst, protocol, realm: Realm::External };
+        let key = FlowKey { src, dst, protocol, realm: Realm::External, overlay: 0 };
         let known =
             |s: &&Session| (s.protocol, s.public, s.remote) == (key.protocol, key.dst, key.src);
         let tcp = self.reference.sessions.iter().find(known).and_then(|s| s.tcp);

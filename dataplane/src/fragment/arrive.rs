@@ -23,7 +23,7 @@ impl<I: PacketIo> Worker<I> {
         if parsed.packet.ttl <= 1 {
             return self.finish(received, &parsed, Err(DropReason::TtlExpired), now);
         }
-        let key = DatagramKey::of(&parsed.packet, parsed.realm);
+        let key = DatagramKey::of(&parsed);
         let Some(key) = key.filter(|_| !self.needs_no_ports(&parsed)) else {
             let fate = self.at_home(&mut received, &mut parsed, now);
             return self.finish(received, &parsed, fate, now);
@@ -106,7 +106,7 @@ impl<I: PacketIo> Worker<I> {
             parsed.packet.resolve(ports);
         }
         parsed.fresh_id = fresh_id.or_else(|| self.inbound_id(key, &parsed, now));
-        let flow = parsed.packet.flow_key(parsed.realm).ok();
+        let flow = parsed.flow_key().ok();
         parsed.key = flow.map(|flow| self.nat.secret().hash_key(&flow));
         let fate = self.at_home(&mut received, &mut parsed, now);
         self.finish(received, &parsed, fate, now);

@@ -61,23 +61,25 @@ pub(crate) struct DatagramKey {
     protocol: u8,
     id: u16,
     realm: Realm,
+    overlay: u16,
 }
 
 impl DatagramKey {
-    /// The key of the datagram that `packet` is a part of; `None` for protocols that aren't translated.
-    pub(crate) fn of(packet: &Packet, realm: Realm) -> Option<Self> {
+    /// The key of the datagram that a packet is a part of; `None` for protocols that aren't translated.
+    pub(crate) fn of(parsed: &Parsed) -> Option<Self> {
+        let &Parsed { ref packet, realm, overlay, .. } = parsed;
         let protocol = packet.protocol()?.number();
         let (src, dst) = (packet.src.addr, packet.dst.addr);
-        Some(Self { src, dst, protocol, id: packet.id, realm })
+        Some(Self { src, dst, protocol, id: packet.id, realm, overlay })
     }
 
     fn source(&self) -> Source {
-        (self.realm, self.src)
+        (self.realm, self.overlay, self.src)
     }
 }
 
-/// Who sends: an address, and the side it is on.
-type Source = (Realm, Ipv4Addr);
+/// Who sends: an address, and the side and overlay it is in.
+type Source = (Realm, u16, Ipv4Addr);
 
 /// What a source has now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -430,8 +430,13 @@ fn trailers_are_no_part_of_an_error_and_payloads_of_queries_no_quote() {
 /// The public endpoint of a session of `from` to `to`, wherever it lives.
 fn public_of(rig: &Rig, from: (Addr, u16), to: (Addr, u16)) -> (Addr, u16) {
     let end = |(addr, port)| Endpoint::new(addr, port);
-    let key =
-        FlowKey { src: end(from), dst: end(to), protocol: Protocol::Udp, realm: Realm::Internal };
+    let key = FlowKey {
+        src: end(from),
+        dst: end(to),
+        protocol: Protocol::Udp,
+        realm: Realm::Internal,
+        overlay: 0,
+    };
     let found = rig.workers.iter().find_map(|w| Some(w.nat.rewrite(w.nat.find(&key)?).src));
     let public = found.expect("a session");
     (public.addr, public.port)

@@ -16,6 +16,7 @@ mod icmp;
 mod icmp_errors;
 mod ip_id;
 mod limits;
+mod overlays;
 mod own_addresses;
 mod own_errors;
 mod packets;
@@ -29,6 +30,7 @@ mod roads;
 mod tcp;
 mod too_big;
 mod translate;
+mod tunnel;
 mod work;
 
 use std::collections::HashMap;

@@ -12,6 +12,7 @@ pub(crate) mod plain;
 pub mod quote;
 pub mod tcp;
 pub mod udp;
+pub(crate) mod vxlan;
 
 pub use arp::Arp;
 pub use ethernet::{EtherType, Ethernet};

@@ -19,6 +19,12 @@ mod field {
     pub(super) const CHECKSUM: usize = 16;
 }
 
+/// Kinds of options: end of the list, no operation, maximum segment size, window scale.
+const END: u8 = 0;
+const NO_OPERATION: u8 = 1;
+const MAXIMUM_SEGMENT_SIZE: u8 = 2;
+const WINDOW_SCALE: u8 = 3;
+
 /// Offset of the checksum, for [`super::super::packet`].
 pub(crate) const CHECKSUM: usize = field::CHECKSUM;
 
@@ -93,14 +99,21 @@ impl<B: AsRef<[u8]>> Tcp<B> {
     /// The window scale option (RFC 7323 section 2.2), at most 14.
     #[cold]
     fn window_scale(&self) -> Option<u8> {
-        let mut options = &self.0.as_ref()[HEADER..self.header_len()];
+        let at = self.option(WINDOW_SCALE, 3)?;
+        Some(14.min(*self.0.as_ref().get(at + 2)?))
+    }
+
+    /// Where the first option of this kind begins; it has this length, and lies in the header as a whole.
+    fn option(&self, wanted: u8, length: u8) -> Option<usize> {
+        let header = &self.0.as_ref()[..self.header_len()];
+        let mut at = HEADER;
         loop {
-            match options {
-                [1, rest @ ..] => options = rest,
-                [3, 3, shift, ..] => return Some(14.min(*shift)),
-                [kind, len, ..] if *kind != 0 && *len >= 2 => {
-                    options = options.get(usize::from(*len)..)?;
+            match header.get(at..)? {
+                [NO_OPERATION, ..] => at += 1,
+                [kind, len, ..] if *kind == wanted && *len == length => {
+                    return (at + usize::from(length) <= header.len()).then_some(at);
                 }
+                [kind, len, ..] if *kind != END && *len >= 2 => at += usize::from(*len),
                 _ => return None,
             }
         }
@@ -116,6 +129,26 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Tcp<B> {
         write_u16(b, field::DST, dst);
         let old = read_u16(b, field::CHECKSUM);
         write_u16(b, field::CHECKSUM, checksum::update(old, delta));
+    }
+}
+
+impl<B: AsRef<[u8]> + AsMut<[u8]>> Tcp<B> {
+    /// Lowers the maximum segment size that is announced (RFC 9293 section 3.7.1) to `most`, if it is more.
+    pub fn lower_mss(&mut self, most: u16) {
+        let Some(at) = self.option(MAXIMUM_SEGMENT_SIZE, 4).map(|option| option + 2) else {
+            return;
+        };
+        let b = self.0.as_mut();
+        let old = read_u16(b, at);
+        if old <= most {
+            return;
+        }
+        write_u16(b, at, most);
+        // At an odd place its bytes stand the other way round in the words of the sum (RFC 1071, 2B).
+        let [old, new] = [old, most].map(|it| if at % 2 == 0 { it } else { it.swap_bytes() });
+        let delta = checksum::fold(u64::from(!old) + u64::from(new));
+        let checksum = read_u16(b, field::CHECKSUM);
+        write_u16(b, field::CHECKSUM, checksum::update(checksum, ChecksumDelta(delta)));
     }
 }
 

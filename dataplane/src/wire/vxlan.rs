@@ -1,0 +1,183 @@
+//! VXLAN over UDP and IPv4 (RFC 7348): a frame in a packet.
+//!
+//! The congestion bits go in and out by RFC 6040, in normal mode.
+
+use std::net::Ipv4Addr;
+
+use super::{checksum, ethernet, ipv4, read_u16, read_u32, udp, write_u16};
+use crate::interface::{Mac, OuterDf, Tunnel};
+
+/// What stands before the inner frame: Ethernet, IPv4, UDP and VXLAN.
+pub(crate) const HEADERS: usize = at::VXLAN + 8;
+/// By so much an outer IP packet is longer than the inner one.
+pub(crate) const OVERHEAD: u16 = (ipv4::HEADER + udp::HEADER + 8 + ethernet::HEADER) as u16;
+const UDP_NUMBER: u8 = 17;
+const DONT_FRAGMENT: u16 = 0x4000;
+/// Not congested, and the ends don't care.
+const NOT_ECT: u8 = 0;
+const ECT_1: u8 = 1;
+const ECT_0: u8 = 2;
+/// Congestion experienced.
+const CE: u8 = 3;
+/// The bits of these in the octet of DSCP and ECN.
+pub(crate) const ECN: u8 = 3;
+
+mod at {
+    use super::{ethernet, ipv4, udp};
+    pub(super) const TYPE: usize = 12;
+    pub(super) const IP: usize = ethernet::HEADER;
+    pub(super) const TOS: usize = IP + 1;
+    pub(super) const TOTAL_LEN: usize = IP + 2;
+    pub(super) const ID: usize = IP + 4;
+    pub(super) const FRAGMENT: usize = IP + 6;
+    pub(super) const TTL: usize = IP + 8;
+    pub(super) const PROTOCOL: usize = IP + 9;
+    pub(super) const CHECKSUM: usize = IP + 10;
+    pub(super) const SRC: usize = IP + 12;
+    pub(super) const DST: usize = IP + 16;
+    pub(super) const UDP: usize = IP + ipv4::HEADER;
+    pub(super) const UDP_DST: usize = UDP + 2;
+    pub(super) const UDP_LEN: usize = UDP + 4;
+    pub(super) const UDP_CHECKSUM: usize = UDP + 6;
+    pub(super) const VXLAN: usize = UDP + udp::HEADER;
+    pub(super) const VNI: usize = VXLAN + 4;
+}
+
+/// The number of the network is valid, and nothing else is said.
+const FLAGS: u32 = 0x0800_0000;
+
+/// What a packet to one end of a tunnel is put into: all that is the same for all of them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Envelope {
+    headers: [u8; HEADERS],
+    /// The sum of the IP header as it stands in `headers`.
+    sum: u32,
+    /// What is taken over from the inner packet's octet of DSCP and ECN, and from its time to live.
+    tos_mask: u8,
+    ttl_mask: u8,
+    df_mask: u16,
+    first_port: u16,
+    ports: u32,
+    checksum: bool,
+}
+
+impl Envelope {
+    /// For packets through `tunnel` to `remote`, by the neighbour `to` on the underlay, sent by our `from` there.
+    pub(crate) fn new(tunnel: &Tunnel, remote: Ipv4Addr, (from, to): (Mac, Mac)) -> Self {
+        let mut headers = [0; HEADERS];
+        headers[..6].copy_from_slice(&to.0);
+        headers[6..at::TYPE].copy_from_slice(&from.0);
+        headers[at::TYPE] = 0x08;
+        headers[at::IP] = 0x45;
+        headers[at::TOS] = tunnel.tos.unwrap_or(0) & !ECN;
+        let df = tunnel.df == OuterDf::Set;
+        write_u16(&mut headers, at::FRAGMENT, if df { DONT_FRAGMENT } else { 0 });
+        headers[at::TTL] = tunnel.ttl.unwrap_or(0);
+        headers[at::PROTOCOL] = UDP_NUMBER;
+        headers[at::SRC..at::DST].copy_from_slice(&tunnel.local.octets());
+        headers[at::DST..at::UDP].copy_from_slice(&remote.octets());
+        write_u16(&mut headers, at::UDP_DST, tunnel.port);
+        headers[at::VXLAN..at::VNI].copy_from_slice(&FLAGS.to_be_bytes());
+        headers[at::VNI..].copy_from_slice(&(tunnel.vni << 8).to_be_bytes());
+        let (first, last) = tunnel.source_ports;
+        Self {
+            headers,
+            sum: u32::from(checksum::fold(checksum::sum(&headers[at::IP..at::UDP]))),
+            tos_mask: if tunnel.tos.is_none() { 0xff } else { ECN },
+            ttl_mask: if tunnel.ttl.is_none() { 0xff } else { 0 },
+            df_mask: if tunnel.df == OuterDf::Inherit { DONT_FRAGMENT } else { 0 },
+            first_port: first,
+            ports: u32::from(last.saturating_sub(first)) + 1,
+            checksum: tunnel.checksum,
+        }
+    }
+
+    /// What is written before `inner`, a frame with an IPv4 packet of the flow `flow`; `id` is the identification.
+    /// `None` if that is no such frame, or too long.
+    #[inline]
+    pub(crate) fn headers(&self, inner: &[u8], flow: u64, id: u16) -> Option<[u8; HEADERS]> {
+        let head: &[u8; ethernet::HEADER + ipv4::HEADER] = inner.first_chunk()?;
+        let udp_len = u16::try_from(inner.len() + (HEADERS - at::UDP)).ok()?;
+        let len = udp_len.checked_add(ipv4::HEADER as u16)?;
+        let tos = head[at::TOS] & self.tos_mask;
+        let ttl = head[at::TTL] & self.ttl_mask;
+        let df = u16::from_be_bytes([head[at::FRAGMENT], head[at::FRAGMENT + 1]]) & self.df_mask;
+        let mut headers = self.headers;
+        headers[at::TOS] |= tos;
+        write_u16(&mut headers, at::TOTAL_LEN, len);
+        write_u16(&mut headers, at::ID, id);
+        headers[at::FRAGMENT] |= (df >> 8) as u8;
+        headers[at::TTL] |= ttl;
+        let words = [tos.into(), len, id, df, u16::from(ttl) << 8].map(u32::from);
+        let sum = self.sum + words.iter().sum::<u32>();
+        write_u16(&mut headers, at::CHECKSUM, !checksum::fold(sum.into()));
+        // As the kernel chooses it: the flow's hash as a fraction of the range.
+        let port = (u64::from(flow as u32) * u64::from(self.ports)) >> 32;
+        write_u16(&mut headers, at::UDP, self.first_port + port as u16);
+        write_u16(&mut headers, at::UDP_LEN, udp_len);
+        if self.checksum {
+            sign(&mut headers, inner);
+        }
+        Some(headers)
+    }
+}
+
+/// Writes the UDP checksum.
+#[cold]
+fn sign(headers: &mut [u8; HEADERS], inner: &[u8]) {
+    let len = read_u16(headers, at::UDP_LEN);
+    let pseudo = checksum::sum(&headers[at::SRC..at::UDP]) + u64::from(UDP_NUMBER) + u64::from(len);
+    let sum = pseudo + checksum::sum(&headers[at::UDP..]) + checksum::sum(inner);
+    let sum = !checksum::fold(sum);
+    write_u16(headers, at::UDP_CHECKSUM, if sum == 0 { 0xffff } else { sum });
+}
+
+/// By which a tunnel is known that ends here: address, UDP port and network.
+pub(crate) type End = (Ipv4Addr, u16, u32);
+
+/// A packet that is the outside of a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Outer {
+    pub(crate) end: End,
+    /// Length of the inner frame; `None` if the lengths contradict each other.
+    pub(crate) len: Option<usize>,
+    /// Its ECN field.
+    pub(crate) ecn: u8,
+}
+
+/// Whether `frame` has the shape of VXLAN in whole IPv4 packets without options, with an intact header. Its UDP checksum
+/// is not looked at: what is inside has its own (RFC 7348 section 4.1 leaves it open).
+#[inline]
+pub(crate) fn look(frame: &[u8]) -> Option<Outer> {
+    let head: &[u8; HEADERS] = frame.first_chunk()?;
+    let shape = read_u32(head, at::TYPE) >> 8;
+    let whole = read_u16(head, at::FRAGMENT) & !DONT_FRAGMENT == 0;
+    if shape != 0x08_0045 || head[at::PROTOCOL] != UDP_NUMBER || !whole {
+        return None;
+    }
+    let vni = read_u32(head, at::VNI);
+    if read_u32(head, at::VXLAN) != FLAGS || vni & 0xff != 0 {
+        return None;
+    }
+    let header: &[u8; ipv4::HEADER] = head[at::IP..].first_chunk()?;
+    if !checksum::is_right(header, &[]) {
+        return None;
+    }
+    let end = (read_u32(head, at::DST).into(), read_u16(head, at::UDP_DST), vni >> 8);
+    let (total, udp_len) = (read_u16(head, at::TOTAL_LEN), read_u16(head, at::UDP_LEN));
+    let fits = at::IP + usize::from(total) <= frame.len()
+        && usize::from(udp_len) + ipv4::HEADER <= usize::from(total);
+    let len = usize::from(udp_len).checked_sub(HEADERS - at::UDP).filter(|_| fits);
+    Some(Outer { end, len, ecn: head[at::TOS] & ECN })
+}
+
+/// The ECN field of a packet that comes out of a tunnel, by its own and the outer one (RFC 6040 section 4.2).
+/// `None`: it must be dropped.
+pub(crate) const fn combined_ecn(inner: u8, outer: u8) -> Option<u8> {
+    match (inner, outer) {
+        (NOT_ECT, CE) => None,
+        (ECT_0 | ECT_1, CE) => Some(CE),
+        (ECT_0, ECT_1) => Some(ECT_1),
+        (inner, _) => Some(inner),
+    }
+}
