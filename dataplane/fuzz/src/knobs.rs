@@ -32,6 +32,7 @@ impl Knobs {
                 ..Answers::default()
             },
             mtu: [1500, if self.narrow { 1280 } else { 1500 }],
+            tunnel: false,
         }
     }
 

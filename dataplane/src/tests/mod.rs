@@ -31,6 +31,7 @@ mod tcp;
 mod too_big;
 mod translate;
 mod tunnel;
+mod tunnel_mtu;
 mod work;
 
 use std::collections::HashMap;
