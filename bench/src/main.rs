@@ -13,7 +13,7 @@ use bench::level4;
 use bench::machine::Machine;
 use bench::suite::{Level, Options, Report, compare, table};
 use bench::veth::command::{self as veth, Veth};
-use bench::{memory, packets};
+use bench::{memory, packets, scaling};
 use clap::{Args, Parser, Subcommand, ValueEnum as _};
 
 /// Measures natgate, its limit and its peers, and prints what was asked for and what was reached.
@@ -63,6 +63,24 @@ enum Measurement {
     Setup(Setup),
     /// Measures what changes with size, in memory: bytes a session, the longest turn while the table grows, rules.
     Scale(Scale),
+    /// Measures two workers or more, in memory: packets that arrive at their home, and packets that are handed over.
+    Workers(Workers),
+}
+
+#[derive(Args)]
+struct Workers {
+    /// Live flows of each worker.
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1 << 10, 1 << 16])]
+    flows: Vec<u32>,
+    /// Numbers of workers, each of which has a core.
+    #[arg(long = "workers", value_name = "N", value_delimiter = ',', default_values_t = [2])]
+    counts: Vec<u16>,
+    /// Repetitions.
+    #[arg(long, value_name = "N", default_value_t = 7)]
+    repetitions: usize,
+    /// Packets of each worker in a repetition.
+    #[arg(long, value_name = "N", default_value_t = 1 << 22)]
+    packets: usize,
 }
 
 #[derive(Args)]
@@ -168,6 +186,7 @@ fn run() -> Result<ExitCode> {
         Some(Measurement::Memory(arguments)) => run_memory(arguments)?,
         Some(Measurement::Setup(arguments)) => run_setup(&arguments)?,
         Some(Measurement::Scale(arguments)) => run_scale(&arguments)?,
+        Some(Measurement::Workers(arguments)) => run_workers(arguments)?,
         Some(Measurement::Veth(arguments)) => {
             let results = veth::run(&arguments, &Machine::here().line())?;
             println!("{}\n\n{}", results.machine.join("\n"), results.tables()?);
@@ -263,6 +282,17 @@ fn run_scale(arguments: &Scale) -> Result<()> {
                 cost.compile, cost.look_up
             );
         }
+    }
+    Ok(())
+}
+
+fn run_workers(arguments: Workers) -> Result<()> {
+    let Workers { flows, counts: workers, repetitions, packets } = arguments;
+    for row in scaling::rows(&scaling::Settings { flows, workers, repetitions, packets })? {
+        let ratios = row.ratios.iter();
+        let ratios = ratios.map(|it| format!(", {} times {}", it.value.show(1.0, 2), it.of));
+        let name = row.name();
+        println!("{name}: {} Mpps{}", row.figure.show(1.0, 2), ratios.collect::<String>());
     }
     Ok(())
 }

@@ -126,6 +126,7 @@ impl Secret {
     }
 
     /// The worker where the subscriber with this internal address lives, in any overlay.
+    #[inline]
     pub fn home(&self, subscriber: Ipv4Addr, workers: u16) -> u16 {
         self.worker_for(u32::from(subscriber), workers)
     }

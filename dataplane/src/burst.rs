@@ -13,6 +13,9 @@ use crate::plain::{Glance, Run};
 use crate::tunnel::TunnelId;
 use crate::worker::Worker;
 
+/// Where more than one in so many packets was handed over in the last burst, homes are looked for before sessions.
+const MANY: usize = 8;
+
 /// How a packet came to this worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Came {
@@ -30,9 +33,50 @@ impl<I: PacketIo> Worker<I> {
         if self.tunnels.any() {
             self.take_out_of_tunnels(&mut burst);
         }
-        self.process(&mut burst, Came::ByInterface, now);
+        if packets > 0 {
+            let given = self.counters().handed_over.get();
+            if self.hand_off.workers() > 1 && self.many_elsewhere {
+                self.send_home(&mut burst);
+            }
+            self.process(&mut burst, Came::ByInterface, now);
+            let given = self.counters().handed_over.get() - given;
+            self.many_elsewhere = given as usize > packets / MANY;
+        }
         self.burst = burst;
         packets
+    }
+
+    /// Before anything else is done with a burst: lets those packets that live elsewhere arrive there. They are looked
+    /// at no further than that takes. What is not plainly anybody's stays, and all that came after it: a flow's packets
+    /// keep their order.
+    #[inline(never)] // with registers of its own
+    fn send_home(&mut self, burst: &mut Vec<Received<I::Frame>>) {
+        io::touch_headers(&self.io, burst);
+        let mut came = Run::NONE;
+        let mut staying = std::mem::take(&mut self.staying);
+        let mut packets = burst.drain(..);
+        for received in packets.by_ref() {
+            let frame = self.io.bytes(&received.frame);
+            let home =
+                self.lane.peek(frame, received.interface).and_then(|ends| self.home_of_ends(&ends));
+            match home {
+                Some(home) if home != self.id => {
+                    if let Some(run) = came.add(received.interface, frame.len()) {
+                        self.count_received(run);
+                    }
+                    self.let_arrive_at(home, received);
+                }
+                Some(_) => staying.push(received),
+                None => {
+                    staying.push(received);
+                    break;
+                }
+            }
+        }
+        staying.extend(packets);
+        self.count_received(came);
+        std::mem::swap(burst, &mut staying);
+        self.staying = staying;
     }
 
     /// A burst, stage by stage. A stage's reads of memory don't wait for each other.
@@ -40,7 +84,10 @@ impl<I: PacketIo> Worker<I> {
     fn process(&mut self, burst: &mut Vec<Received<I::Frame>>, by: Came, now: Timestamp) {
         let mut glances = std::mem::take(&mut self.glances);
         let mut odd = std::mem::take(&mut self.odd);
-        io::touch_headers(&self.io, burst);
+        match by {
+            Came::ByInterface => io::touch_headers(&self.io, burst),
+            Came::ByHandOff => io::fetch_headers(&self.io, burst),
+        }
         self.look_at_burst(burst, &mut glances, &mut odd);
         self.find_sessions(&mut glances);
         self.finish_burst(burst, (&glances, &mut odd), by, now);

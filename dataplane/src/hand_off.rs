@@ -4,7 +4,8 @@
 //! consumer. The frame's token moves, its bytes don't. A full ring drops and counts; it never blocks.
 //!
 //! What crosses is little, because every line that crosses is asked for twice, by the giver to write it and by
-//! the taker to read it. So most packets are only tokens: the taker parses them as if they had arrived there.
+//! the taker to read it. So most packets are only tokens: the giver looks at them no further than to see whose they
+//! are ([`Worker::send_home`](crate::worker::Worker)), and the taker looks at them as if they had arrived there.
 //! What was found out about the others can't be read from their bytes, and goes with them in a second ring.
 //! Packets are collected while a burst is processed, shown together and taken together: each side writes
 //! its index once a burst, and two workers share no other line that is written.
@@ -59,13 +60,20 @@ pub struct HandOff<F> {
     // On lines of their own: the ends of different workers are made side by side.
     to: Vec<CachePadded<To<F>>>,
     from: Vec<CachePadded<From<F>>>,
+    /// Some worker was given something that it does not see yet.
+    collected: bool,
+}
+
+impl<F> Default for HandOff<F> {
+    fn default() -> Self {
+        Self { to: Vec::new(), from: Vec::new(), collected: false }
+    }
 }
 
 impl<F> HandOff<F> {
     /// The rings between as many workers as there are `wakers`, in order.
     pub fn between(wakers: &[Waker]) -> Vec<Self> {
-        let mut ends: Vec<Self> =
-            wakers.iter().map(|_| Self { to: Vec::new(), from: Vec::new() }).collect();
+        let mut ends: Vec<Self> = wakers.iter().map(|_| Self::default()).collect();
         for giver in 0..wakers.len() {
             for (taker, waker) in wakers.iter().enumerate() {
                 let (to_arrivals, arrivals) = ring(RING_SIZE);
@@ -90,6 +98,7 @@ impl<F> HandOff<F> {
         worker: u16,
         received: Received<F>,
     ) -> Result<(), Received<F>> {
+        self.collected = true;
         match self.to.get_mut(usize::from(worker)) {
             Some(to) => to.arrivals.give(received),
             None => Err(received),
@@ -98,6 +107,7 @@ impl<F> HandOff<F> {
 
     /// Gives a packet and what is known of it to `worker`, in the same way.
     pub(crate) fn give(&mut self, worker: u16, packet: Known<F>) -> Result<(), Known<F>> {
+        self.collected = true;
         match self.to.get_mut(usize::from(worker)) {
             Some(to) => to.known.give(packet),
             None => Err(packet),
@@ -106,6 +116,9 @@ impl<F> HandOff<F> {
 
     /// Shows the other workers what they were given, and wakes those of them that sleep.
     pub(crate) fn wake(&mut self) {
+        if !std::mem::take(&mut self.collected) {
+            return;
+        }
         for to in &mut self.to {
             if to.arrivals.show() | to.known.show() {
                 to.waker.wake();

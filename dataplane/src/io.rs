@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::interface::InterfaceId;
 use crate::waker::Waker;
+use crate::xsk::fetch_to_write;
 
 /// Packets moved per call at most.
 pub const BURST: usize = 64;
@@ -108,5 +109,12 @@ pub fn touch_headers<I: PacketIo>(io: &I, burst: &[Received<I::Frame>]) {
     const IN_THE_HEADER: usize = 23;
     for received in burst {
         std::hint::black_box(io.bytes(&received.frame).get(IN_THE_HEADER).copied());
+    }
+}
+
+/// The same for packets that another core has just read: it gives the lines away at once.
+pub(crate) fn fetch_headers<I: PacketIo>(io: &I, burst: &[Received<I::Frame>]) {
+    for received in burst {
+        fetch_to_write(io.bytes(&received.frame));
     }
 }

@@ -16,6 +16,7 @@ pub mod forward;
 mod fragment;
 pub mod hand_off;
 mod hold;
+mod home;
 mod icmp_error;
 mod identify;
 pub mod interface;

@@ -286,30 +286,6 @@ impl<I: PacketIo> Worker<I> {
         Ok(())
     }
 
-    /// The worker that owns the packet's subscriber: a hash from inside, one array look-up from outside.
-    pub(crate) fn home_of(&self, parsed: &Parsed) -> Result<u16, DropReason> {
-        let &Parsed { ref packet, realm, .. } = parsed;
-        if realm == Realm::Internal {
-            let pod = packet.own_end(realm).addr;
-            return Ok(self.nat.secret().home(pod, self.hand_off.workers()));
-        }
-        match self.snapshot.policy.addresses.get(&packet.dst.addr) {
-            Some(address) => {
-                let key = packet.flow_key(realm)?;
-                let (secret, workers) = (self.nat.secret(), self.hand_off.workers());
-                if let Some(fixed) = self.snapshot.policy.forwards.by_public(key.protocol, key.dst)
-                {
-                    return Ok(secret.home(fixed.internal.addr, workers));
-                }
-                address
-                    .home_of(key.protocol, key.dst.port, key.src, secret, workers)
-                    .ok_or_else(|| packet.no_session())
-            }
-            // A reply to exempt traffic: no state, so any worker will do.
-            None => Ok(self.id),
-        }
-    }
-
     /// The next hop of a session's packets: kept until the mirror's routes to there change.
     #[inline]
     pub(crate) fn next_hop(

@@ -4,7 +4,7 @@
 //! A packet that is not plain leaves the lane before anything has changed, and takes the way in
 //! [`pipeline`](crate::pipeline) at its own turn. Both do the same to a plain one, which `tests/plain.rs` proves.
 
-use conntrack::{Acknowledgement, HashedKey, Protocol, Realm, Secret, Timestamp};
+use conntrack::{Acknowledgement, Endpoint, HashedKey, Protocol, Realm, Secret, Timestamp};
 
 use crate::identify::kind;
 use crate::interface::InterfaceId;
@@ -34,6 +34,15 @@ pub(crate) struct Plain {
     len: u16,
     /// It keeps its identification.
     atomic: bool,
+}
+
+/// What is known of a packet of the plain shape that is not looked at any further.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ends {
+    pub(crate) src: Endpoint,
+    pub(crate) dst: Endpoint,
+    pub(crate) protocol: Protocol,
+    pub(crate) realm: Realm,
 }
 
 /// Where packets come in.
@@ -112,13 +121,37 @@ impl Lane {
         let Headers { addresses, ports, protocol, len, atomic } =
             plain::look(frame, entrance.own, entrance.partial_checksums)?;
         let realm = entrance.realm;
-        let source = (addresses >> 32) as u32;
-        // Nobody outside sends in the name of a public address.
-        if realm == Realm::External && source.wrapping_sub(self.public.0) <= self.public.1 {
+        if realm == Realm::External && self.is_among_public(addresses) {
             return None;
         }
         let key = secret.hash_words(addresses, ports, protocol, (realm, entrance.overlay));
         Some(Glance { key, plain: Some(Plain { realm, protocol, len, atomic }) })
+    }
+}
+
+impl Lane {
+    /// The ends of a packet that came in by `interface`, if it may be plain. Whoever goes on with it looks at it whole.
+    #[inline]
+    pub(crate) fn peek(&self, frame: &[u8], interface: InterfaceId) -> Option<Ends> {
+        #[cfg(test)]
+        if self.closed {
+            return None;
+        }
+        let entrance = self.entrances.get(interface.index())?.as_ref()?;
+        let (addresses, ports, protocol) = plain::peek(frame, entrance.own)?;
+        let realm = entrance.realm;
+        if realm == Realm::External && self.is_among_public(addresses) {
+            return None;
+        }
+        let end = |addr: u64, port: u32| Endpoint::new((addr as u32).into(), port as u16);
+        let (src, dst) = (end(addresses >> 32, ports >> 16), end(addresses, ports));
+        Some(Ends { src, dst, protocol, realm })
+    }
+
+    /// Whether the source may be a public address: nobody outside sends in the name of one.
+    #[inline]
+    fn is_among_public(&self, addresses: u64) -> bool {
+        ((addresses >> 32) as u32).wrapping_sub(self.public.0) <= self.public.1
     }
 }
 

@@ -68,13 +68,23 @@ pub struct Addresses {
     /// The lowest, and how far the highest is from there.
     lowest: u32,
     extent: u32,
+    /// By distance from the lowest, unless the highest is too far away.
+    near: Box<[Option<Arc<PublicAddress>>]>,
 }
+
+/// Addresses that are no farther apart than this are found by their distance.
+const NEAR: u32 = 1 << 12;
 
 impl Addresses {
     /// The address object of `addr`, if it is a pool's.
+    #[inline]
     pub fn get(&self, addr: &Ipv4Addr) -> Option<&Arc<PublicAddress>> {
-        if u32::from(*addr).wrapping_sub(self.lowest) > self.extent {
+        let distance = u32::from(*addr).wrapping_sub(self.lowest);
+        if distance > self.extent {
             return None;
+        }
+        if let Some(near) = self.near.get(distance as usize) {
+            return near.as_ref();
         }
         self.all.get(addr)
     }
@@ -111,7 +121,10 @@ impl FromIterator<Arc<PublicAddress>> for Addresses {
         let all: HashMap<_, _, _> = addresses.into_iter().map(|it| (it.addr, it)).collect();
         let numbers = || all.keys().map(|&addr| u32::from(addr));
         let (lowest, highest) = (numbers().min().unwrap_or(0), numbers().max().unwrap_or(0));
-        Self { all, lowest, extent: highest - lowest }
+        let extent = highest - lowest;
+        let count = if extent < NEAR && !all.is_empty() { extent + 1 } else { 0 };
+        let near = (0..count).map(|n| all.get(&Ipv4Addr::from(lowest + n)).cloned()).collect();
+        Self { all, lowest, extent, near }
     }
 }
 

@@ -111,6 +111,10 @@ pub struct Worker<I: PacketIo> {
     pub(crate) burst: Vec<Received<I::Frame>>,
     pub(crate) glances: Vec<Glance>,
     pub(crate) odd: Vec<Arrival>,
+    /// What stays of a burst.
+    pub(crate) staying: Vec<Received<I::Frame>>,
+    /// Many packets of the last burst live at other workers.
+    pub(crate) many_elsewhere: bool,
     pub(crate) lane: Lane,
     pub(crate) tunnels: Tunnels,
     pub(crate) taken_over: Vec<Known<I::Frame>>,
@@ -167,6 +171,8 @@ impl<I: PacketIo> Worker<I> {
             burst: Vec::with_capacity(BURST),
             glances: Vec::with_capacity(BURST),
             odd: Vec::with_capacity(BURST),
+            staying: Vec::with_capacity(BURST),
+            many_elsewhere: false,
             lane: Lane::default(),
             tunnels: Tunnels::new(id, hand_off_workers),
             taken_over: Vec::with_capacity(BURST),
@@ -201,9 +207,11 @@ impl<I: PacketIo> Worker<I> {
     pub fn turn(&mut self, now: Timestamp) -> usize {
         self.follow_snapshot(now);
         self.overload.begin(now);
-        let packets = self.take_burst(now) + self.take_hand_offs(now);
-        self.overload.end(packets);
+        let arrived = self.take_burst(now);
         self.hand_off.wake();
+        let packets = arrived + self.take_hand_offs(now);
+        self.hand_off.wake();
+        self.overload.end(packets);
         if packets > 0 && now >= self.next_housekeeping {
             // It is always due when a packet ends a long silence, which must not wait for it.
             self.io.flush();

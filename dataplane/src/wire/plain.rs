@@ -83,11 +83,8 @@ pub(crate) struct Headers {
 #[inline]
 pub(crate) fn look(frame: &[u8], own: MacWord, partial: bool) -> Option<Headers> {
     let head: &[u8; UDP] = frame.first_chunk()?;
-    let dst = u64::from_le_bytes(part(head, 0)) & 0xffff_ffff_ffff;
-    // Type 0x0800, then version 4 and five words of header.
-    let shape = u32::from_le_bytes(part(head, at::TYPE)) & 0x00ff_ffff;
     let fragment = u16::from_be_bytes(part(head, at::FRAGMENT));
-    if dst != own.0 || shape != 0x0045_0008 || fragment & 0x3fff != 0 || head[at::TTL] <= 1 {
+    if !is_common(head, own) || head[at::TTL] <= 1 {
         return None;
     }
     let word = |at| u64::from(u32::from_ne_bytes(part(head, at)));
@@ -131,6 +128,33 @@ pub(crate) fn look(frame: &[u8], own: MacWord, partial: bool) -> Option<Headers>
         len: total,
         atomic: fragment & 0x4000 != 0,
     })
+}
+
+/// Addresses, ports and protocol, as in [`Headers`], of a frame to `own` whose shape is the common one so far. Whether it
+/// is whole and right was not looked at.
+#[inline]
+pub(crate) fn peek(frame: &[u8], own: MacWord) -> Option<(u64, u32, Protocol)> {
+    let head: &[u8; UDP] = frame.first_chunk()?;
+    if !is_common(head, own) {
+        return None;
+    }
+    let protocol = match head[at::PROTOCOL] {
+        UDP_NUMBER => Protocol::Udp,
+        TCP_NUMBER => Protocol::Tcp,
+        _ => return None,
+    };
+    let addresses = u64::from_be_bytes(part(head, at::SRC));
+    Some((addresses, u32::from_be_bytes(part(head, at::L4)), protocol))
+}
+
+/// To `own`, IPv4 without options, not a fragment.
+#[inline]
+fn is_common(head: &[u8; UDP], own: MacWord) -> bool {
+    let dst = u64::from_le_bytes(part(head, 0)) & 0xffff_ffff_ffff;
+    // Type 0x0800, then version 4 and five words of header.
+    let shape = u32::from_le_bytes(part(head, at::TYPE)) & 0x00ff_ffff;
+    let fragment = u16::from_be_bytes(part(head, at::FRAGMENT)) & 0x3fff;
+    dst == own.0 && shape == 0x0045_0008 && fragment == 0
 }
 
 /// What a segment says that was looked at: flags, acknowledgement number and window.

@@ -14,6 +14,7 @@
 
 #![allow(unsafe_code)]
 
+mod ahead;
 mod attach;
 mod bind;
 mod error;
@@ -27,6 +28,7 @@ mod port;
 mod ring;
 mod steering;
 
+pub(crate) use ahead::fetch_to_write;
 pub use attach::{AttachMode, Inspection, detach, glance, inspect};
 pub use error::XskError;
 pub use frame::{Audit, Frame};
