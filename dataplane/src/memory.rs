@@ -1,6 +1,7 @@
 //! Packet I/O in memory: for tests, replay and benchmarks.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::interface::InterfaceId;
@@ -22,25 +23,36 @@ struct Bytes([u8; HEADROOM + FRAME_SIZE]);
 #[derive(Debug)]
 pub struct Frame {
     bytes: Box<Bytes>,
-    start: usize,
-    len: usize,
+    // Narrow: the token is copied from stage to stage.
+    start: u16,
+    len: u16,
 }
 
 impl Frame {
     fn new() -> Self {
-        Self { bytes: Box::new(Bytes([0; HEADROOM + FRAME_SIZE])), start: HEADROOM, len: 0 }
+        Self { bytes: Box::new(Bytes([0; HEADROOM + FRAME_SIZE])), start: HEADROOM as u16, len: 0 }
     }
 
+    /// Within [`Bytes`], as the callers have seen to.
     fn set(&mut self, start: usize, len: usize) {
-        (self.start, self.len) = (start, len);
+        (self.start, self.len) = (start as u16, len as u16);
     }
 
+    #[inline]
+    fn range(&self) -> Range<usize> {
+        let start = usize::from(self.start);
+        start..start + usize::from(self.len)
+    }
+
+    #[inline]
     fn packet(&self) -> &[u8] {
-        &self.bytes.0[self.start..self.start + self.len]
+        &self.bytes.0[self.range()]
     }
 
+    #[inline]
     fn packet_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes.0[self.start..self.start + self.len]
+        let range = self.range();
+        &mut self.bytes.0[range]
     }
 }
 
@@ -143,18 +155,21 @@ impl PacketIo for MemoryIo {
     }
 
     fn resize(&mut self, frame: &mut Frame, len: usize) -> bool {
-        let fits = frame.start + len <= HEADROOM + FRAME_SIZE;
+        let start = frame.range().start;
+        let fits = start + len <= HEADROOM + FRAME_SIZE;
         if fits {
-            frame.len = len;
+            frame.set(start, len);
         }
         fits
     }
 
     #[inline]
     fn prepend(&mut self, frame: &mut Frame, header: &[u8]) -> bool {
-        let fits = header.len() <= frame.start;
+        let Range { start, end } = frame.range();
+        let fits = header.len() <= start;
         if fits {
-            frame.set(frame.start - header.len(), frame.len + header.len());
+            let start = start - header.len();
+            frame.set(start, end - start);
             frame.packet_mut()[..header.len()].copy_from_slice(header);
         }
         fits
@@ -162,9 +177,10 @@ impl PacketIo for MemoryIo {
 
     #[inline]
     fn strip(&mut self, frame: &mut Frame, len: usize) -> bool {
-        let fits = len <= frame.len;
+        let Range { start, end } = frame.range();
+        let fits = start + len <= end;
         if fits {
-            frame.set(frame.start + len, frame.len - len);
+            frame.set(start + len, end - start - len);
         }
         fits
     }
