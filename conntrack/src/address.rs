@@ -85,12 +85,14 @@ impl PublicAddress {
     }
 
     /// The worker that owns `port`, if its block is held.
+    #[inline]
     pub fn worker_of(&self, port: u16) -> Option<u16> {
         self.low.worker_of(port).or_else(|| self.directory.worker_of(port))
     }
 
     /// The worker, of `workers`, that owns a packet of `protocol` from `remote` to `port`, if anybody does.
     /// Without ports, the remote tells.
+    #[inline]
     pub fn home_of(
         &self,
         protocol: Protocol,
@@ -117,6 +119,7 @@ impl PublicAddress {
     /// The worker, of `workers`, whose UDP sessions with `remote` have the public port `port`, if it is one
     /// of the region for DNS and `remote` a server: a keyed hash, so that all workers agree without asking
     /// each other, and nobody else can tell (decision D5).
+    #[inline]
     pub fn scatter_worker(
         &self,
         port: u16,
@@ -124,8 +127,7 @@ impl PublicAddress {
         secret: &Secret,
         workers: u16,
     ) -> Option<u16> {
-        let region = self.scatter.as_ref()?;
-        if remote.port != REMOTE_DNS || !region.contains(&port) {
+        if remote.port != REMOTE_DNS || !self.scatter.as_ref()?.contains(&port) {
             return None;
         }
         let tuple = (u32::from(self.addr), u32::from(remote.addr), port);

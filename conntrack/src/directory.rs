@@ -71,6 +71,7 @@ fn encode(state: BlockState) -> u64 {
     }
 }
 
+#[inline]
 fn decode(word: u64) -> BlockState {
     let subscriber = Ipv4Addr::from((word >> 32) as u32);
     match word & 3 {
@@ -221,15 +222,18 @@ impl Directory {
     }
 
     /// The number of the block where `port` would be.
+    #[inline]
     pub fn block_of(&self, port: u16) -> BlockNumber {
         BlockNumber((u32::from(port) >> self.shift) as u16)
     }
 
+    #[inline]
     fn word(&self, block: BlockNumber) -> Option<&AtomicU64> {
         self.words.get(usize::from(block.0.checked_sub(self.first)?))
     }
 
     /// The worker that owns `port`, if its block is held.
+    #[inline]
     pub fn worker_of(&self, port: u16) -> Option<u16> {
         match self.state(self.block_of(port)) {
             BlockState::Held(holder) => Some(holder.worker),
@@ -238,6 +242,7 @@ impl Directory {
     }
 
     /// What the directory says about `block`; [`BlockState::Free`] outside of its range.
+    #[inline]
     pub fn state(&self, block: BlockNumber) -> BlockState {
         self.word(block).map_or(BlockState::Free, |word| decode(word.load(Ordering::Acquire)))
     }

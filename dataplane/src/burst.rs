@@ -52,7 +52,7 @@ impl<I: PacketIo> Worker<I> {
     #[inline(never)] // with registers of its own
     fn send_home(&mut self, burst: &mut Vec<Received<I::Frame>>) {
         io::touch_headers(&self.io, burst);
-        let mut came = Run::NONE;
+        let (mut came, mut given) = (Run::NONE, 0);
         let mut staying = std::mem::take(&mut self.staying);
         let mut packets = burst.drain(..);
         for received in packets.by_ref() {
@@ -64,7 +64,7 @@ impl<I: PacketIo> Worker<I> {
                     if let Some(run) = came.add(received.interface, frame.len()) {
                         self.count_received(run);
                     }
-                    self.let_arrive_at(home, received);
+                    given += self.give_to(home, received);
                 }
                 Some(_) => staying.push(received),
                 None => {
@@ -75,6 +75,7 @@ impl<I: PacketIo> Worker<I> {
         }
         staying.extend(packets);
         self.count_received(came);
+        self.counters().handed_over.add(given);
         std::mem::swap(burst, &mut staying);
         self.staying = staying;
     }

@@ -91,10 +91,12 @@ impl Forwards {
     }
 
     /// The fixed mapping of a public endpoint.
+    #[inline]
     pub fn by_public(&self, protocol: Protocol, public: Endpoint) -> Option<Fixed> {
-        if self.is_empty() {
-            return None;
-        }
+        if self.is_empty() { None } else { self.find_by_public(protocol, public) }
+    }
+
+    fn find_by_public(&self, protocol: Protocol, public: Endpoint) -> Option<Fixed> {
         if let Some(&(target, pool)) = self.static_by_public.get(&public.addr) {
             return Some(Fixed { internal: Endpoint::new(target, public.port), public, pool });
         }

@@ -37,6 +37,8 @@ struct Outlet<T> {
     ring: Producer<T>,
     /// What the other worker does not see yet; the ring has room for it.
     collected: Vec<T>,
+    /// For so many more it has room for sure.
+    room: usize,
 }
 
 /// The way to one other worker.
@@ -93,6 +95,7 @@ impl<F> HandOff<F> {
 
     /// Lets a packet arrive at `worker`, which sees it after [`HandOff::wake`] at the latest; a full ring gives
     /// it back.
+    #[inline]
     pub(crate) fn forward(
         &mut self,
         worker: u16,
@@ -140,7 +143,7 @@ impl<F> HandOff<F> {
 
 fn ring<T>(size: usize) -> (Outlet<T>, Consumer<T>) {
     let (ring, other_end) = RingBuffer::new(size);
-    (Outlet { ring, collected: Vec::with_capacity(size) }, other_end)
+    (Outlet { ring, collected: Vec::with_capacity(size), room: size }, other_end)
 }
 
 fn take<T>(ring: &mut Consumer<T>, into: &mut Vec<T>) -> usize {
@@ -154,14 +157,21 @@ fn take<T>(ring: &mut Consumer<T>, into: &mut Vec<T>) -> usize {
 }
 
 impl<T> Outlet<T> {
+    #[inline]
     fn give(&mut self, item: T) -> Result<(), T> {
-        let wanted = self.collected.len() + 1;
-        // The other worker's index is read only when the last look at it does not suffice.
-        if self.ring.cached_slots() < wanted && self.ring.slots() < wanted {
+        if self.room == 0 && !self.look_for_room() {
             return Err(item);
         }
+        self.room -= 1;
         self.collected.push(item);
         Ok(())
+    }
+
+    /// Reads the other worker's index, which is seldom: only when the last look at it does not suffice.
+    #[cold]
+    fn look_for_room(&mut self) -> bool {
+        self.room = self.ring.slots() - self.collected.len();
+        self.room > 0
     }
 
     /// Shows the other worker what was collected; whether that was anything.

@@ -280,9 +280,19 @@ impl<I: PacketIo> Worker<I> {
 
     /// Lets a packet arrive at another worker.
     pub(crate) fn let_arrive_at(&mut self, worker: u16, received: Received<I::Frame>) {
+        let given = self.give_to(worker, received);
+        self.counters().handed_over.add(given);
+    }
+
+    /// The same, to be counted with others as handed over: 1, or 0 if it was dropped.
+    #[inline]
+    pub(crate) fn give_to(&mut self, worker: u16, received: Received<I::Frame>) -> u64 {
         match self.hand_off.forward(worker, received) {
-            Ok(()) => self.counters().handed_over.add(1),
-            Err(back) => self.drop_frame(back.frame, DropReason::HandOffFull),
+            Ok(()) => 1,
+            Err(back) => {
+                self.drop_frame(back.frame, DropReason::HandOffFull);
+                0
+            }
         }
     }
 
