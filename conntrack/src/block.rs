@@ -150,18 +150,21 @@ impl Bitmap {
 }
 
 /// The place of the set bit that `rank` others come before; `rank` is less than their number.
-fn nth_one(mut bits: u64, mut rank: u32) -> u32 {
-    let (mut place, mut width) = (0, 32);
-    while width > 0 {
-        let low = (bits & ((1 << width) - 1)).count_ones();
-        if rank >= low {
-            rank -= low;
-            bits >>= width;
-            place += width;
-        }
-        width /= 2;
+fn nth_one(bits: u64, rank: u32) -> u32 {
+    /// The lowest, and the highest bit of every byte.
+    const LOW: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = LOW << 7;
+    let pairs = bits - (bits >> 1 & 0x5555_5555_5555_5555);
+    let fours = (pairs & 0x3333_3333_3333_3333) + (pairs >> 2 & 0x3333_3333_3333_3333);
+    // In each byte the ones up to its end, and then whether these are too few: so many bytes come before.
+    let ones = ((fours + (fours >> 4)) & 0x0f0f_0f0f_0f0f_0f0f).wrapping_mul(LOW);
+    let before = (((u64::from(rank) * LOW) | HIGH) - ones) & HIGH;
+    let place = (before >> 7).wrapping_mul(LOW) >> 56 << 3;
+    let mut byte = bits >> place;
+    for _ in (ones << 8) >> place & 0xff..u64::from(rank) {
+        byte &= byte - 1;
     }
-    place
+    place as u32 + byte.trailing_zeros()
 }
 
 /// What became of a port when a session ended on it.

@@ -1,7 +1,7 @@
 //! In which slot is the session with this hash? A cache line away.
 //!
 //! Buckets of one cache line hold ten tags of 16 bits and ten slots of 32 bits. A key may be in two
-//! buckets; the second one is read only if the first says that something overflowed. The table grows
+//! buckets; the second one is read only if the first says that something like it overflowed. The table grows
 //! by linear hashing: each insertion splits a bucket or two while it is too full, so that no packet
 //! waits for a rebuild. Memory for the largest size is reserved at start and touched as it is needed.
 
@@ -19,6 +19,8 @@ const FULL_WAYS_AT_LAST: usize = 7;
 /// Buckets split by one insertion.
 const SPLITS: usize = 2;
 const EMPTY: u16 = 0;
+/// The most that a count of overflowed keys can say.
+const MANY: u32 = 3;
 const FIRST_BUCKETS: usize = 1 << 10;
 
 /// A cache line of the index.
@@ -27,8 +29,9 @@ const FIRST_BUCKETS: usize = 1 << 10;
 struct Bucket {
     tags: [u16; WAYS],
     slots: [u32; WAYS],
-    /// At least the number of keys whose first bucket this is and that live in their second one.
-    overflowed: u16,
+    /// At least the number of keys whose first bucket this is and that live in their second one: 16 counts of two
+    /// bits, by tag. One that was ever 3 stays so, and only costs a look.
+    overflowed: u32,
 }
 
 impl Bucket {
@@ -46,6 +49,24 @@ impl Bucket {
         }
         let way = (SIDE_BY_SIDE..WAYS).find(|&way| self.tags[way] == tag)?;
         Some(self.slots[way])
+    }
+
+    /// Whether a key with this tag may live in its second bucket.
+    #[inline]
+    fn may_overflow(&self, tag: u16) -> bool {
+        self.overflowed >> count_of(tag) & MANY != 0
+    }
+
+    /// A key with this tag goes to live in its second bucket.
+    fn count_overflow(&mut self, tag: u16) {
+        let count = self.overflowed >> count_of(tag) & MANY;
+        self.overflowed += u32::from(count < MANY) << count_of(tag);
+    }
+
+    /// A key with this tag lives there no more.
+    fn uncount_overflow(&mut self, tag: u16) {
+        let count = self.overflowed >> count_of(tag) & MANY;
+        self.overflowed -= u32::from(count > 0 && count < MANY) << count_of(tag);
     }
 
     fn vacant_way(&self) -> Option<usize> {
@@ -68,6 +89,11 @@ impl Bucket {
     }
 }
 
+/// In place of a slot: there is none.
+pub(crate) const NOWHERE: u32 = u32::MAX;
+/// In place of a slot: it is in its second bucket, if anywhere.
+pub(crate) const IN_SECOND: u32 = u32::MAX - 1;
+
 /// The index is at its maximum and both buckets of the key are full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct IndexFull;
@@ -85,6 +111,12 @@ pub(crate) struct Index {
 #[inline]
 fn tag_of(hash: u64) -> u16 {
     ((hash >> 48) as u16).max(1)
+}
+
+/// How far the count for a tag is from the lowest bit of [`Bucket::overflowed`].
+#[inline]
+fn count_of(tag: u16) -> u32 {
+    u32::from(tag % 16) * 2
 }
 
 /// The two places where a hash may live, before the fold to the number of buckets.
@@ -119,16 +151,30 @@ impl Index {
     }
 
     /// The slot that `hash`, whose first bucket is `bucket`, has if no other key has its tag: the caller must compare
-    /// the keys.
-    #[inline]
-    pub(crate) fn guess(&self, hash: u64, bucket: u32) -> Option<u32> {
+    /// the keys. [`NOWHERE`], or [`IN_SECOND`]: that one's line is on its way after this.
+    #[inline(always)]
+    #[allow(clippy::inline_always)] // beside the passes over bursts, slower ones call it
+    pub(crate) fn guess(&self, hash: u64, bucket: u32) -> u32 {
         let tag = tag_of(hash);
-        let bucket = self.buckets.get(bucket as usize)?;
+        let Some(bucket) = self.buckets.get(bucket as usize) else { return NOWHERE };
         match bucket.guess(tag) {
-            Some(slot) => Some(slot),
-            None if bucket.overflowed == 0 => None,
-            None => self.buckets[self.bucket_of(places(hash)[1])].guess(tag),
+            Some(slot) => slot,
+            None if bucket.may_overflow(tag) => {
+                std::hint::black_box(self.second(hash).overflowed);
+                IN_SECOND
+            }
+            None => NOWHERE,
         }
+    }
+
+    /// The slot that `hash` has in its second bucket, in the same way.
+    pub(crate) fn guess_second(&self, hash: u64) -> u32 {
+        self.second(hash).guess(tag_of(hash)).unwrap_or(NOWHERE)
+    }
+
+    #[inline]
+    fn second(&self, hash: u64) -> &Bucket {
+        &self.buckets[self.bucket_of(places(hash)[1])]
     }
 
     /// Calls `is_it` with the slots that may belong to `hash` until it says yes.
@@ -137,6 +183,7 @@ impl Index {
         let [first, second] = places(hash);
         let bucket = &self.buckets[self.bucket_of(first)];
         let mut search = |bucket: &Bucket| {
+            bucket.guess(tag)?;
             (0..WAYS)
                 .filter(|&way| bucket.tags[way] == tag)
                 .map(|way| bucket.slots[way])
@@ -145,10 +192,7 @@ impl Index {
         if let Some(slot) = search(bucket) {
             return Some(slot);
         }
-        if bucket.overflowed == 0 {
-            return None;
-        }
-        search(&self.buckets[self.bucket_of(second)])
+        if bucket.may_overflow(tag) { search(&self.buckets[self.bucket_of(second)]) } else { None }
     }
 
     /// Adds `slot` under `hash`. `hash_of` gives the hash of a slot that is in the index already.
@@ -182,8 +226,7 @@ impl Index {
             return true;
         }
         if self.buckets[second].put(tag_of(hash), slot) {
-            let overflowed = &mut self.buckets[first].overflowed;
-            *overflowed = overflowed.saturating_add(1);
+            self.buckets[first].count_overflow(tag_of(hash));
             return true;
         }
         false
@@ -210,12 +253,11 @@ impl Index {
                 continue;
             }
             self.buckets[home].tags[way] = EMPTY;
-            let overflowed = &mut self.buckets[first].overflowed;
             if first == home {
-                *overflowed = overflowed.saturating_add(1);
-            } else if *overflowed != u16::MAX {
+                self.buckets[first].count_overflow(tag);
+            } else {
                 // It is back in its first bucket.
-                *overflowed = overflowed.saturating_sub(1);
+                self.buckets[first].uncount_overflow(tag);
             }
             return true;
         }
@@ -229,11 +271,7 @@ impl Index {
             self.entries -= 1;
         } else if self.buckets[second].take(tag_of(hash), slot) {
             self.entries -= 1;
-            // A counter that ever saturated stays: it only costs a second look.
-            let overflowed = &mut self.buckets[first].overflowed;
-            if *overflowed != u16::MAX {
-                *overflowed = overflowed.saturating_sub(1);
-            }
+            self.buckets[first].uncount_overflow(tag_of(hash));
         }
     }
 
@@ -245,7 +283,7 @@ impl Index {
         let old = self.buckets.len() - self.base;
         let new = self.buckets.len();
         let bucket = self.buckets[old];
-        // Who overflowed from here may belong to either half now: both keep the whole count.
+        // Who overflowed from here may belong to either half now: both keep the whole counts.
         let empty = Bucket { overflowed: bucket.overflowed, ..Bucket::EMPTY };
         let mut halves = [empty; 2];
         for way in (0..WAYS).filter(|&way| bucket.tags[way] != EMPTY) {

@@ -53,6 +53,16 @@ impl PackedKey {
     pub(crate) fn protocol(self) -> Protocol {
         Protocol::from_number((self.rest >> 8) as u8)
     }
+
+    pub(crate) fn unpack(self) -> FlowKey {
+        let realm = if self.rest as u8 == Realm::Internal as u8 {
+            Realm::Internal
+        } else {
+            Realm::External
+        };
+        let (src, dst, protocol) = (self.src(), self.dst(), self.protocol());
+        FlowKey { src, dst, protocol, realm, overlay: self.overlay() }
+    }
 }
 
 /// A flow key and its hash: computed once for all the stages that a packet goes through. All workers
@@ -71,6 +81,11 @@ impl HashedKey {
     #[inline]
     pub fn is_probable(&self) -> bool {
         self.probable != u32::MAX
+    }
+
+    /// The overlay that its packets come from ([`FlowKey::overlay`]).
+    pub fn overlay(&self) -> u16 {
+        self.key.overlay()
     }
 
     /// A number that is the same for all packets of the flow, and that nobody else can foresee.
@@ -120,6 +135,12 @@ impl Secret {
         self.0.hash_one((key.addresses, key.rest))
     }
 
+    /// A number for a flow key and what else is said that only the holder of the secret can foresee.
+    pub(crate) fn scramble_key(&self, key: &FlowKey, also: (u64, u64)) -> u64 {
+        let PackedKey { addresses, rest } = PackedKey::from(key);
+        self.0.hash_one((addresses, rest, also))
+    }
+
     /// A number that only the holder of the secret can foresee.
     pub fn scramble(&self, value: impl std::hash::Hash) -> u64 {
         self.0.hash_one(value)
@@ -155,7 +176,7 @@ mod tests {
         let packed = PackedKey::from(&key);
         assert_eq!(packed.src(), key.src);
         assert_eq!(packed.dst(), key.dst);
-        assert_eq!(packed.protocol(), key.protocol);
+        assert_eq!(packed.unpack(), key);
         let mirrored = FlowKey { realm: Realm::Internal, ..key };
         assert_ne!(packed, PackedKey::from(&mirrored));
         let elsewhere = PackedKey::from(&FlowKey { overlay: 0xabcd, ..key });

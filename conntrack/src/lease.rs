@@ -191,7 +191,7 @@ impl Search<'_> {
 
     /// A port that nobody uses, of the newest block that has one: few blocks in use let the others go
     /// back. Blocks on the subscriber's own address come first (RFC 4787 REQ-2).
-    fn unused(&self, holding: &Holding) -> Option<Endpoint> {
+    pub(crate) fn unused(&self, holding: &Holding) -> Option<Endpoint> {
         let (class, parity) = (self.class(), self.parity());
         let draw = |on_anchor: bool| {
             let blocks = holding.blocks.iter().rev().filter(|block| {

@@ -1,5 +1,6 @@
 //! The translator of one worker: everything about the subscribers whose home it is.
 
+mod ahead;
 mod end;
 mod follow;
 mod hit;
@@ -233,15 +234,6 @@ impl Nat {
     #[inline]
     pub fn find_hashed(&self, key: &HashedKey) -> Option<Slot> {
         self.table.find_hashed(key)
-    }
-
-    /// Reads what a new session of the subscriber needs that sends the packet with `key`, which no session
-    /// probably has. Call it for all packets of a burst before the first of them opens one.
-    #[cold]
-    pub fn touch_opener(&self, key: &HashedKey) {
-        if let Some(number) = self.subscribers.find((key.key.src().addr, key.key.overlay())) {
-            self.subscribers.touch(number);
-        }
     }
 
     /// How packets of `slot` are rewritten.

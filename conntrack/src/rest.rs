@@ -8,6 +8,9 @@ use crate::pool::PoolId;
 use crate::session::Slot;
 use crate::time::Timestamp;
 
+/// Ports whose rest is over that are read side by side.
+const SIDE_BY_SIDE: usize = 32;
+
 /// A port of a subscriber that nobody uses, and until when nobody may (RFC 6888 REQ-8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rest {
@@ -47,6 +50,13 @@ impl Rests {
         self.queues.iter().map(Queue::bytes).sum()
     }
 
+    /// Whether the oldest one is over.
+    #[inline]
+    fn is_due(&self, pool: PoolId, now: Timestamp) -> bool {
+        let oldest = self.queues.get(pool.index()).and_then(Queue::front);
+        oldest.is_some_and(|rest| rest.until <= now)
+    }
+
     /// The oldest one, if it is over at `now` or there are more than `max`.
     fn pop(&mut self, pool: PoolId, max: usize, now: Timestamp) -> Option<Rest> {
         let queue = self.queues.get_mut(pool.index())?;
@@ -65,7 +75,7 @@ impl Nat {
         let max = max.div_ceil(u64::from(self.workers())) as usize;
         while self.rests.len(pool) > max {
             let Some(oldest) = self.rests.pop(pool, max, now) else { return };
-            if self.wake_port(pool, oldest, now) && oldest.until > now {
+            if self.wake_port(pool, &oldest, now) && oldest.until > now {
                 self.rests.cut_short += 1;
                 self.note_overflow(pool, max as u64, now);
             }
@@ -86,11 +96,30 @@ impl Nat {
 
     /// Ends the rests in `pool` that are over, `budget` at most.
     pub(crate) fn wake_ports(&mut self, pool: PoolId, now: Timestamp, budget: &mut u32) {
-        while *budget > 0
-            && let Some(rest) = self.rests.pop(pool, usize::MAX, now)
-        {
-            *budget -= 1;
-            self.wake_port(pool, rest, now);
+        if !self.rests.is_due(pool, now) {
+            return;
+        }
+        // Those that are due are read side by side, before they are looked at one by one.
+        let mut due = [None; SIDE_BY_SIDE];
+        loop {
+            let mut count = 0;
+            while *budget > 0
+                && count < due.len()
+                && let Some(rest) = self.rests.pop(pool, usize::MAX, now)
+            {
+                *budget -= 1;
+                due[count] = Some(rest);
+                count += 1;
+            }
+            let due = due[..count].iter().flatten();
+            let needs = due.clone().map(|rest| (rest.subscriber, Some(rest.public.port)));
+            self.subscribers.touch(needs);
+            for rest in due {
+                self.wake_port(pool, rest, now);
+            }
+            if count < SIDE_BY_SIDE {
+                return;
+            }
         }
     }
 
@@ -101,7 +130,7 @@ impl Nat {
         }
     }
 
-    fn wake_port(&mut self, id: PoolId, rest: Rest, now: Timestamp) -> bool {
+    fn wake_port(&mut self, id: PoolId, rest: &Rest, now: Timestamp) -> bool {
         let Some(pool) = self.pool(id).cloned() else { return false };
         let holding = self.subscribers.get_mut(rest.subscriber).holding_mut(id);
         let Some(block) = holding.block_of(&pool, rest.public) else { return false };

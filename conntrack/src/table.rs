@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::endpoint::FlowKey;
-use crate::index::Index;
+use crate::index::{IN_SECOND, Index};
 use crate::key::{HashedKey, PackedKey, Secret};
 use crate::session::{Direction, Half, Owner, Session, Slot};
 use crate::tcp::State;
@@ -78,14 +78,24 @@ impl SessionTable {
     }
 
     /// Notes in `key`, which knows its index line, which slot it probably has.
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always)] // as in the index
     pub(crate) fn guess(&self, key: &mut HashedKey) {
-        key.probable = self.index.guess(key.hash, key.probable).unwrap_or(u32::MAX);
+        key.probable = self.index.guess(key.hash, key.probable);
+    }
+
+    /// The same, if it may be found by its second index line only.
+    #[inline]
+    fn guess_again(&self, key: &mut HashedKey) {
+        if key.probable == IN_SECOND {
+            key.probable = self.index.guess_second(key.hash);
+        }
     }
 
     /// Reads the line of the session that `key` probably has.
     #[inline]
-    pub(crate) fn touch_guessed(&self, key: &HashedKey) {
+    pub(crate) fn touch_guessed(&self, key: &mut HashedKey) {
+        self.guess_again(key);
         let slot = Slot(key.probable);
         if let Some(session) = self.sessions.get(slot.session()) {
             std::hint::black_box(session.half(slot.direction()).last_seen);
@@ -135,12 +145,23 @@ impl SessionTable {
         }
     }
 
-    /// Reads the index lines of the session with this number, which is about to be removed.
-    pub(crate) fn touch_keys(&self, number: u32) {
-        if let Some(session) = self.sessions.get(number as usize) {
-            self.index.touch(self.secret.hash(session.outbound.key));
-            self.index.touch(self.secret.hash(session.inbound.key));
-        }
+    /// Hashes `key`, and reads the index line where it is looked up first.
+    pub(crate) fn touch_key(&self, key: &FlowKey) -> HashedKey {
+        let mut key = self.secret.hash_key(key);
+        self.touch_bucket(&mut key);
+        key
+    }
+
+    /// Reads the first index lines of the session with this number, which is about to be removed; its keys, with which
+    /// [`guess`](Self::guess) reads the second ones where it must.
+    pub(crate) fn touch_keys(&self, number: u32) -> [HashedKey; 2] {
+        let session = self.sessions.get(number as usize);
+        let keys = session.map_or_else(Default::default, |it| [it.outbound.key, it.inbound.key]);
+        keys.map(|key| {
+            let mut key = HashedKey { key, hash: self.secret.hash(key), probable: u32::MAX };
+            self.touch_bucket(&mut key);
+            key
+        })
     }
 
     /// Adds a session of the flow from inside with the first of `keys`, answered by packets with the second, under

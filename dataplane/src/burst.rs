@@ -90,7 +90,7 @@ impl<I: PacketIo> Worker<I> {
             Came::ByHandOff => io::fetch_headers(&self.io, burst),
         }
         self.look_at_burst(burst, &mut glances, &mut odd);
-        self.find_sessions(&mut glances);
+        self.find_sessions(&mut glances, now);
         self.finish_burst(burst, (&glances, &mut odd), by, now);
         glances.clear();
         odd.clear();
@@ -111,18 +111,19 @@ impl<I: PacketIo> Worker<I> {
     /// Third stage: which session does each probably belong to? Their index lines, and then their own, are on their
     /// way at the same time.
     #[inline(never)] // as above
-    fn find_sessions(&self, glances: &mut [Glance]) {
+    fn find_sessions(&self, glances: &mut [Glance], now: Timestamp) {
         for glance in &mut *glances {
             self.nat.touch_bucket(&mut glance.key);
         }
         for glance in &mut *glances {
             self.nat.guess(&mut glance.key);
         }
-        for glance in &*glances {
-            self.nat.touch_guessed(&glance.key);
+        for glance in &mut *glances {
+            self.nat.touch_guessed(&mut glance.key);
         }
-        for glance in glances.iter().filter(|glance| !glance.key.is_probable()) {
-            self.nat.touch_opener(&glance.key);
+        let strangers = glances.iter().map(|glance| &glance.key).filter(|key| !key.is_probable());
+        if strangers.clone().next().is_some() {
+            self.nat.touch_openers(strangers, now);
         }
     }
 
@@ -162,19 +163,37 @@ impl<I: PacketIo> Worker<I> {
             }
             let Err(received) = self.pass(received, glance, now, &mut sent) else { continue };
             let before = if glance.plain.is_none() { odd.next() } else { None };
-            if let Some(arrival) = before {
-                if let Ok(Some(Parsed { key: Some(key), .. })) = arrival {
-                    *key = glance.key;
-                }
-                self.arrive(received, arrival, by, now);
-            } else {
-                // Its session is not there, or it changes more than times and counts.
-                let mut arrival = self.parse(&received);
-                self.arrive(received, &mut arrival, by, now);
-            }
+            self.arrive_odd(received, (glance, before), by, now);
         }
         self.count_received(came);
         self.count_passed(sent);
+    }
+
+    /// What is not plain, or was not parsed yet: its session is not there, or it changes more than times and counts.
+    #[inline(never)] // as above
+    fn arrive_odd(
+        &mut self,
+        received: Received<I::Frame>,
+        (glance, before): (&Glance, Option<&mut Arrival>),
+        by: Came,
+        now: Timestamp,
+    ) {
+        let mut parsed;
+        let arrival = match (&glance.plain, before) {
+            (Some(plain), _) => {
+                parsed = self.parse_plain(&received, plain.realm, glance.key);
+                &mut parsed
+            }
+            (None, Some(arrival)) => arrival,
+            (None, None) => {
+                parsed = self.parse(&received);
+                &mut parsed
+            }
+        };
+        if let Ok(Some(Parsed { key: Some(key), .. })) = arrival {
+            *key = glance.key;
+        }
+        self.arrive(received, arrival, by, now);
     }
 
     fn count_received(&self, run: Run) {

@@ -94,7 +94,7 @@ impl Content {
         let ethernet = Ethernet::new_checked(frame)?;
         match ethernet.ether_type() {
             EtherType::IPV4 if ethernet.dst() != own => Err(DropReason::NotForUs),
-            EtherType::IPV4 => Packet::parse(&frame[ethernet::HEADER..]).map(Self::Packet),
+            EtherType::IPV4 => Packet::of_frame(frame).map(Self::Packet),
             EtherType::ARP => Ok(Self::Arp),
             _ => Err(DropReason::NotIpv4),
         }
@@ -102,6 +102,12 @@ impl Content {
 }
 
 impl Packet {
+    /// Parses the IPv4 packet in a frame that is known to hold one.
+    #[inline]
+    pub(crate) fn of_frame(frame: &[u8]) -> Result<Self, DropReason> {
+        Self::parse(frame.get(ethernet::HEADER..).ok_or(DropReason::Malformed)?)
+    }
+
     /// Parses an IPv4 packet (RFC 1812 5.2.2: length, version, header length, checksum).
     #[inline]
     fn parse(bytes: &[u8]) -> Result<Self, DropReason> {

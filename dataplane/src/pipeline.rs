@@ -101,6 +101,18 @@ impl<I: PacketIo> Worker<I> {
         Ok(Some(parsed))
     }
 
+    /// The same for a plain packet with `key` from `realm`.
+    pub(crate) fn parse_plain(
+        &self,
+        received: &Received<I::Frame>,
+        realm: Realm,
+        key: HashedKey,
+    ) -> Arrival {
+        let packet = Packet::of_frame(self.io.bytes(&received.frame))?;
+        let (overlay, key) = (key.overlay(), Some(key));
+        Ok(Some(Parsed { packet, realm, overlay, key, hairpin: None, fresh_id: None }))
+    }
+
     /// Last stage: what becomes of it?
     pub(crate) fn arrive(
         &mut self,
@@ -318,9 +330,14 @@ impl<I: PacketIo> Worker<I> {
                 return hop;
             }
         };
-        let generation = self.snapshot.roads.generation_of(journey.destination);
-        self.nat.set_hop(slot, CachedHop { adjacency: keep.0, generation });
+        self.keep_hop(slot, journey.destination, keep);
         hop
+    }
+
+    /// Keeps the next hop of a session's packets to `destination`.
+    pub(crate) fn keep_hop(&mut self, slot: Slot, destination: Ipv4Addr, hop: AdjacencyId) {
+        let generation = self.snapshot.roads.generation_of(destination);
+        self.nat.set_hop(slot, CachedHop { adjacency: hop.0, generation });
     }
 
     /// The next hop to a destination, by the routing tables unless it is a public address of our own.

@@ -28,7 +28,7 @@ pub(crate) struct Glance {
 /// What else is known of a plain one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plain {
-    realm: Realm,
+    pub(crate) realm: Realm,
     protocol: Protocol,
     /// Of the IP packet, in bytes.
     len: u16,

@@ -13,7 +13,7 @@ use crate::interface::Interface;
 use crate::io::{PacketIo, Received};
 use crate::packet::{Packet, Transport};
 use crate::pipeline::{Fate, Parsed};
-use crate::roads::{Denial, Journey};
+use crate::roads::{Denial, Journey, NextHop};
 use crate::rule::Action;
 use crate::snapshot::Snapshot;
 use crate::worker::Worker;
@@ -122,7 +122,13 @@ impl<I: PacketIo> Worker<I> {
             self.nat.open(&key, Admission { pool, rule }, packet.segment(), now)
         };
         match opened {
-            Ok(slot) => Ok(Admitted::Session(slot)),
+            Ok(slot) => {
+                // It is asked for once: `may_leave` has seen it already.
+                if let NextHop::Adjacency(id) = way {
+                    self.keep_hop(slot, packet.dst.addr, id);
+                }
+                Ok(Admitted::Session(slot))
+            }
             Err(Refusal::NotSyn) if self.tells_mid_stream(pool) => {
                 self.answer_reset(received, packet, now)
             }

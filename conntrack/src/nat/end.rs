@@ -114,15 +114,23 @@ impl Nat {
                 due[count] = number;
                 count += 1;
             }
+            if count == 0 {
+                return;
+            }
             let due = &due[..count];
             for &number in due {
                 self.table.touch_number(number);
             }
-            for &number in due {
-                self.table.touch_keys(number);
-                if let Some((_, owner)) = self.table.live(number as usize) {
-                    self.subscribers.touch(owner.subscriber);
-                }
+            let mut keys = [Default::default(); SIDE_BY_SIDE];
+            for (keys, &number) in keys.iter_mut().zip(due) {
+                *keys = self.table.touch_keys(number);
+            }
+            let live = due.iter().filter_map(|&number| self.table.live(number as usize));
+            let needs =
+                live.map(|(session, owner)| (owner.subscriber, Some(session.public().port)));
+            self.subscribers.touch(needs);
+            for key in keys[..count].as_flattened_mut() {
+                self.table.guess(key);
             }
             for &number in due {
                 self.expire_session(number, now);

@@ -35,9 +35,10 @@ impl Nat {
         self.table.guess(key);
     }
 
-    /// Reads the line of the session that `key` probably has.
+    /// Reads the line of the session that `key` probably has. Where [`guess`](Self::guess) found only that another line
+    /// must be looked at, it is by now.
     #[inline]
-    pub fn touch_guessed(&self, key: &HashedKey) {
+    pub fn touch_guessed(&self, key: &mut HashedKey) {
         self.table.touch_guessed(key);
     }
 

@@ -281,10 +281,9 @@ impl Nat {
         now: Timestamp,
     ) -> Result<Endpoint, Refusal> {
         self.wake_ports(pool.id, now, &mut WAKE_BUDGET.clone());
+        let random = self.draw(key, self.created, now);
         let subscriber = self.subscribers.get_mut(number);
         let holder = Holder { subscriber: subscriber.addr, worker: self.worker };
-        // RFC 6056 section 3.3: the endpoints, the secret, and what differs from flow to flow.
-        let random = self.secret.scramble((key, now.as_millis(), self.created));
         let sharing = Class::of(&pool.settings, key.protocol).sharing;
         let (table, mappings) = (&self.table, &self.mappings);
         let search = Search {

@@ -5,7 +5,7 @@ use ahash::RandomState;
 use super::{Holding, Host, Rare, Subscriber};
 use crate::block::PortBlock;
 use crate::chunks::Slab;
-use crate::index::Index;
+use crate::index::{IN_SECOND, Index};
 use crate::session::Owner;
 use crate::time::Timestamp;
 
@@ -66,11 +66,37 @@ impl Subscribers {
         &mut self.all[number]
     }
 
-    /// Reads what a session that begins or ends needs of its subscriber.
-    pub(crate) fn touch(&self, number: u32) {
-        let holding = self.all.get(number).and_then(|subscriber| subscriber.holdings.first());
-        let block = holding.and_then(|holding| holding.blocks.last());
-        std::hint::black_box(block.map(PortBlock::touch));
+    /// The number that the subscriber `host` probably has, by the index alone; one that nobody has if none.
+    pub(crate) fn guess(&self, host: Host) -> u32 {
+        let hash = self.hasher.hash_one(host);
+        match self.by_host.guess(hash, self.by_host.touch(hash)) {
+            IN_SECOND => self.by_host.guess_second(hash),
+            number => number,
+        }
+    }
+
+    /// Reads what sessions that begin or end need of the subscribers with these numbers, on which port if that is known:
+    /// one place after the other, each for all of them.
+    pub(crate) fn touch(&self, needs: impl Iterator<Item = (u32, Option<u16>)> + Clone) {
+        let subscribers = needs.filter_map(|(number, port)| Some((self.all.get(number)?, port)));
+        let holdings =
+            subscribers.clone().filter_map(|(it, port)| Some((it.holdings.first()?, port)));
+        let blocks = holdings.clone().filter_map(|(holding, port)| {
+            let has_it = |block: &&PortBlock| port.is_none_or(|port| block.holds(port));
+            holding.blocks.iter().rev().find(has_it)
+        });
+        for (subscriber, _) in subscribers {
+            std::hint::black_box((subscriber.addr, subscriber.holdings.len()));
+        }
+        for (holding, _) in holdings {
+            std::hint::black_box((holding.sessions, holding.blocks.len()));
+        }
+        for block in blocks.clone() {
+            std::hint::black_box(block.is_empty());
+        }
+        for block in blocks {
+            std::hint::black_box(block.touch());
+        }
     }
 
     pub(crate) fn forget(&mut self, number: u32) {

@@ -324,6 +324,7 @@ fn established_packets_are_plain() {
         worker.lane.look(frame, INSIDE, worker.nat.secret()).expect("its shape is plain");
     worker.nat.touch_bucket(&mut glance.key);
     worker.nat.guess(&mut glance.key);
+    worker.nat.touch_guessed(&mut glance.key);
     let mut sent = crate::plain::Run::NONE;
     assert!(worker.pass(received, &glance, rig.now, &mut sent).is_ok(), "and so is its session");
     assert_eq!(sent.packets, 1);
