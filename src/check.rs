@@ -6,7 +6,7 @@ use std::io::{self, Write};
 
 use dataplane::forward::{PortForward, StaticNat};
 use dataplane::rule::{Action, Rule, Service};
-use dataplane::snapshot::Refused;
+use dataplane::snapshot::{MssClamp, Refused};
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
@@ -66,6 +66,7 @@ struct GatewaySpec {
     icmp_errors: IcmpErrors,
     /// Seconds.
     grace: u64,
+    mss_clamp: serde_json::Value,
 }
 
 #[derive(Serialize)]
@@ -296,6 +297,7 @@ impl From<&Gateway> for GatewaySpec {
             sessions,
             answers,
             error_interfaces,
+            mss_clamp,
         } = gateway;
         Self {
             internal: internal.clone(),
@@ -335,6 +337,11 @@ impl From<&Gateway> for GatewaySpec {
                 interfaces: error_interfaces.clone(),
             },
             grace: answers.grace.as_secs(),
+            mss_clamp: match *mss_clamp {
+                MssClamp::Auto => "auto".into(),
+                MssClamp::Off => "off".into(),
+                MssClamp::Bytes(bytes) => bytes.into(),
+            },
         }
     }
 }
@@ -365,6 +372,7 @@ impl GatewaySpec {
             ("onUnmapped", self.on_unmapped.to_owned()),
             ("icmpErrors", format!("{rate}/s, {per_subscriber}/s to one subscriber, by {by}")),
             ("grace", format!("{} s", self.grace)),
+            ("mssClamp", self.mss_clamp.to_string().trim_matches('"').to_owned()),
         ]
     }
 }

@@ -173,6 +173,10 @@ pub(crate) struct GatewayArgs {
     /// Most sessions, all workers together [default: 1048576]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub(crate) sessions: Option<String>,
+    /// Lower the segment size that TCP connections announce: auto (to what their ways carry), off, or to
+    /// so many bytes [default: auto]
+    #[arg(long, value_name = "HOW", allow_hyphen_values = true)]
+    pub(crate) mss_clamp: Option<String>,
 }
 
 /// Flags of `check`.

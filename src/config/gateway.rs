@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dataplane::counters::MAX_INTERFACES;
 use dataplane::interface::InterfaceId;
-use dataplane::snapshot::{Answers, Refused};
+use dataplane::snapshot::{Answers, MssClamp, Refused};
 use tracing_subscriber::EnvFilter;
 
 use super::ask::{ANY, INTERFACE, LISTENING, PATH};
@@ -67,6 +67,7 @@ const MODES: [(&str, Mode); 4] = [
 ];
 const ON_EXITS: [(&str, OnExit); 2] = [("block", OnExit::Block), ("pass", OnExit::Pass)];
 const TUNNELS: [(&str, Tunnels); 2] = [("serve", Tunnels::Serve), ("ignore", Tunnels::Ignore)];
+const MSS_CLAMPS: [(&str, MssClamp); 2] = [("auto", MssClamp::Auto), ("off", MssClamp::Off)];
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 
 /// Settings of the gateway as a whole, validated.
@@ -104,6 +105,8 @@ pub(crate) struct Gateway {
     pub(crate) answers: Answers,
     /// Interfaces that ICMP errors may leave by; `None`: all.
     pub(crate) error_interfaces: Option<Vec<String>>,
+    /// What becomes of the segment sizes that the ends of TCP connections announce.
+    pub(crate) mss_clamp: MssClamp,
 }
 
 impl Gateway {
@@ -142,6 +145,7 @@ impl Default for Gateway {
             sessions: 1 << 20,
             answers: Answers::default(),
             error_interfaces: None,
+            mss_clamp: MssClamp::default(),
         }
     }
 }
@@ -167,6 +171,7 @@ const SPEC: Schema = Schema {
         "onUnmapped",
         "icmpErrors",
         "grace",
+        "mssClamp",
     ],
     later: &["defaults", "drain", "trafficClass"],
 };
@@ -270,10 +275,21 @@ fn read_packet_path(group: &Group<'_>, gateway: &mut Gateway, problems: &mut Pro
     if let Some(on_exit) = group.get("onExit").and_then(|f| f.choice(&ON_EXITS, problems)) {
         gateway.on_exit = on_exit;
     }
+    if let Some(clamp) = group.get("mssClamp").and_then(|f| mss_clamp(f, problems)) {
+        gateway.mss_clamp = clamp;
+    }
     if let Some(sessions) = group.get("sessions").and_then(|f| f.number(64..=100_000_000, problems))
     {
         gateway.sessions = sessions;
     }
+}
+
+/// A word, or bytes: from the least that Linux takes to what the longest packet carries.
+fn mss_clamp(field: &Field<'_>, problems: &mut Problems) -> Option<MssClamp> {
+    if field.is_text() {
+        return field.choice(&MSS_CLAMPS, problems);
+    }
+    field.number(88..=65_495, problems).map(MssClamp::Bytes)
 }
 
 /// What natgate says by itself.

@@ -116,7 +116,9 @@ impl Config {
         }
         let rules = RuleSet::new(self.rules.clone());
         let forwards = Forwards::new(self.forwards.clone(), &self.statics);
-        Policy::new(generation, pools, rules, forwards, self.gateway.answers())
+        let answers = self.gateway.answers();
+        let mss_clamp = self.gateway.mss_clamp;
+        Policy { mss_clamp, ..Policy::new(generation, pools, rules, forwards, answers) }
     }
 }
 

@@ -66,6 +66,29 @@ fn defaults_are_those_of_the_data_plane() {
 }
 
 #[test]
+fn the_segment_size_is_a_word_or_a_number_and_reaches_the_data_plane() {
+    use dataplane::snapshot::MssClamp;
+    let clamp = |text: &str| {
+        let gateway = GATEWAY.replace("spec: {", &format!("spec: {{mssClamp: {text}, "));
+        let config = load(&with_pool("").replace(GATEWAY, &gateway)).ok()?;
+        Some(config.policy(1).mss_clamp)
+    };
+    assert_eq!(load(&with_pool("")).unwrap().policy(1).mss_clamp, MssClamp::Auto);
+    for (text, want) in [
+        ("auto", Some(MssClamp::Auto)),
+        ("off", Some(MssClamp::Off)),
+        ("1360", Some(MssClamp::Bytes(1360))),
+        ("88", Some(MssClamp::Bytes(88))),
+        ("87", None),
+        ("65496", None),
+        ("never", None),
+        ("true", None),
+    ] {
+        assert_eq!(clamp(text), want, "{text}");
+    }
+}
+
+#[test]
 fn every_address_of_a_prefix_is_used() {
     let policy = load(&with_pool("")).unwrap().policy(7);
     let addresses: Vec<String> =

@@ -119,6 +119,18 @@ error: contradictory flags (--from): --from can't be used together with --config
 ",
     },
     Case {
+        name: "segment size out of range",
+        input: Input::Files { files: &[], args: &["--internal", "in0", "--external", "out0", "--pool", "203.0.113.10", "--from", "10.244.0.0/16", "--mss-clamp", "40"] },
+        stderr: "error: value out of range (--mss-clamp): 40 is not from 88 to 65495; write a whole number from 88 to 65495
+",
+    },
+    Case {
+        name: "segment size that is no word of ours",
+        input: Input::Files { files: &[], args: &["--internal", "in0", "--external", "out0", "--pool", "203.0.113.10", "--from", "10.244.0.0/16", "--mss-clamp", "on"] },
+        stderr: "error: unknown value (--mss-clamp): there is no such value as \"on\"; write auto or off
+",
+    },
+    Case {
         name: "flag overrides the file and is wrong",
         input: Input::Files { files: &[("good.yaml", GOOD)], args: &["--config", "$D/good.yaml", "--workers", "-3"] },
         stderr: "error: value out of range (--workers): -3 is not from 1 to 64; write a whole number from 1 to 64
