@@ -5,3 +5,4 @@
 mod frames;
 mod rig;
 mod steering;
+mod tunnels;

@@ -41,9 +41,10 @@ impl Drop for Rig {
     }
 }
 
-fn sh(script: &str) {
+fn sh(script: &str) -> String {
     let result = Command::new("sh").args(["-euc", script]).output().unwrap();
     assert!(result.status.success(), "{script}\n{}", String::from_utf8_lossy(&result.stderr));
+    String::from_utf8_lossy(&result.stdout).into()
 }
 
 impl Rig {
@@ -136,7 +137,12 @@ pub(crate) fn send_from(from: &str, to: SocketAddrV4, count: u32) {
 
 /// Runs a command line in the namespace `side`.
 pub(crate) fn in_side(side: &str, line: &str) {
-    sh(&format!("ip netns exec {}{side} sh -euc '{line}'", env::var(PREFIX).unwrap()));
+    said_in_side(side, line);
+}
+
+/// The same; what it printed.
+pub(crate) fn said_in_side(side: &str, line: &str) -> String {
+    sh(&format!("ip netns exec {}{side} sh -euc '{line}'", env::var(PREFIX).unwrap()))
 }
 
 pub(crate) fn ping(side: &str, address: &str) -> bool {
