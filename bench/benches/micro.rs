@@ -125,6 +125,7 @@ impl Bed {
             forwards: Forwards::default(),
             answers: Answers::default(),
             mtu: [1500; 2],
+            tunnel: false,
         })?;
         let (frames, packets, slots) = (Vec::new(), Vec::new(), Vec::new());
         let mut bed = Self { nat, now, secret, frames, packets, slots, gateway };

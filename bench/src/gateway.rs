@@ -17,10 +17,10 @@ use crossbeam::utils::CachePadded;
 use dataplane::counters::{AllCounters, WorkerCounters};
 use dataplane::forward::Forwards;
 use dataplane::hand_off::HandOff;
-use dataplane::interface::{Interface, InterfaceId, Mac, Roles};
+use dataplane::interface::{Interface, InterfaceId, Mac, OuterDf, Roles, Tunnel};
 use dataplane::memory::MemoryIo;
 use dataplane::request::{Notice, Request};
-use dataplane::roads::{Adjacency, AdjacencyId, Roads, Route};
+use dataplane::roads::{Adjacency, AdjacencyId, Roads, Route, TunnelTo};
 use dataplane::rule::{Action, Rule, RuleSet};
 use dataplane::snapshot::{Answers, Policy, Published, Snapshot};
 use dataplane::waker::Waker;
@@ -40,6 +40,14 @@ pub const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 pub const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 /// Addresses of pods: the upper octet.
 pub const PODS: u8 = 10;
+/// The tunnel's interface.
+const DEVICE: InterfaceId = InterfaceId(2);
+/// Ethernet address of its device.
+pub const DEVICE_MAC: [u8; 6] = [2, 0, 0, 0, 1, 9];
+/// The tunnel's ends: the node's and the gateway's.
+pub const ENDS: [Ipv4Addr; 2] = [Ipv4Addr::new(172, 16, 0, 1), Ipv4Addr::new(172, 16, 0, 9)];
+/// The network's number, and the UDP port.
+pub const TUNNEL: (u32, u16) = (1, 8472);
 /// A server that is reached without translation.
 pub const EXEMPT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 80);
 
@@ -62,6 +70,8 @@ pub struct Setup {
     pub answers: Answers,
     /// MTU of both interfaces: inside, outside.
     pub mtu: [u16; 2],
+    /// Pods are behind a VXLAN tunnel: to [`TUNNEL`] at the inner interface, and back by it.
+    pub tunnel: bool,
 }
 
 /// Workers on memory backends, and what is around them.
@@ -186,14 +196,37 @@ fn snapshot(setup: &Setup) -> Snapshot {
         roles: Roles { internal: index == 0, external: index == 1 },
         repair_checksums: true,
         overlay: 0,
-        underlay: false,
+        underlay: index == 0 && setup.tunnel,
         tunnel: None,
         address: Some([Ipv4Addr::new(10, 0, 0, 2), Ipv4Addr::new(203, 0, 113, 2)][index]),
     };
-    Snapshot {
-        interfaces: vec![interface(0), interface(1)],
-        policy: Arc::new(policy(setup)),
-        roads: Arc::new(roads()),
+    let mut interfaces = vec![interface(0), interface(1)];
+    if setup.tunnel {
+        interfaces.push(device(interface(0)));
+    }
+    Snapshot { interfaces, policy: Arc::new(policy(setup)), roads: Arc::new(roads(setup.tunnel)) }
+}
+
+/// The tunnel's interface, on the underlay `on`.
+fn device(on: Interface) -> Interface {
+    let tunnel = Tunnel {
+        vni: TUNNEL.0,
+        port: TUNNEL.1,
+        local: ENDS[1],
+        source_ports: (32_768, 60_999),
+        ttl: Some(64),
+        tos: None,
+        df: OuterDf::Unset,
+        checksum: false,
+    };
+    Interface {
+        name: "vxlan1".into(),
+        ifindex: 3,
+        mac: Mac(DEVICE_MAC),
+        mtu: on.mtu.saturating_sub(50),
+        underlay: false,
+        tunnel: Some(tunnel),
+        ..on
     }
 }
 
@@ -221,16 +254,21 @@ fn policy(setup: &Setup) -> Policy {
     Policy::new(1, vec![Arc::new(pool)], rules, setup.forwards.clone(), setup.answers.clone())
 }
 
-fn roads() -> Roads {
-    let (node, router) = (Ipv4Addr::new(172, 16, 0, 1), Ipv4Addr::new(203, 0, 113, 1));
+fn roads(tunnel: bool) -> Roads {
+    let (node, router) = (ENDS[0], Ipv4Addr::new(203, 0, 113, 1));
+    let outer = AdjacencyId(0);
+    let mut behind = Adjacency::new(DEVICE, Ipv4Addr::new(10, 0, 0, 0), Some(Mac(NODE_MAC)));
+    behind.tunnel = Some(TunnelTo { remote: node, outer, path_mtu: None });
+    let pods = AdjacencyId(if tunnel { 2 } else { 0 });
     Roads::new(
         [
             (net(0, 0, 0, 0, 0), Route::Via(AdjacencyId(1))),
-            (net(PODS, 0, 0, 0, 8), Route::Via(AdjacencyId(0))),
+            (net(PODS, 0, 0, 0, 8), Route::Via(pods)),
         ],
         vec![
             Adjacency::new(INSIDE, node, Some(Mac(NODE_MAC))),
             Adjacency::new(OUTSIDE, router, Some(Mac(ROUTER_MAC))),
+            behind,
         ],
     )
 }

@@ -136,6 +136,7 @@ pub fn rate(workers: u16, flows: u32, arrive: Arrive, packets: usize) -> Result<
         forwards: Forwards::default(),
         answers: Answers::default(),
         mtu: [1500; 2],
+        tunnel: false,
     })?;
     let mut frames = open(&mut gateway, flows)?;
     if arrive == Arrive::NextDoor {

@@ -28,6 +28,7 @@ fn gateway(workers: u16, sessions: usize) -> Gateway {
         forwards: Forwards::default(),
         answers: Answers::default(),
         mtu: [1500; 2],
+        tunnel: false,
     })
     .unwrap()
 }

@@ -52,6 +52,7 @@ fn gateway(addresses: u32, taken: u32, more: u32) -> Result<Gateway> {
         forwards: Forwards::default(),
         answers: Answers::default(),
         mtu: [1500; 2],
+        tunnel: false,
     })?;
     let others =
         (0..blocks).map(|n| ((pod(n), 1_024), if n < taken { SERVER } else { (EXEMPT, 4433) }));

@@ -137,6 +137,7 @@ impl Rig {
             forwards: Forwards::default(),
             answers: Answers::default(),
             mtu: [1500; 2],
+            tunnel: false,
         })?;
         Ok(Self {
             gateway,

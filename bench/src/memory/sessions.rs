@@ -53,6 +53,7 @@ impl Sessions {
             forwards: Forwards::default(),
             answers: Answers::default(),
             mtu: [1500; 2],
+            tunnel: false,
         })?;
         let fragment = if dont_fragment { DF } else { 0 };
         let mut all = Self { gateway, publics: Vec::with_capacity(count as usize), fragment };

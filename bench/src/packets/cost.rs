@@ -115,6 +115,7 @@ pub fn run(kind: Kind, flows: u32, bursts: usize) -> Result<Run> {
         forwards: Forwards::default(),
         answers: Answers::default(),
         mtu: [1500; 2],
+        tunnel: kind.is_tunnelled(),
     })?;
     let Traffic { interface, frames } =
         traffic::prepare(&mut gateway, kind, flows, bursts * BURST)?;

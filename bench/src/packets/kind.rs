@@ -15,6 +15,10 @@ pub enum Kind {
     TcpOutDf,
     /// TCP data from a server, with DF set.
     TcpInDf,
+    /// TCP data with DF set from a pod behind a VXLAN tunnel, as it comes out of that.
+    TunnelIn,
+    /// TCP data from a server, with DF set, to a pod behind a VXLAN tunnel.
+    TunnelOut,
     /// UDP from a pod.
     UdpOut,
     /// UDP from a server.
@@ -50,6 +54,11 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Whether the pods are behind a tunnel.
+    pub const fn is_tunnelled(self) -> bool {
+        matches!(self, Self::TunnelIn | Self::TunnelOut)
+    }
+
     /// What the table calls it.
     pub const fn name(self) -> &'static str {
         match self {
@@ -57,6 +66,8 @@ impl Kind {
             Self::TcpIn => "TCP, inbound",
             Self::TcpOutDf => "TCP with DF, outbound",
             Self::TcpInDf => "TCP with DF, inbound",
+            Self::TunnelIn => "TCP with DF, outbound, out of a tunnel",
+            Self::TunnelOut => "TCP with DF, inbound, into a tunnel",
             Self::UdpOut => "UDP, outbound",
             Self::UdpIn => "UDP, inbound",
             Self::PingOut => "ping, outbound",

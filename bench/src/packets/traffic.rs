@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use super::kind::Kind;
 use crate::frame::{Ip, Party, icmp, tcp, udp};
-use crate::gateway::{EXEMPT, Gateway, INSIDE, OUTSIDE, OWN_MAC, PODS};
+use crate::gateway::{DEVICE_MAC, ENDS, EXEMPT, Gateway, INSIDE, OUTSIDE, OWN_MAC, PODS, TUNNEL};
 use dataplane::interface::InterfaceId;
 
 /// Flows of each pod.
@@ -76,19 +76,11 @@ pub fn prepare(gateway: &mut Gateway, kind: Kind, flows: u32, count: usize) -> R
     for n in 0..flows {
         opened.push(open(gateway, kind, Flow::new(n))?);
     }
-    let frames = (0..count).map(|k| {
-        // Both halves of a datagram are of one flow.
-        let turn = if matches!(kind, Kind::FragmentOut | Kind::FragmentIn) { k / 2 } else { k };
-        let flow = &opened[turn * STRIDE % opened.len()];
-        let fresh = Flow::new(flows + k as u32);
-        let to = if kind == Kind::Foreign { [2, 7, 7, 7, 7, 7] } else { OWN_MAC };
-        let other = &opened[(k * STRIDE + STRIDE) % opened.len()];
-        packet(kind, k, flow, other, &fresh).frame(to)
-    });
     let from_outside = matches!(
         kind,
         Kind::TcpIn
             | Kind::TcpInDf
+            | Kind::TunnelOut
             | Kind::UdpIn
             | Kind::PingIn
             | Kind::ExemptIn
@@ -96,7 +88,28 @@ pub fn prepare(gateway: &mut Gateway, kind: Kind, flows: u32, count: usize) -> R
             | Kind::FragmentIn
             | Kind::Scan
     );
-    Ok(Traffic { interface: if from_outside { OUTSIDE } else { INSIDE }, frames: frames.collect() })
+    let from = if from_outside { OUTSIDE } else { INSIDE };
+    let frames = (0..count).map(|k| {
+        // Both halves of a datagram are of one flow.
+        let turn = if matches!(kind, Kind::FragmentOut | Kind::FragmentIn) { k / 2 } else { k };
+        let flow = &opened[turn * STRIDE % opened.len()];
+        let fresh = Flow::new(flows + k as u32);
+        let to = if kind == Kind::Foreign { [2, 7, 7, 7, 7, 7] } else { OWN_MAC };
+        let other = &opened[(k * STRIDE + STRIDE) % opened.len()];
+        arriving(kind, from, &packet(kind, k, flow, other, &fresh), to)
+    });
+    Ok(Traffic { interface: from, frames: frames.collect() })
+}
+
+/// `packet` as it arrives from a side, sent to the Ethernet address `to`: from pods behind a tunnel, in there.
+fn arriving(kind: Kind, from: InterfaceId, packet: &Ip, to: [u8; 6]) -> Vec<u8> {
+    if !kind.is_tunnelled() || from == OUTSIDE {
+        return packet.frame(to);
+    }
+    let mut inner = vec![8, 0, 0, 0];
+    inner.extend((TUNNEL.0 << 8).to_be_bytes());
+    inner.extend(packet.frame(DEVICE_MAC));
+    udp((ENDS[0], 40_000), (ENDS[1], TUNNEL.1), &inner).frame(to)
 }
 
 /// The packet with the number `k`, of `flow`, or the first one of `fresh`.
@@ -105,8 +118,8 @@ fn packet(kind: Kind, k: usize, flow: &Flow, other: &Flow, fresh: &Flow) -> Ip {
     match kind {
         Kind::TcpOut => flow.tcp_out(ACK, (1001, 5001), &PAYLOAD),
         Kind::TcpIn => flow.tcp_in(ACK, (5001, 1001), &PAYLOAD),
-        Kind::TcpOutDf => with_df(packet(Kind::TcpOut, k, flow, other, fresh)),
-        Kind::TcpInDf => with_df(packet(Kind::TcpIn, k, flow, other, fresh)),
+        Kind::TcpOutDf | Kind::TunnelIn => with_df(packet(Kind::TcpOut, k, flow, other, fresh)),
+        Kind::TcpInDf | Kind::TunnelOut => with_df(packet(Kind::TcpIn, k, flow, other, fresh)),
         Kind::UdpOut | Kind::Foreign => flow.udp_out(&PAYLOAD),
         Kind::UdpIn => flow.udp_in(&PAYLOAD),
         Kind::PingOut => flow.ping_out(),
@@ -149,7 +162,13 @@ type Step = (InterfaceId, fn(&Flow) -> Ip);
 /// Opens a flow of the protocol that `kind` needs, with packets from both sides.
 fn open(gateway: &mut Gateway, kind: Kind, mut flow: Flow) -> Result<Flow> {
     let steps: Vec<Step> = match kind {
-        Kind::TcpOut | Kind::TcpIn | Kind::TcpOutDf | Kind::TcpInDf | Kind::NewTcp => vec![
+        Kind::TcpOut
+        | Kind::TcpIn
+        | Kind::TcpOutDf
+        | Kind::TcpInDf
+        | Kind::TunnelIn
+        | Kind::TunnelOut
+        | Kind::NewTcp => vec![
             (INSIDE, |flow| flow.tcp_out(SYN, (1000, 0), &[])),
             (OUTSIDE, |flow| flow.tcp_in(SYN | ACK, (5000, 1001), &[])),
             (INSIDE, |flow| flow.tcp_out(ACK, (1001, 5001), &[])),
@@ -160,7 +179,8 @@ fn open(gateway: &mut Gateway, kind: Kind, mut flow: Flow) -> Result<Flow> {
         _ => vec![(INSIDE, |flow| flow.udp_out(&PAYLOAD)), (OUTSIDE, |flow| flow.udp_in(&PAYLOAD))],
     };
     for (from, packet) in steps {
-        anyhow::ensure!(gateway.inject(from, &packet(&flow).frame(OWN_MAC)), "no free frame");
+        let frame = arriving(kind, from, &packet(&flow), OWN_MAC);
+        anyhow::ensure!(gateway.inject(from, &frame), "no free frame");
         let (_, sent) =
             gateway.settle().pop().context("a packet of an opening was not forwarded")?;
         if from == INSIDE {
