@@ -14,27 +14,30 @@ pub(crate) struct PackedKey {
     rest: u64,
 }
 
+/// The side that packets come from, and the overlay there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Side(u32);
+
+impl Side {
+    /// Of a [`FlowKey`] with these.
+    pub const fn new(realm: Realm, overlay: u16) -> Self {
+        Self((overlay as u32) << 16 | realm as u32)
+    }
+}
+
 impl From<&FlowKey> for PackedKey {
     fn from(key: &FlowKey) -> Self {
         let addresses =
             u64::from(u32::from(key.src.addr)) << 32 | u64::from(u32::from(key.dst.addr));
         let ports = u32::from(key.src.port) << 16 | u32::from(key.dst.port);
-        Self::from_words(addresses, ports, key.protocol, (key.realm, key.overlay))
+        Self::from_words(addresses, ports, key.protocol, Side::new(key.realm, key.overlay))
     }
 }
 
 impl PackedKey {
     #[inline]
-    fn from_words(
-        addresses: u64,
-        ports: u32,
-        protocol: Protocol,
-        (realm, overlay): (Realm, u16),
-    ) -> Self {
-        let rest = u64::from(ports) << 32
-            | u64::from(overlay) << 16
-            | u64::from(protocol.number()) << 8
-            | realm as u64;
+    fn from_words(addresses: u64, ports: u32, protocol: Protocol, Side(side): Side) -> Self {
+        let rest = u64::from(ports) << 32 | u64::from(protocol.number()) << 8 | u64::from(side);
         Self { addresses, rest }
     }
 
@@ -124,7 +127,7 @@ impl Secret {
         addresses: u64,
         ports: u32,
         protocol: Protocol,
-        side: (Realm, u16),
+        side: Side,
     ) -> HashedKey {
         let key = PackedKey::from_words(addresses, ports, protocol, side);
         HashedKey { key, hash: self.hash(key), probable: u32::MAX }

@@ -42,7 +42,7 @@ pub use claims::Claims;
 pub use directory::{BlockNumber, BlockState, Directory, Holder, MAX_WORKERS};
 pub use endpoint::{Endpoint, FlowKey, Protocol, Realm};
 pub use events::{Event, EventKind, Limit};
-pub use key::{HashedKey, Secret};
+pub use key::{HashedKey, Secret, Side};
 pub use listing::{SessionView, SubscriberView};
 pub use nat::{
     Acknowledgement, Admission, Farewell, FixedMapping, Hit, Memory, Nat, NatStats, Obituary,

@@ -67,7 +67,15 @@ pub(crate) struct Ended {
 }
 
 /// Who a subscriber is: its address, and the overlay in which that is its own ([`FlowKey::overlay`]).
-pub(crate) type Host = (Ipv4Addr, u16);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Host(u64);
+
+impl Host {
+    /// The one at `addr` in `overlay`.
+    pub(crate) fn new(addr: Ipv4Addr, overlay: u16) -> Self {
+        Self(u64::from(u32::from(addr)) << 16 | u64::from(overlay))
+    }
+}
 
 type Place = (u16, BlockNumber, PortClass);
 
@@ -474,7 +482,7 @@ fn reserve_few<T>(list: &mut Vec<T>) {
 #[derive(Debug)]
 pub(crate) struct Subscriber {
     pub(crate) addr: Ipv4Addr,
-    pub(crate) overlay: u16,
+    host: Host,
     pub(crate) holdings: Vec<Holding>,
     pub(crate) sessions: u32,
     pub(crate) created: u64,
@@ -488,7 +496,7 @@ pub(crate) struct Subscriber {
 impl Subscriber {
     /// Who it is.
     pub(crate) fn host(&self) -> Host {
-        (self.addr, self.overlay)
+        self.host
     }
 
     /// Whether there is nothing to remember.

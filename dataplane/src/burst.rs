@@ -232,10 +232,9 @@ impl<I: PacketIo> Worker<I> {
         &mut self,
         (interface, tunnel): (InterfaceId, TunnelId),
         mut frame: I::Frame,
-        flow: u64,
+        (len, flow): (usize, u64),
         sent: &mut Run,
     ) {
-        let len = self.io.bytes(&frame).len();
         let Some(underlay) = self.put_into_tunnel(tunnel, &mut frame, flow) else {
             return self.drop_frame(frame, DropReason::TooBig);
         };

@@ -70,7 +70,7 @@ pub trait PacketIo {
     /// Puts `header` before the packet of `frame`. False, and nothing changes, if there is no room for it: there is for
     /// the headers of a tunnel wherever a packet has arrived or is written by natgate.
     #[must_use]
-    fn prepend(&mut self, frame: &mut Self::Frame, header: &[u8]) -> bool;
+    fn prepend<const N: usize>(&mut self, frame: &mut Self::Frame, header: &[u8; N]) -> bool;
 
     /// Takes the first `len` bytes away from the packet of `frame`. False, and nothing changes, if it has fewer.
     #[must_use]

@@ -1,7 +1,6 @@
 //! Packet I/O in memory: for tests, replay and benchmarks.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::time::Duration;
 
 use crate::interface::InterfaceId;
@@ -10,49 +9,43 @@ use crate::waker::Waker;
 
 /// Room for a packet in a frame, in bytes.
 pub const FRAME_SIZE: usize = 2048;
-/// Room before a packet that has arrived, or is new; as AF_XDP has it.
-const HEADROOM: usize = 256;
+/// Room before a packet that has arrived, or is new.
+const HEADROOM: u8 = 192;
+/// With what a packet may begin later.
+const SIZE: usize = 256 + FRAME_SIZE;
 
 /// Begins a cache line, as frames of a NIC do.
 #[derive(Debug)]
 #[repr(align(64))]
-struct Bytes([u8; HEADROOM + FRAME_SIZE]);
+struct Bytes([u8; SIZE]);
 
 /// A frame: owns its bytes.
 #[must_use = "a frame that is dropped without release is lost to its pool"]
 #[derive(Debug)]
 pub struct Frame {
     bytes: Box<Bytes>,
-    // Narrow: the token is copied from stage to stage.
-    start: u16,
+    /// A byte: it lies in the frame whatever it is.
+    start: u8,
     len: u16,
 }
 
 impl Frame {
     fn new() -> Self {
-        Self { bytes: Box::new(Bytes([0; HEADROOM + FRAME_SIZE])), start: HEADROOM as u16, len: 0 }
+        Self { bytes: Box::new(Bytes([0; SIZE])), start: HEADROOM, len: 0 }
     }
 
-    /// Within [`Bytes`], as the callers have seen to.
-    fn set(&mut self, start: usize, len: usize) {
-        (self.start, self.len) = (start as u16, len as u16);
-    }
-
-    #[inline]
-    fn range(&self) -> Range<usize> {
-        let start = usize::from(self.start);
-        start..start + usize::from(self.len)
+    fn set(&mut self, start: u8, len: usize) {
+        (self.start, self.len) = (start, len as u16);
     }
 
     #[inline]
     fn packet(&self) -> &[u8] {
-        &self.bytes.0[self.range()]
+        &self.bytes.0[usize::from(self.start)..][..usize::from(self.len)]
     }
 
     #[inline]
     fn packet_mut(&mut self) -> &mut [u8] {
-        let range = self.range();
-        &mut self.bytes.0[range]
+        &mut self.bytes.0[usize::from(self.start)..][..usize::from(self.len)]
     }
 }
 
@@ -154,35 +147,36 @@ impl PacketIo for MemoryIo {
         frame.packet_mut()
     }
 
+    #[inline]
     fn resize(&mut self, frame: &mut Frame, len: usize) -> bool {
-        let start = frame.range().start;
-        let fits = start + len <= HEADROOM + FRAME_SIZE;
+        let fits = usize::from(frame.start) + len <= usize::from(HEADROOM) + FRAME_SIZE;
         if fits {
-            frame.set(start, len);
+            frame.len = len as u16;
         }
         fits
     }
 
     #[inline]
-    fn prepend(&mut self, frame: &mut Frame, header: &[u8]) -> bool {
-        let Range { start, end } = frame.range();
-        let fits = header.len() <= start;
-        if fits {
-            let start = start - header.len();
-            frame.set(start, end - start);
-            frame.packet_mut()[..header.len()].copy_from_slice(header);
+    fn prepend<const N: usize>(&mut self, frame: &mut Frame, header: &[u8; N]) -> bool {
+        let start = usize::from(frame.start).checked_sub(N);
+        if let Some(start) = start {
+            frame.set(start as u8, usize::from(frame.len) + N);
+            if let Some(room) = frame.bytes.0[start..].first_chunk_mut() {
+                *room = *header;
+            }
         }
-        fits
+        start.is_some()
     }
 
     #[inline]
     fn strip(&mut self, frame: &mut Frame, len: usize) -> bool {
-        let Range { start, end } = frame.range();
-        let fits = start + len <= end;
-        if fits {
-            frame.set(start + len, end - start - len);
+        let start = u8::try_from(usize::from(frame.start) + len)
+            .ok()
+            .filter(|_| len <= usize::from(frame.len));
+        if let Some(start) = start {
+            frame.set(start, usize::from(frame.len) - len);
         }
-        fits
+        start.is_some()
     }
 
     fn allocate(&mut self) -> Option<Frame> {

@@ -373,7 +373,10 @@ impl<I: PacketIo> Worker<I> {
             return Err(DropReason::WrongInterface);
         }
         // Without DF it leaves in pieces.
-        let mtu = self.snapshot.mtu_of(hop).unwrap_or(interface.mtu);
+        let mtu = match interface.tunnel {
+            None => interface.mtu,
+            Some(_) => self.snapshot.mtu_of(hop).unwrap_or(interface.mtu),
+        };
         let too_big = packet.len > mtu && packet.fragment.dont_fragment();
         if too_big { Err(DropReason::TooBig) } else { Ok(()) }
     }

@@ -4,7 +4,7 @@
 //! A packet that is not plain leaves the lane before anything has changed, and takes the way in
 //! [`pipeline`](crate::pipeline) at its own turn. Both do the same to a plain one, which `tests/plain.rs` proves.
 
-use conntrack::{Acknowledgement, Endpoint, HashedKey, Protocol, Realm, Secret, Timestamp};
+use conntrack::{Acknowledgement, Endpoint, HashedKey, Protocol, Realm, Secret, Side, Timestamp};
 
 use crate::identify::kind;
 use crate::interface::InterfaceId;
@@ -50,7 +50,7 @@ pub(crate) struct Ends {
 struct Entrance {
     own: MacWord,
     realm: Realm,
-    overlay: u16,
+    side: Side,
     partial_checksums: bool,
 }
 
@@ -93,7 +93,8 @@ impl Lane {
             };
             let (own, partial_checksums) = (interface.mac.into(), interface.repair_checksums);
             let overlay = if realm == Realm::Internal { interface.overlay } else { 0 };
-            Some(Entrance { own, realm, overlay, partial_checksums })
+            let side = Side::new(realm, overlay);
+            Some(Entrance { own, realm, side, partial_checksums })
         });
         let ids = (0..snapshot.roads.adjacencies.len() as u32).map(AdjacencyId);
         let exits = ids.map(|id| exit(snapshot, id, tunnels.of(id)));
@@ -124,7 +125,7 @@ impl Lane {
         if realm == Realm::External && self.is_among_public(addresses) {
             return None;
         }
-        let key = secret.hash_words(addresses, ports, protocol, (realm, entrance.overlay));
+        let key = secret.hash_words(addresses, ports, protocol, entrance.side);
         Some(Glance { key, plain: Some(Plain { realm, protocol, len, atomic }) })
     }
 }
@@ -251,7 +252,8 @@ impl<I: PacketIo> Worker<I> {
             self.counters().ip_id_reused.add(1);
         }
         if let Some(tunnel) = tunnel {
-            self.transmit_tunnelled((interface, tunnel), received.frame, key.flow(), sent);
+            let of = (frame_len, key.flow());
+            self.transmit_tunnelled((interface, tunnel), received.frame, of, sent);
         } else {
             self.transmit_plain(interface, received.frame, frame_len, sent);
         }

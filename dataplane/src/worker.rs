@@ -318,6 +318,21 @@ impl<I: PacketIo> Worker<I> {
         hop: NextHop,
         now: Timestamp,
     ) {
+        match self.plain_way(hop) {
+            Some(way) => self.send(received.frame, way, 0),
+            None => self.forward_by(received, parsed, hop, now),
+        }
+    }
+
+    /// The same by any way.
+    #[cold]
+    fn forward_by(
+        &mut self,
+        received: Received<I::Frame>,
+        parsed: &Parsed,
+        hop: NextHop,
+        now: Timestamp,
+    ) {
         let flow = parsed.key.as_ref().map_or(0, HashedKey::flow);
         match self.exit_by(hop) {
             Exit::Open(way) => self.send(received.frame, way, flow),

@@ -8,6 +8,7 @@ use crate::key::HashedKey;
 use crate::lease::Search;
 use crate::mapping::Class;
 use crate::session::reply_key;
+use crate::subscriber::Host;
 use crate::time::Timestamp;
 
 /// Openers that are looked at together.
@@ -25,7 +26,7 @@ impl Nat {
         let mut numbers = [u32::MAX; TOGETHER];
         let mut count = 0;
         for (number, key) in numbers.iter_mut().zip(keys.clone()) {
-            *number = self.subscribers.guess((key.key.src().addr, key.key.overlay()));
+            *number = self.subscribers.guess(Host::new(key.key.src().addr, key.key.overlay()));
             count += 1;
         }
         let numbers = &numbers[..count];
@@ -61,7 +62,7 @@ impl Nat {
         let holding = subscriber.holdings.first()?;
         let pool = self.pool(holding.pool)?;
         let class = Class::of(&pool.settings, key.protocol);
-        if subscriber.host() != (key.src.addr, key.overlay) || class.keeps_mappings() {
+        if subscriber.host() != Host::new(key.src.addr, key.overlay) || class.keeps_mappings() {
             return None;
         }
         let search = Search {

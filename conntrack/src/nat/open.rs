@@ -10,7 +10,7 @@ use crate::lease::Search;
 use crate::mapping::{Class, NewMapping};
 use crate::pool::{Pool, PoolId};
 use crate::session::{Direction, Owner, Slot, Via, reply_key};
-use crate::subscriber::{Host, KEEP_LAST_BLOCK, NoBlock};
+use crate::subscriber::{KEEP_LAST_BLOCK, NoBlock};
 use crate::table::NotAdded;
 use crate::tcp::{Segment, State};
 use crate::time::Timestamp;
@@ -163,17 +163,17 @@ impl Nat {
         })
     }
 
-    /// Opens a session for the subscriber `internal` in `pool`, and counts it, or the refusal. `open` says
+    /// Opens a session for the subscriber at an address in an overlay, in `pool`, and counts it, or the refusal. `open` says
     /// its outbound slot; the result is of the direction of the packet that came, with its first segment.
     fn counted(
         &mut self,
         (key, first): (&FlowKey, Option<&Segment>),
-        internal: Host,
+        internal: (Ipv4Addr, u16),
         pool: PoolId,
         now: Timestamp,
         open: impl FnOnce(&mut Self, u32) -> Result<Slot, Refusal>,
     ) -> Result<Slot, Refusal> {
-        if self.table.is_full() && self.subscribers.find(internal).is_none() {
+        if self.table.is_full() && self.subscribers.find(internal.0, internal.1).is_none() {
             self.note_table_full(now);
             return Err(Refusal::TableFull);
         }

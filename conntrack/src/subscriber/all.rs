@@ -1,5 +1,7 @@
 //! Where is the subscriber with this address?
 
+use std::net::Ipv4Addr;
+
 use ahash::RandomState;
 
 use super::{Holding, Host, Rare, Subscriber};
@@ -25,20 +27,26 @@ impl Subscribers {
         Self { by_host: Index::new(max), all: Slab::default(), hasher: RandomState::new() }
     }
 
-    /// The number of the subscriber `host`, if known.
-    pub(crate) fn find(&self, host: Host) -> Option<u32> {
+    /// The number of the subscriber at `addr` in `overlay`, if known.
+    pub(crate) fn find(&self, addr: Ipv4Addr, overlay: u16) -> Option<u32> {
+        let host = Host::new(addr, overlay);
         let is_it = |number| self.all.get(number).is_some_and(|it: &Subscriber| it.host() == host);
         self.by_host.find(self.hasher.hash_one(host), is_it)
     }
 
-    /// The number of the subscriber `host`, who is made known if new; `None` if there are too many.
-    pub(crate) fn get_or_insert(&mut self, host: Host, now: Timestamp) -> Option<u32> {
-        if let Some(number) = self.find(host) {
+    /// The number of the subscriber at an address in an overlay, who is made known if new; `None` if there are too many.
+    pub(crate) fn get_or_insert(
+        &mut self,
+        (addr, overlay): (Ipv4Addr, u16),
+        now: Timestamp,
+    ) -> Option<u32> {
+        let host = Host::new(addr, overlay);
+        if let Some(number) = self.find(addr, overlay) {
             return Some(number);
         }
         let number = self.all.insert(Subscriber {
-            addr: host.0,
-            overlay: host.1,
+            addr,
+            host,
             holdings: Vec::new(),
             sessions: 0,
             created: 0,

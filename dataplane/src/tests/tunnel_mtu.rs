@@ -177,7 +177,7 @@ fn handshake(rig: &mut Rig, by_tunnel: bool, port: u16, announced: u16) -> [Opti
     let [high, low] = announced.to_be_bytes();
     // With an odd number of bytes before it as well.
     let options: &[u8] =
-        if port % 2 == 0 { &[2, 4, high, low] } else { &[1, 2, 4, high, low, 1, 1, 0] };
+        if port.is_multiple_of(2) { &[2, 4, high, low] } else { &[1, 2, 4, high, low, 1, 1, 0] };
     let syn = opening((pod(1), port), (SERVER, 80), false, options);
     let syn = if by_tunnel { arriving(1, &syn) } else { syn };
     let (_, there) = rig.one(INSIDE, &syn).unwrap();

@@ -62,6 +62,14 @@ impl From<Mac> for MacWord {
     }
 }
 
+impl MacWord {
+    /// Whether a frame that begins with `head` is sent to it.
+    #[inline]
+    pub(crate) fn is_destination(self, head: [u8; 8]) -> bool {
+        u64::from_le_bytes(head) & 0xffff_ffff_ffff == self.0
+    }
+}
+
 /// What the headers say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Headers {

@@ -4,13 +4,16 @@
 
 use std::net::Ipv4Addr;
 
-use super::{checksum, ethernet, ipv4, read_u16, read_u32, udp, write_u16};
+use super::plain::MacWord;
+use super::{checksum, ethernet, ipv4, read_u16, udp, write_u16};
 use crate::interface::{Mac, OuterDf, Tunnel};
 
 /// What stands before the inner frame: Ethernet, IPv4, UDP and VXLAN.
 pub(crate) const HEADERS: usize = at::VXLAN + 8;
 /// By so much an outer IP packet is longer than the inner one.
 pub(crate) const OVERHEAD: u16 = (ipv4::HEADER + udp::HEADER + 8 + ethernet::HEADER) as u16;
+/// Where the inner frame begins.
+const INNER: usize = HEADERS;
 const UDP_NUMBER: u8 = 17;
 const DONT_FRAGMENT: u16 = 0x4000;
 /// Not congested, and the ends don't care.
@@ -55,7 +58,7 @@ pub(crate) struct Envelope {
     /// What is taken over from the inner packet's octet of DSCP and ECN, and from its time to live.
     tos_mask: u8,
     ttl_mask: u8,
-    df_mask: u16,
+    df_mask: u8,
     first_port: u16,
     ports: u32,
     checksum: bool,
@@ -85,55 +88,84 @@ impl Envelope {
             sum: u32::from(checksum::fold(checksum::sum(&headers[at::IP..at::UDP]))),
             tos_mask: if tunnel.tos.is_none() { 0xff } else { ECN },
             ttl_mask: if tunnel.ttl.is_none() { 0xff } else { 0 },
-            df_mask: if tunnel.df == OuterDf::Inherit { DONT_FRAGMENT } else { 0 },
+            df_mask: if tunnel.df == OuterDf::Inherit { (DONT_FRAGMENT >> 8) as u8 } else { 0 },
             first_port: first,
             ports: u32::from(last.saturating_sub(first)) + 1,
             checksum: tunnel.checksum,
         }
     }
 
-    /// What is written before `inner`, a frame with an IPv4 packet of the flow `flow`; `id` is the identification.
-    /// `None` if that is no such frame, or too long.
+    /// What is to stand before an inner frame, not complete yet.
     #[inline]
-    pub(crate) fn headers(&self, inner: &[u8], flow: u64, id: u16) -> Option<[u8; HEADERS]> {
-        let head: &[u8; ethernet::HEADER + ipv4::HEADER] = inner.first_chunk()?;
-        let udp_len = u16::try_from(inner.len() + (HEADERS - at::UDP)).ok()?;
-        let len = udp_len.checked_add(ipv4::HEADER as u16)?;
-        let tos = head[at::TOS] & self.tos_mask;
-        let ttl = head[at::TTL] & self.ttl_mask;
-        let df = u16::from_be_bytes([head[at::FRAGMENT], head[at::FRAGMENT + 1]]) & self.df_mask;
-        let mut headers = self.headers;
-        headers[at::TOS] |= tos;
-        write_u16(&mut headers, at::TOTAL_LEN, len);
-        write_u16(&mut headers, at::ID, id);
-        headers[at::FRAGMENT] |= (df >> 8) as u8;
-        headers[at::TTL] |= ttl;
-        let words = [tos.into(), len, id, df, u16::from(ttl) << 8].map(u32::from);
-        let sum = self.sum + words.iter().sum::<u32>();
-        write_u16(&mut headers, at::CHECKSUM, !checksum::fold(sum.into()));
+    pub(crate) fn headers(&self) -> &[u8; HEADERS] {
+        &self.headers
+    }
+
+    /// Completes the headers of `packet`, before which [`headers`](Self::headers) were put: they are for the frame that
+    /// follows, an IPv4 packet of the flow `flow`; `id` is the identification. `None` if that is no such frame, or too
+    /// long.
+    #[inline]
+    pub(crate) fn complete(&self, packet: &mut [u8], flow: u64, id: u16) -> Option<()> {
+        let len = u16::try_from(packet.len() - ethernet::HEADER).ok()?;
+        let head: &mut [u8; INNER + ethernet::HEADER + ipv4::HEADER] = packet.first_chunk_mut()?;
+        let tos = head[INNER + at::TOS] & self.tos_mask;
+        let ttl = head[INNER + at::TTL] & self.ttl_mask;
+        let df = head[INNER + at::FRAGMENT] & self.df_mask;
+        head[at::TOS] |= tos;
+        head[at::FRAGMENT] |= df;
+        head[at::TTL] |= ttl;
         // As the kernel chooses it: the flow's hash as a fraction of the range.
-        let port = (u64::from(flow as u32) * u64::from(self.ports)) >> 32;
-        write_u16(&mut headers, at::UDP, self.first_port + port as u16);
-        write_u16(&mut headers, at::UDP_LEN, udp_len);
-        if self.checksum {
-            sign(&mut headers, inner);
+        let port = ((u64::from(flow as u32) * u64::from(self.ports)) >> 32) as u16;
+        let words = [u16::from(tos), len, id, u16::from(df) << 8, u16::from(ttl) << 8];
+        let sum = words.into_iter().fold(self.sum, |sum, word| sum + u32::from(word));
+        for (at, word) in [
+            (at::TOTAL_LEN, len),
+            (at::ID, id),
+            (at::CHECKSUM, !checksum::fold(sum.into())),
+            (at::UDP, self.first_port + port),
+            (at::UDP_LEN, len - ipv4::HEADER as u16),
+        ] {
+            head[at..at + 2].copy_from_slice(&word.to_be_bytes());
         }
-        Some(headers)
+        if self.checksum {
+            sign(packet);
+        }
+        Some(())
     }
 }
 
 /// Writes the UDP checksum.
 #[cold]
-fn sign(headers: &mut [u8; HEADERS], inner: &[u8]) {
-    let len = read_u16(headers, at::UDP_LEN);
-    let pseudo = checksum::sum(&headers[at::SRC..at::UDP]) + u64::from(UDP_NUMBER) + u64::from(len);
-    let sum = pseudo + checksum::sum(&headers[at::UDP..]) + checksum::sum(inner);
-    let sum = !checksum::fold(sum);
-    write_u16(headers, at::UDP_CHECKSUM, if sum == 0 { 0xffff } else { sum });
+fn sign(packet: &mut [u8]) {
+    let len = read_u16(packet, at::UDP_LEN);
+    let pseudo = checksum::sum(&packet[at::SRC..at::UDP]) + u64::from(UDP_NUMBER) + u64::from(len);
+    let sum = !checksum::fold(pseudo + checksum::sum(&packet[at::UDP..]));
+    write_u16(packet, at::UDP_CHECKSUM, if sum == 0 { 0xffff } else { sum });
 }
 
-/// By which a tunnel is known that ends here: address, UDP port and network.
-pub(crate) type End = (Ipv4Addr, u16, u32);
+/// By which a tunnel is known that ends here, as its headers have it: address, UDP port, and VXLAN header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct End {
+    address: [u8; 4],
+    port: [u8; 2],
+    vxlan: u64,
+}
+
+impl From<&Tunnel> for End {
+    fn from(tunnel: &Tunnel) -> Self {
+        let vxlan = u64::from(FLAGS) << 32 | u64::from(tunnel.vni << 8);
+        Self { address: tunnel.local.octets(), port: tunnel.port.to_be_bytes(), vxlan }
+    }
+}
+
+/// The bytes at `at`, which is a constant: no check is left of it.
+#[inline(always)]
+#[allow(clippy::inline_always)] // the constant must meet the array's length
+fn part<const N: usize>(bytes: &[u8; HEADERS], at: usize) -> [u8; N] {
+    let mut part = [0; N];
+    part.copy_from_slice(&bytes[at..at + N]);
+    part
+}
 
 /// A packet that is the outside of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,29 +177,33 @@ pub(crate) struct Outer {
     pub(crate) ecn: u8,
 }
 
-/// Whether `frame` has the shape of VXLAN in whole IPv4 packets without options, with an intact header. Its UDP checksum
-/// is not looked at: what is inside has its own (RFC 7348 section 4.1 leaves it open).
+/// Whether `frame` to `own` has the shape of VXLAN in a whole IPv4 packet without options, with an intact header. Its UDP
+/// checksum is not looked at: what is inside has its own (RFC 7348 section 4.1 leaves it open).
 #[inline]
-pub(crate) fn look(frame: &[u8]) -> Option<Outer> {
+pub(crate) fn look(frame: &[u8], own: MacWord) -> Option<Outer> {
     let head: &[u8; HEADERS] = frame.first_chunk()?;
-    let shape = read_u32(head, at::TYPE) >> 8;
-    let whole = read_u16(head, at::FRAGMENT) & !DONT_FRAGMENT == 0;
-    if shape != 0x08_0045 || head[at::PROTOCOL] != UDP_NUMBER || !whole {
+    let vxlan = u64::from_be_bytes(part(head, at::VXLAN));
+    let shape = u32::from_le_bytes(part(head, at::TYPE)) & 0x00ff_ffff;
+    let fragment = u16::from_be_bytes(part(head, at::FRAGMENT));
+    if vxlan >> 32 != u64::from(FLAGS)
+        || shape != 0x0045_0008
+        || head[at::PROTOCOL] != UDP_NUMBER
+        || fragment & !DONT_FRAGMENT != 0
+        || !own.is_destination(part(head, 0))
+    {
         return None;
     }
-    let vni = read_u32(head, at::VNI);
-    if read_u32(head, at::VXLAN) != FLAGS || vni & 0xff != 0 {
+    let word = |at| u64::from(u32::from_ne_bytes(part(head, at)));
+    let (src, dst) = (word(at::SRC), word(at::DST));
+    let sum = word(at::IP) + word(at::ID) + word(at::TTL) + src + dst;
+    if checksum::fold(sum) != 0xffff {
         return None;
     }
-    let header: &[u8; ipv4::HEADER] = head[at::IP..].first_chunk()?;
-    if !checksum::is_right(header, &[]) {
-        return None;
-    }
-    let end = (read_u32(head, at::DST).into(), read_u16(head, at::UDP_DST), vni >> 8);
-    let (total, udp_len) = (read_u16(head, at::TOTAL_LEN), read_u16(head, at::UDP_LEN));
-    let fits = at::IP + usize::from(total) <= frame.len()
-        && usize::from(udp_len) + ipv4::HEADER <= usize::from(total);
-    let len = usize::from(udp_len).checked_sub(HEADERS - at::UDP).filter(|_| fits);
+    let end = End { address: part(head, at::DST), port: part(head, at::UDP_DST), vxlan };
+    let [total, udp_len] =
+        [at::TOTAL_LEN, at::UDP_LEN].map(|at| usize::from(u16::from_be_bytes(part(head, at))));
+    let fits = at::IP + total <= frame.len() && udp_len + ipv4::HEADER <= total;
+    let len = udp_len.checked_sub(HEADERS - at::UDP).filter(|_| fits);
     Some(Outer { end, len, ecn: head[at::TOS] & ECN })
 }
 

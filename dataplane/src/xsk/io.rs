@@ -191,7 +191,7 @@ impl PacketIo for XskIo {
         self.shared.memory.resize(frame, len)
     }
 
-    fn prepend(&mut self, frame: &mut Frame, header: &[u8]) -> bool {
+    fn prepend<const N: usize>(&mut self, frame: &mut Frame, header: &[u8; N]) -> bool {
         self.shared.memory.prepend(frame, header)
     }
 

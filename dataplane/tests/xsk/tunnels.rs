@@ -197,6 +197,7 @@ fn packets_leave_that_begin_before_they_arrived_and_their_frames_come_home() {
             }
             worker.flush();
         }
+        assert!(sender.wait().unwrap().success());
         assert_eq!(sent, SENT);
         assert!(receiver.wait().unwrap().success(), "the kernel's device took all of them");
         workers[0].flush();
