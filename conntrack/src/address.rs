@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use crate::block::PortBlock;
 use crate::claims::Claims;
@@ -9,6 +10,7 @@ use crate::directory::{BlockNumber, Directory};
 use crate::endpoint::{Endpoint, Protocol};
 use crate::key::Secret;
 use crate::pool::PoolSettings;
+use crate::time::Timestamp;
 
 /// Queries to this port are scattered.
 pub(crate) const REMOTE_DNS: u16 = 53;
@@ -36,7 +38,7 @@ pub struct PublicAddress {
     /// Its small blocks of ports below 1024.
     pub low: Directory,
     /// Who uses it in protocols without ports.
-    pub claims: Claims,
+    pub claims: Arc<Claims>,
     /// Ports in these directories that are never given out.
     never: Box<[RangeInclusive<u16>]>,
     /// The ports that DNS queries are scattered over.
@@ -48,23 +50,55 @@ impl PublicAddress {
     pub fn new(addr: Ipv4Addr, settings: &PoolSettings, reserved: &[RangeInclusive<u16>]) -> Self {
         let never: Box<[_]> = settings.except.iter().chain(reserved).cloned().collect();
         let scatter = settings.scatter_region();
-        // A block without a port to give, or one that reaches into the region, is nobody's.
-        let closed = |mut ports: RangeInclusive<u16>| {
-            let touches = |region: &RangeInclusive<u16>| {
-                region.start() <= ports.end() && ports.start() <= region.end()
-            };
-            scatter.as_ref().is_some_and(touches) || ports.all(|port| is_in(&never, port))
-        };
+        let closed = |ports| is_closed(ports, &never, scatter.as_ref());
         let low = settings.low_ports.clone().unwrap_or(RangeInclusive::new(1, 0));
         let low = *low.start()..=(*low.end()).min(FIRST_HIGH - 1);
         Self {
             addr,
             directory: Directory::with_closed(settings.ports.clone(), settings.block_size, closed),
             low: Directory::with_closed(low, LOW_BLOCK, closed),
-            claims: Claims::default(),
+            claims: Arc::default(),
             never,
             scatter,
         }
+    }
+
+    /// The same address, with the same holders, under settings that shape it as those before do
+    /// ([`PoolSettings::shapes_as`]). Ports in `reserved`, and nothing else than they and `settings.except`, are never
+    /// given out; who has one keeps it. Call [`settle`](Self::settle) when it takes effect.
+    #[must_use]
+    pub fn reserving(&self, settings: &PoolSettings, reserved: &[RangeInclusive<u16>]) -> Self {
+        Self {
+            addr: self.addr,
+            directory: self.directory.clone(),
+            low: self.low.clone(),
+            claims: Arc::clone(&self.claims),
+            never: settings.except.iter().chain(reserved).cloned().collect(),
+            scatter: self.scatter.clone(),
+        }
+    }
+
+    /// Gives out the blocks that have a port to give, and no others.
+    pub fn settle(&self) {
+        for directory in [&self.directory, &self.low] {
+            directory.close_only(|ports| self.is_closed(ports));
+        }
+    }
+
+    /// The ports that are never given out.
+    pub fn never(&self) -> &[RangeInclusive<u16>] {
+        &self.never
+    }
+
+    /// Whether nobody holds a block, none rests at `now`, and nobody has a claim.
+    pub fn is_vacant(&self, now: Timestamp) -> bool {
+        let vacant = |directory: &Directory| directory.held() == 0 && directory.resting(now) == 0;
+        vacant(&self.directory) && vacant(&self.low) && self.claims.is_empty()
+    }
+
+    /// Whether a block of these ports is nobody's: it has no port to give, or reaches into the region for DNS.
+    pub(crate) fn is_closed(&self, ports: RangeInclusive<u16>) -> bool {
+        is_closed(ports, &self.never, self.scatter.as_ref())
     }
 
     /// An address without blocks, which belongs to one host as a whole.
@@ -73,7 +107,7 @@ impl PublicAddress {
             addr,
             directory: Directory::empty(),
             low: Directory::empty(),
-            claims: Claims::default(),
+            claims: Arc::default(),
             never: Box::default(),
             scatter: None,
         }
@@ -167,6 +201,17 @@ impl PublicAddress {
         let ports = (first, directory.block_size());
         PortBlock::new((address, number, class), ports, rests, |port| self.is_reserved(port))
     }
+}
+
+fn is_closed(
+    mut ports: RangeInclusive<u16>,
+    never: &[RangeInclusive<u16>],
+    scatter: Option<&RangeInclusive<u16>>,
+) -> bool {
+    let touches = |region: &RangeInclusive<u16>| {
+        region.start() <= ports.end() && ports.start() <= region.end()
+    };
+    scatter.is_some_and(touches) || ports.all(|port| is_in(never, port))
 }
 
 fn is_in(ranges: &[RangeInclusive<u16>], port: u16) -> bool {

@@ -334,6 +334,20 @@ impl PortBlock {
         }
     }
 
+    /// Never gives `port`, which must be in the block, out from now on. Sessions that have it keep it.
+    pub(crate) fn reserve(&mut self, port: u16) {
+        let (number, len) = (port - self.first_port, self.len);
+        if self.is_closed(number) {
+            return;
+        }
+        self.never.get_or_insert_with(|| Box::new(Bits::new(len, false))).set(number, true);
+        for ports in self.ports.iter_mut().flatten() {
+            // A rest that nobody waits for is over.
+            self.resting -= u32::from(!ports.used.has(number) && !ports.unused.is_free(number));
+            ports.unused.take(number);
+        }
+    }
+
     /// Whether a port is never given out.
     fn is_closed(&self, number: u16) -> bool {
         self.never.as_ref().is_some_and(|never| never.has(number))
@@ -374,6 +388,10 @@ impl PortBlock {
         self.of(protocol).is_some_and(|ports| ports.used.has(port - self.first_port))
     }
 
+    fn is_used_number(&self, protocol: usize, number: u16) -> bool {
+        self.ports[protocol].as_ref().is_some_and(|ports| ports.used.has(number))
+    }
+
     /// All ports, from a place that `start` chooses onwards.
     pub(crate) fn ports(&self, start: u64) -> impl Iterator<Item = u16> + use<> {
         let (first, len) = (self.first_port, u64::from(self.len));
@@ -389,7 +407,8 @@ impl PortBlock {
         let Some(protocol) = protocol.index() else { return false };
         let number = port - self.first_port;
         self.sessions += 1;
-        if self.is_closed(number) {
+        // What was given out before it was closed may have one more session of its mapping.
+        if self.is_closed(number) && !self.is_used_number(protocol, number) {
             return false;
         }
         let (len, rests, never) = (self.len, self.rests, self.never.as_deref());
@@ -411,7 +430,8 @@ impl PortBlock {
         let number = port - self.first_port;
         self.sessions = self.sessions.saturating_sub(1);
         let closed = self.is_closed(number);
-        let Some(ports) = self.ports[protocol].as_mut().filter(|_| !closed) else {
+        let used = self.is_used_number(protocol, number);
+        let Some(ports) = self.ports[protocol].as_mut().filter(|_| used) else {
             return Returned::InUse;
         };
         let last = ports.leave_one(number);
@@ -425,11 +445,13 @@ impl PortBlock {
         }
         if !last {
             Returned::InUse
-        } else if rests > now {
+        } else if rests > now && !closed {
             self.resting += 1;
             Returned::Rests(rests)
         } else {
-            ports.unused.give_back(number);
+            if !closed {
+                ports.unused.give_back(number);
+            }
             Returned::Free
         }
     }
@@ -442,7 +464,11 @@ impl PortBlock {
         let Some(ports) = ports else { return false };
         let Some(kept) = ports.rest_until.get_mut(usize::from(number)) else { return false };
         let same = u64::from(*kept) == until.as_secs();
-        if !same || ports.used.has(number) || ports.unused.is_free(number) {
+        if !same
+            || self.never.as_ref().is_some_and(|never| never.has(number))
+            || ports.used.has(number)
+            || ports.unused.is_free(number)
+        {
             return false;
         }
         *kept = 0;

@@ -7,6 +7,7 @@
 
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -96,14 +97,20 @@ fn ports_of(block: u16, shift: u32) -> RangeInclusive<u16> {
     start as u16..=(start + (1 << shift) - 1) as u16
 }
 
-/// The port blocks of one public address.
-#[derive(Debug)]
+/// The port blocks of one public address. A clone is another handle of the same blocks.
+#[derive(Clone, Debug)]
 pub struct Directory {
     first: u16,
     shift: u32,
-    words: Box<[AtomicU64]>,
+    words: Arc<[AtomicU64]>,
+    counts: Arc<Counts>,
+}
+
+/// What is counted beside the words.
+#[derive(Debug, Default)]
+struct Counts {
     /// Blocks that may be given out.
-    open: u32,
+    open: AtomicU32,
     held: AtomicU32,
     /// Releases so far, modulo 2^32 (32 bits) | second before which there is nothing to claim (32).
     barren: AtomicU64,
@@ -129,16 +136,45 @@ impl Directory {
             let closed = closed(ports_of(number as u16, shift));
             if closed { BlockState::Closed } else { BlockState::Free }
         };
-        let words: Box<[_]> =
+        let words: Arc<[_]> =
             (first..end.max(first)).map(|number| AtomicU64::new(encode(state(number)))).collect();
         let open = words.iter().filter(|word| word.load(Ordering::Relaxed) == FREE).count();
-        Self {
-            first: first as u16,
-            shift,
-            words,
-            open: open as u32,
-            held: AtomicU32::new(0),
-            barren: AtomicU64::new(0),
+        let counts = Counts { open: AtomicU32::new(open as u32), ..Counts::default() };
+        Self { first: first as u16, shift, words, counts: Arc::new(counts) }
+    }
+
+    /// Takes every block whose ports are `closed` out of what may be given out, and puts the others back. One that is
+    /// held stays so, and is looked at again when it is given back.
+    pub(crate) fn close_only(&self, closed: impl Fn(RangeInclusive<u16>) -> bool) {
+        for number in (self.first..).map(BlockNumber).take(self.words.len()) {
+            if closed(self.ports(number)) {
+                self.close(number);
+            } else {
+                self.reopen(number);
+            }
+        }
+    }
+
+    /// Never gives `block` out any more, unless somebody holds it.
+    pub(crate) fn close(&self, block: BlockNumber) {
+        let closes = |word| match decode(word) {
+            BlockState::Free | BlockState::Resting(..) => Some(CLOSED),
+            BlockState::Held(_) | BlockState::Closed => None,
+        };
+        let word = self.word(block);
+        if word.is_some_and(|w| w.fetch_update(Ordering::AcqRel, Ordering::Acquire, closes).is_ok())
+        {
+            self.counts.open.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn reopen(&self, block: BlockNumber) {
+        let opened = self.word(block).is_some_and(|word| {
+            word.compare_exchange(CLOSED, FREE, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        });
+        if opened {
+            self.counts.open.fetch_add(1, Ordering::Relaxed);
+            self.forget_barren();
         }
     }
 
@@ -147,9 +183,14 @@ impl Directory {
         Self::new(RangeInclusive::new(1, 0), 16)
     }
 
+    /// Whether there is no block, to give out or closed.
+    pub fn is_empty(&self) -> bool {
+        self.words.is_empty()
+    }
+
     /// How many blocks there are to give out.
     pub fn blocks(&self) -> u32 {
-        self.open
+        self.counts.open.load(Ordering::Relaxed)
     }
 
     /// Ports in a block.
@@ -159,7 +200,7 @@ impl Directory {
 
     /// How many blocks are held now.
     pub fn held(&self) -> u32 {
-        self.held.load(Ordering::Relaxed)
+        self.counts.held.load(Ordering::Relaxed)
     }
 
     /// How many blocks rest now. Walks the directory.
@@ -179,7 +220,7 @@ impl Directory {
     /// The blocks that are held now, and by whom: what a journal has to know. Walks the directory.
     pub fn held_blocks(&self) -> impl Iterator<Item = (BlockNumber, Holder)> + '_ {
         let numbers = (self.first..).map(BlockNumber);
-        numbers.zip(&self.words).filter_map(|(number, word)| {
+        numbers.zip(&*self.words).filter_map(|(number, word)| {
             match decode(word.load(Ordering::Acquire)) {
                 BlockState::Held(holder) => Some((number, holder)),
                 BlockState::Free | BlockState::Resting(..) | BlockState::Closed => None,
@@ -196,7 +237,7 @@ impl Directory {
             BlockState::Resting(_, until) => !is_over(until, now),
             BlockState::Free | BlockState::Closed => false,
         };
-        numbers.zip(&self.words).filter_map(move |(number, word)| busy(word).then_some(number))
+        numbers.zip(&*self.words).filter_map(move |(number, word)| busy(word).then_some(number))
     }
 
     /// Keeps `blocks` from everybody for `rest`, also from those who held them: their state was lost
@@ -256,8 +297,8 @@ impl Directory {
     /// [`claim_block`](Self::claim_block) only.
     pub fn claim(&self, holder: Holder, random: u64, now: Timestamp) -> Option<BlockNumber> {
         let count = self.words.len();
-        let barren = self.barren.load(Ordering::Acquire);
-        if self.held() >= self.open || now.as_secs() < u64::from(barren as u32) {
+        let barren = self.counts.barren.load(Ordering::Acquire);
+        if self.held() >= self.blocks() || now.as_secs() < u64::from(barren as u32) {
             return None;
         }
         // Drawn, so that a block behind others that are held is not more likely than they were.
@@ -288,7 +329,8 @@ impl Directory {
         });
         let next = seen >> 32 << 32 | until;
         // Fails if a block was released meanwhile, maybe behind the walk: then nothing is known.
-        let _ = self.barren.compare_exchange(seen, next, Ordering::AcqRel, Ordering::Relaxed);
+        let _ =
+            self.counts.barren.compare_exchange(seen, next, Ordering::AcqRel, Ordering::Relaxed);
     }
 
     /// Claims exactly `block`, if it can be had.
@@ -309,7 +351,7 @@ impl Directory {
         let won = available
             && word.compare_exchange(seen, held, Ordering::AcqRel, Ordering::Relaxed).is_ok();
         won.then(|| {
-            self.held.fetch_add(1, Ordering::Relaxed);
+            self.counts.held.fetch_add(1, Ordering::Relaxed);
             BlockNumber(self.first + index as u16)
         })
     }
@@ -328,12 +370,17 @@ impl Directory {
             word.compare_exchange(held, encode(next), Ordering::AcqRel, Ordering::Relaxed).is_ok()
         });
         if done {
-            self.held.fetch_sub(1, Ordering::Relaxed);
-            // After the word: who reads this count also finds the block. Counted even if nothing was
-            // remembered, because a walk may be under way. It never fails.
-            let forget = |barren: u64| Some((barren >> 32).wrapping_add(1) << 32);
-            let _ = self.barren.fetch_update(Ordering::AcqRel, Ordering::Relaxed, forget);
+            self.counts.held.fetch_sub(1, Ordering::Relaxed);
+            self.forget_barren();
         }
+    }
+
+    /// There is something to claim again. Called after the word has changed: who reads this count also finds the
+    /// block. Counted even if nothing was remembered, because a walk may be under way.
+    fn forget_barren(&self) {
+        let forget = |barren: u64| Some((barren >> 32).wrapping_add(1) << 32);
+        // It never fails.
+        let _ = self.counts.barren.fetch_update(Ordering::AcqRel, Ordering::Relaxed, forget);
     }
 }
 
@@ -346,7 +393,7 @@ mod tests {
     fn a_failed_walk_is_remembered_until_something_can_be_had() {
         let at = |s: u64| Timestamp::from_millis(s * 1000);
         let holder = |n: u32| Holder { subscriber: Ipv4Addr::from(n), worker: 3 };
-        let remembered = |d: &Directory| d.barren.load(Ordering::Relaxed) as u32;
+        let remembered = |d: &Directory| d.counts.barren.load(Ordering::Relaxed) as u32;
         let directory = Directory::new(1024..=1279, 64);
         let blocks: Vec<_> =
             (0..4).map(|i| directory.claim(holder(1), i, at(1)).unwrap()).collect();
@@ -384,7 +431,7 @@ mod tests {
         let holder = Holder { subscriber: Ipv4Addr::LOCALHOST, worker: 0 };
         let directory = Directory::new(1024..=1151, 64);
         let block = directory.claim(holder, 0, now).unwrap();
-        let seen = directory.barren.load(Ordering::Acquire);
+        let seen = directory.counts.barren.load(Ordering::Acquire);
         directory.release(block, holder, Duration::ZERO, now);
         directory.remember_barren(seen, now);
         assert_eq!(directory.claim(holder, 0, now), Some(block));

@@ -148,12 +148,13 @@ impl Search<'_> {
         }
         let port = self.key.src.port;
         let mut held = false;
-        for block in holding.blocks.iter().filter(|block| block.holds(port)) {
+        for block in self.blocks(holding).filter(|block| block.holds(port)) {
             held = true;
             let public = self.endpoint(block.address, port);
             let shared = || {
                 let used = block.is_used(self.key.protocol, port);
-                used && self.sharing != Sharing::Nobody && self.is_free(public)
+                let reserved = self.pool.addresses[usize::from(block.address)].is_reserved(port);
+                used && !reserved && self.sharing != Sharing::Nobody && self.is_free(public)
             };
             if block.is_unused(self.key.protocol, port) || shared() {
                 return Some(Lease::of(public));
@@ -171,7 +172,7 @@ impl Search<'_> {
     pub(crate) fn replacing(&self, holding: &mut Holding) -> Option<Lease> {
         let all_used = self.key.protocol == Protocol::Tcp
             && self.sharing != Sharing::Nobody
-            && holding.blocks.len() >= self.pool.settings.quota.blocks as usize
+            && self.blocks(holding).count() >= self.pool.settings.quota.blocks as usize
             && self.unused(holding).is_none()
             && holding.refused_lately(self.key, self.kind(), self.now).is_none()
             && holding.may_search(self.now);
@@ -185,6 +186,14 @@ impl Search<'_> {
         found
     }
 
+    /// The blocks that new flows may use.
+    fn blocks<'h>(
+        &'h self,
+        holding: &'h Holding,
+    ) -> impl DoubleEndedIterator<Item = &'h PortBlock> {
+        holding.blocks.iter().filter(|block| self.pool.serves(block.address))
+    }
+
     fn endpoint(&self, address: u16, port: u16) -> Endpoint {
         Endpoint::new(self.pool.addresses[usize::from(address)].addr, port)
     }
@@ -194,9 +203,11 @@ impl Search<'_> {
     pub(crate) fn unused(&self, holding: &Holding) -> Option<Endpoint> {
         let (class, parity) = (self.class(), self.parity());
         let draw = |on_anchor: bool| {
-            let blocks = holding.blocks.iter().rev().filter(|block| {
-                block.class == class && (Some(block.address) == holding.anchor()) == on_anchor
-            });
+            let home = holding.home(self.pool);
+            let blocks = self
+                .blocks(holding)
+                .rev()
+                .filter(|block| block.class == class && (Some(block.address) == home) == on_anchor);
             blocks.into_iter().find_map(|block| {
                 let port = block.unused_port(self.key.protocol, parity, self.random)?;
                 Some(self.endpoint(block.address, port))
@@ -216,12 +227,15 @@ impl Search<'_> {
         let first = (self.random >> 32) as usize % count.max(1);
         let (class, parity) = (self.class(), self.parity());
         let blocks = (0..count).map(move |i| &holding.blocks[(first + i) % count]);
+        let blocks = blocks.filter(|block| self.pool.serves(block.address));
         let ports = blocks
             .filter(move |block| block.class == class)
             .flat_map(|block| block.ports(self.random).map(move |port| (block, port)));
         // What nobody uses now is at rest, or of the other parity.
         let usable = move |(block, port): (&PortBlock, u16)| {
-            let usable = parity.admits(port) && block.is_used(self.key.protocol, port);
+            let usable = parity.admits(port)
+                && block.is_used(self.key.protocol, port)
+                && !self.pool.addresses[usize::from(block.address)].is_reserved(port);
             usable.then(|| self.endpoint(block.address, port))
         };
         ports.take(probes).filter_map(usable)

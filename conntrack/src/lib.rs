@@ -45,12 +45,12 @@ pub use events::{Event, EventKind, Limit};
 pub use key::{HashedKey, Secret, Side};
 pub use listing::{SessionView, SubscriberView};
 pub use nat::{
-    Acknowledgement, Admission, Farewell, FixedMapping, Hit, Memory, Nat, NatStats, Obituary,
-    Refusal,
+    Acknowledgement, Admission, Claimant, Farewell, FixedMapping, Hit, Memory, Nat, NatStats,
+    Obituary, Refusal,
 };
 pub use pool::{
     Behavior, HoldDown, InboundRefresh, IpId, MidStream, OnExhaustion, OnExpiry, Overlap, Pool,
-    PoolId, PoolSettings, Pooling, Quota, Scatter, Timers, UnsolicitedSyn,
+    PoolId, PoolSettings, Pooling, Quota, Removal, Scatter, Standing, Timers, UnsolicitedSyn,
 };
 pub use rewrite::{ChecksumDelta, Rewrite};
 pub use session::{CachedHop, Direction, Slot};

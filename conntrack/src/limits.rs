@@ -1,11 +1,12 @@
 //! What may one subscriber have, and who is told when it has it?
 
 use crate::address::PortClass;
+use crate::block::PortBlock;
 use crate::endpoint::{Protocol, Realm};
 use crate::events::{Event, EventKind, Limit};
 use crate::lease::Lease;
 use crate::nat::{Nat, Refusal};
-use crate::pool::{Pool, PoolId, PoolSettings, Quota};
+use crate::pool::{Pool, PoolId, Quota};
 use crate::session::Slot;
 use crate::subscriber::Holding;
 use crate::tcp::State;
@@ -87,17 +88,19 @@ impl Holding {
         in_use.zip(ports_quota(quota, protocol)).is_some_and(|(used, limit)| used >= limit)
     }
 
-    /// Blocks of this class: each class may have as many as the quota says.
-    fn blocks_of(&self, class: PortClass) -> u32 {
-        self.blocks.iter().filter(|block| block.class == class).count() as u32
+    /// Blocks of this class, on addresses that serve: each class may have as many as the quota says.
+    pub(crate) fn blocks_of(&self, pool: &Pool, class: PortClass) -> u32 {
+        let counts = |block: &&PortBlock| block.class == class && pool.serves(block.address);
+        self.blocks.iter().filter(counts).count() as u32
     }
 
     /// How much of `limit` is used, and how much there is. `protocol`: of the flow that is concerned.
-    fn usage(&self, settings: &PoolSettings, limit: Limit, protocol: Protocol) -> (u64, u64) {
-        let quota = &settings.quota;
+    fn usage(&self, pool: &Pool, limit: Limit, protocol: Protocol) -> (u64, u64) {
+        let quota = &pool.settings.quota;
         let (used, limit) = match limit {
             Limit::Blocks => {
-                let most = self.blocks_of(PortClass::Low).max(self.blocks_of(PortClass::High));
+                let of = |class| self.blocks_of(pool, class);
+                let most = of(PortClass::Low).max(of(PortClass::High));
                 (most, quota.blocks)
             }
             Limit::Sessions => (self.sessions, quota.sessions),
@@ -183,7 +186,7 @@ impl Nat {
         let quota = &pool.settings.quota;
         // The new block is the last one.
         let class = holding.blocks.last().map_or(PortClass::High, |block| block.class);
-        let blocks = holding.blocks_of(class);
+        let blocks = holding.blocks_of(pool, class);
         if quota.blocks_soft == Some(blocks) {
             let kind = EventKind::QuotaSoft(Limit::Blocks);
             let soft = event(kind, blocks.into(), quota.blocks.into());
@@ -220,7 +223,7 @@ impl Nat {
         };
         if let Some(limit) = refusal.limit() {
             let holding = subscriber.holding_mut(id);
-            let usage = holding.usage(&pool.settings, limit, protocol);
+            let usage = holding.usage(pool, limit, protocol);
             let event = event(EventKind::QuotaExhausted(limit), usage);
             self.events.raise_for(&mut holding.rare().told_hard, event, now);
         } else if refusal == Refusal::PoolExhausted {

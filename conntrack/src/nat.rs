@@ -1,6 +1,7 @@
 //! The translator of one worker: everything about the subscribers whose home it is.
 
 mod ahead;
+mod change;
 mod end;
 mod follow;
 mod hit;
@@ -9,6 +10,7 @@ mod open;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+pub use change::Claimant;
 pub use follow::{Farewell, Obituary};
 pub use hit::{Acknowledgement, Hit};
 
@@ -146,6 +148,8 @@ pub struct Nat {
     strict_ids: bool,
     /// Mappings that nobody wants any more, whose sessions are to end.
     stranded: Vec<u32>,
+    /// Addresses that have left their pools, whose empty blocks are to be taken back.
+    left: VecDeque<(PoolId, u16)>,
     wheel: Wheel,
     pub(crate) subscribers: Subscribers,
     /// Subscribers with an idle holding: to give its last block back; those without sessions: to be
@@ -178,6 +182,7 @@ impl Nat {
             mappings: Mappings::default(),
             strict_ids: false,
             stranded: Vec::new(),
+            left: VecDeque::new(),
             wheel: Wheel::new(now.as_secs() as u32),
             secret,
             subscribers: Subscribers::new(max_sessions),
@@ -204,19 +209,6 @@ impl Nat {
     /// How many workers there are.
     pub(crate) fn workers(&self) -> u16 {
         self.workers.max(1)
-    }
-
-    /// Takes over the pools of a new configuration; indexed by [`PoolId`], which never changes its meaning.
-    pub fn adopt(&mut self, pools: &[Arc<Pool>]) {
-        let timers = |pools: &[Arc<Pool>]| -> Vec<_> {
-            pools.iter().map(|pool| pool.settings.timers.clone()).collect()
-        };
-        if self.table.end() > 0 && timers(&self.pools) != timers(pools) {
-            self.rearmed = 0;
-        }
-        self.strict_ids = pools.iter().any(|pool| pool.settings.ip_id == IpId::Strict);
-        self.pools = pools.to_vec();
-        self.rests.adopt(pools.len());
     }
 
     /// The addresses that are reserved for the tables in which packets find their sessions, touched or not. They

@@ -158,6 +158,15 @@ pub enum IpId {
     Strict,
 }
 
+/// What becomes of sessions whose address is taken out of the pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Removal {
+    /// They keep it until they end.
+    Drain,
+    /// They end.
+    Cut,
+}
+
 /// Limits for one subscriber in one pool (RFC 6888 REQ-4 and 5). `None`: no limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quota {
@@ -254,6 +263,8 @@ pub struct PoolSettings {
     pub mid_stream: MidStream,
     /// Identifications of DF-clear packets.
     pub ip_id: IpId,
+    /// Addresses that are taken out of the pool.
+    pub removal: Removal,
     /// Idle times.
     pub timers: Timers,
 }
@@ -286,6 +297,15 @@ impl PoolSettings {
     /// Whether flows of `protocol` to port `remote` are scattered, where there is a region.
     pub(crate) fn scatters(&self, protocol: Protocol, remote: u16) -> bool {
         self.scatter.is_some() && protocol == Protocol::Udp && remote == REMOTE_DNS
+    }
+
+    /// Whether addresses of these settings may pass to `other` with who holds what: the blocks are the same, but for
+    /// ports that are never given out. The region for DNS may be given up: addresses that have one keep it to
+    /// themselves.
+    pub fn shapes_as(&self, other: &Self) -> bool {
+        let shape = |it: &Self| (it.block_size, it.ports.clone(), it.low_ports.clone());
+        let region = other.scatter_region();
+        shape(self) == shape(other) && (region.is_none() || region == self.scatter_region())
     }
 
     /// How many ports at rest a pool of `addresses` has at most (RFC 6888 REQ-8.1).
@@ -341,6 +361,7 @@ impl PoolSettings {
             on_exhaustion: OnExhaustion::Icmp,
             mid_stream: MidStream::Reset,
             ip_id: IpId::BestEffort,
+            removal: Removal::Drain,
             timers: Timers::default(),
         }
     }
@@ -377,6 +398,18 @@ impl PoolSettings {
     }
 }
 
+/// What a pool's address is good for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// New flows get it.
+    #[default]
+    Serving,
+    /// It was taken out of the pool: what has it keeps it, new flows get another one.
+    Leaving,
+    /// It is not the gateway's any more: sessions that have it end.
+    Gone,
+}
+
 /// Public addresses that are given out under one set of settings.
 #[derive(Clone, Debug)]
 pub struct Pool {
@@ -387,7 +420,13 @@ pub struct Pool {
     /// Its settings.
     pub settings: PoolSettings,
     /// Its addresses, in the order given. Shared between snapshots, so that a reload keeps who holds what.
+    ///
+    /// An address keeps its place while the process lives, for holders know it by that.
     pub addresses: Vec<Arc<PublicAddress>>,
+    /// What each of them is good for; empty: all serve.
+    pub(crate) standings: Vec<Standing>,
+    /// Indices of those that serve, in order.
+    pub(crate) serving: Vec<u16>,
 }
 
 impl Pool {
@@ -418,7 +457,7 @@ impl Pool {
             .into_iter()
             .map(|(addr, reserved)| Arc::new(PublicAddress::new(addr, &settings, &reserved)))
             .collect();
-        Self { id, name: name.into(), settings, addresses }
+        Self::of(id, name.into(), settings, addresses)
     }
 
     /// A pool whose addresses have no blocks: nothing is given out of it, fixed mappings use it.
@@ -430,16 +469,66 @@ impl Pool {
     ) -> Self {
         let addresses =
             addresses.into_iter().map(|addr| Arc::new(PublicAddress::fixed(addr))).collect();
-        Self { id, name: name.into(), settings, addresses }
+        Self::of(id, name.into(), settings, addresses)
     }
 
-    /// Blocks held now, and blocks, of ports from 1024 on.
+    /// A pool of `addresses` that have been others' before, or were made for `settings`; all serve.
+    pub fn of(
+        id: PoolId,
+        name: String,
+        settings: PoolSettings,
+        addresses: Vec<Arc<PublicAddress>>,
+    ) -> Self {
+        let serving = (0..addresses.len()).map(|index| index as u16).collect();
+        Self { id, name, settings, addresses, standings: Vec::new(), serving }
+    }
+
+    /// The same pool, whose addresses are good for `standings`, one for each.
+    #[must_use]
+    pub fn with_standings(mut self, standings: Vec<Standing>) -> Self {
+        self.standings = standings;
+        let all = 0..self.addresses.len() as u16;
+        self.serving = all.filter(|&index| self.serves(index)).collect();
+        self
+    }
+
+    /// Indices of the addresses that serve, from `first` on, or from where `random` says; `alone`: only that one.
+    pub(crate) fn serving(
+        &self,
+        first: Option<u16>,
+        alone: bool,
+        random: u64,
+    ) -> impl Iterator<Item = u16> + Clone + use<'_> {
+        let count = self.serving.len();
+        let place = |first| self.serving.binary_search(&first).unwrap_or_default();
+        let start = first.map_or((random >> 32) as usize % count.max(1), place);
+        let reach = if alone { count.min(1) } else { count };
+        (0..reach).map(move |i| self.serving[(start + i) % count])
+    }
+
+    /// What the address at `index` is good for.
+    pub fn standing(&self, index: usize) -> Standing {
+        self.standings.get(index).copied().unwrap_or_default()
+    }
+
+    /// Whether new flows may get the address at `index`.
+    pub(crate) fn serves(&self, index: u16) -> bool {
+        self.standing(index.into()) == Standing::Serving
+    }
+
+    /// The addresses that are good for `standing`.
+    pub fn with_standing(&self, standing: Standing) -> impl Iterator<Item = &Arc<PublicAddress>> {
+        let all = self.addresses.iter().enumerate();
+        all.filter(move |(index, _)| self.standing(*index) == standing).map(|(_, address)| address)
+    }
+
+    /// Blocks held now, and blocks, of ports from 1024 on, on the addresses that serve.
     pub fn fill(&self) -> (u64, u64) {
         let count = |(held, all): (u64, u64), address: &Arc<PublicAddress>| {
             let directory = &address.directory;
             (held + u64::from(directory.held()), all + u64::from(directory.blocks()))
         };
-        self.addresses.iter().fold((0, 0), count)
+        self.with_standing(Standing::Serving).fold((0, 0), count)
     }
 
     /// Gives back the claim of a session without ports that has ended.

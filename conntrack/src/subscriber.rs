@@ -202,15 +202,15 @@ impl Holding {
         rare.refused.push_back(RefusedLately { protocol, kind, remote, until, why });
     }
 
-    /// Index of the address that the subscriber is paired with.
-    pub(crate) fn anchor(&self) -> Option<u16> {
-        self.anchor
+    /// Index of the address that the subscriber is paired with, if it serves.
+    pub(crate) fn home(&self, pool: &Pool) -> Option<u16> {
+        self.anchor.filter(|&anchor| pool.serves(anchor))
     }
 
     /// Pairs the subscriber with an address, if it is not paired yet (RFC 4787 REQ-2, RFC 6888 REQ-2: one
     /// address for all protocols).
     pub(crate) fn pair_with(&mut self, pool: &Pool, address: u16, now: Timestamp) {
-        if pool.settings.pooling == Pooling::Paired && self.anchor.is_none() {
+        if pool.settings.pooling == Pooling::Paired && self.home(pool).is_none() {
             self.anchor = Some(address);
             self.idle_since = now;
         }
@@ -218,8 +218,7 @@ impl Holding {
 
     fn may_claim(&self, pool: &Pool, class: PortClass) -> bool {
         // Low blocks are counted apart: they are too small to be worth a block each.
-        let held = self.blocks.iter().filter(|block| block.class == class).count();
-        held < pool.settings.quota.blocks as usize
+        self.blocks_of(pool, class) < pool.settings.quota.blocks
     }
 
     /// Takes one more block; the new block is the last of `blocks`.
@@ -235,10 +234,10 @@ impl Holding {
             return Err(NoBlock::Quota);
         }
         let home = self
-            .reclaim(pool, (class, self.anchor), holder, now)
+            .reclaim(pool, (class, self.home(pool)), holder, now)
             .or_else(|| self.claim_fresh(pool, (class, false), holder, random, now));
         // RFC 7857 section 4: another address only if the subscriber's own one has no block left.
-        let place = if home.is_none() && self.anchor.is_some() && pool.settings.spill {
+        let place = if home.is_none() && self.home(pool).is_some() && pool.settings.spill {
             self.reclaim(pool, (class, None), holder, now)
                 .or_else(|| self.claim_fresh(pool, (class, true), holder, random, now))
         } else {
@@ -276,26 +275,22 @@ impl Holding {
         let rests = !pool.settings.hold_down.port.is_zero();
         reserve_few(&mut self.blocks);
         self.blocks.push(pool.addresses[usize::from(address)].block(address, number, class, rests));
-        Claimed { address, spilled: self.anchor.is_some_and(|anchor| anchor != address) }
+        Claimed { address, spilled: self.home(pool).is_some_and(|home| home != address) }
     }
 
     /// The addresses where the subscriber may have ports, its own one first. `spills`: others too, where
     /// the pool says so.
-    fn addresses(
+    fn addresses<'p>(
         &self,
-        pool: &Pool,
+        pool: &'p Pool,
         random: u64,
         spills: bool,
-    ) -> impl Iterator<Item = u16> + use<> {
-        let count = pool.addresses.len();
-        let start = self.anchor.map_or((random >> 32) as usize % count.max(1), usize::from);
+    ) -> impl Iterator<Item = u16> + use<'p> {
+        let home = self.home(pool);
         // Paired pooling: other addresses only for who has none yet, or where the pool spills
         // (RFC 7857 section 4).
-        let reach = match self.anchor {
-            Some(_) if !(spills && pool.settings.spill) => count.min(1),
-            _ => count,
-        };
-        (0..reach).map(move |i| ((start + i) % count) as u16)
+        let alone = home.is_some() && !(spills && pool.settings.spill);
+        pool.serving(home, alone, random)
     }
 
     /// A block that the subscriber has given back lately, on that address or any.
@@ -306,7 +301,9 @@ impl Holding {
         holder: Holder,
         now: Timestamp,
     ) -> Option<Place> {
-        let fits = |place: &Place| place.2 == class && on.is_none_or(|on| on == place.0);
+        let fits = |place: &Place| {
+            place.2 == class && on.is_none_or(|on| on == place.0) && pool.serves(place.0)
+        };
         let recent = &mut self.rare.as_mut()?.recent;
         while let Some(at) = recent.iter().rposition(fits) {
             let place = recent.remove(at)?;
@@ -390,9 +387,11 @@ impl Holding {
             self.ports[protocol] = self.ports[protocol].saturating_sub(1);
         }
         let surplus = empty && !ended.replaced;
-        if surplus && self.blocks.iter().filter(|block| block.is_empty()).count() > 1 {
+        if empty && !pool.serves(self.blocks[index].address) {
+            self.release(pool, index, holder, now);
+        } else if surplus && self.blocks.iter().filter(|block| block.is_empty()).count() > 1 {
             // Rather one on another address, where the subscriber spilled to.
-            let spilled = self.blocks.iter().position(|block| self.is_spare(block));
+            let spilled = self.blocks.iter().position(|block| self.is_spare(pool, block));
             self.release(pool, spilled.unwrap_or(index), holder, now);
         }
         match returned {
@@ -408,12 +407,9 @@ impl Holding {
         pool: &'p Pool,
         random: u64,
     ) -> impl Iterator<Item = u16> + use<'p> {
-        let count = pool.addresses.len();
         // Without pairing there is no own address.
-        let own = self.anchor.filter(|_| pool.settings.pooling == Pooling::Paired);
-        let start = own.map_or((random >> 32) as usize % count.max(1), usize::from);
-        let reach = if own.is_some() { count.min(1) } else { count };
-        let all = (0..reach).map(move |i| ((start + i) % count) as u16);
+        let own = self.home(pool).filter(|_| pool.settings.pooling == Pooling::Paired);
+        let all = pool.serving(own, own.is_some(), random);
         let has_room = |&index: &u16| {
             let directory = &pool.addresses[usize::from(index)].directory;
             directory.held() < directory.blocks()
@@ -425,6 +421,10 @@ impl Holding {
         let block = self.blocks.swap_remove(index);
         let directory = pool.addresses[usize::from(block.address)].blocks(block.class);
         directory.release(block.number, holder, pool.settings.hold_down.block, now);
+        let public = &pool.addresses[usize::from(block.address)];
+        if public.is_closed(directory.ports(block.number)) {
+            directory.close(block.number);
+        }
         let recent = &mut self.rare().recent;
         if recent.len() == RECENT_BLOCKS {
             recent.pop_front();
@@ -433,15 +433,24 @@ impl Holding {
     }
 
     /// Whether a block is empty, and on another address than the subscriber's own.
-    fn is_spare(&self, block: &PortBlock) -> bool {
-        block.is_empty() && self.anchor.is_some_and(|anchor| anchor != block.address)
+    fn is_spare(&self, pool: &Pool, block: &PortBlock) -> bool {
+        let spilled = || self.home(pool).is_some_and(|home| home != block.address);
+        block.is_empty() && (!pool.serves(block.address) || spilled())
+    }
+
+    /// Gives empty blocks on the address at `address` back.
+    pub(crate) fn leave(&mut self, pool: &Pool, address: u16, holder: Holder, now: Timestamp) {
+        let left = |block: &PortBlock| block.address == address && block.is_empty();
+        while let Some(index) = self.blocks.iter().position(left) {
+            self.release(pool, index, holder, now);
+        }
     }
 
     /// Gives empty blocks back, all but `keep`.
     fn release_empty(&mut self, pool: &Pool, keep: usize, holder: Holder, now: Timestamp) {
         let empty = self.blocks.iter().filter(|block| block.is_empty()).count();
         for _ in keep..empty {
-            let spilled = self.blocks.iter().position(|block| self.is_spare(block));
+            let spilled = self.blocks.iter().position(|block| self.is_spare(pool, block));
             let any = || self.blocks.iter().rposition(PortBlock::is_empty);
             let Some(index) = spilled.or_else(any) else { return };
             self.release(pool, index, holder, now);

@@ -89,17 +89,18 @@ impl Nat {
     }
 
     /// Ends what is due, looking at `budget` sessions at most. Costs nothing when nothing is due.
-    /// True if the budget was used up: there may be more.
+    /// True if there may be more.
     pub fn expire(&mut self, now: Timestamp, mut budget: u32) -> bool {
         self.rearm(now, &mut budget);
         self.expire_sessions(now, &mut budget);
         self.end_stranded(now, &mut budget);
+        self.take_leave(now);
         self.wake_all_ports(now, &mut budget);
         self.scatter_rests.sweep(now, &mut budget);
         while let Some(number) = self.idle.pop(now.as_secs() as u32, &mut budget) {
             self.settle_due(number, now);
         }
-        budget == 0
+        budget == 0 || !self.left.is_empty()
     }
 
     /// Sessions lie far apart. What is needed of those that are due is read side by side, before they are looked

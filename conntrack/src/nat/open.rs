@@ -98,6 +98,9 @@ impl Nat {
         let Some(settings) = self.pools.get(pool.index()).cloned() else { return };
         let mut addresses = settings.addresses.iter();
         let Some(index) = addresses.position(|address| address.addr == public) else { return };
+        if !settings.serves(index as u16) {
+            return;
+        }
         let Some(number) = self.subscribers.get_or_insert((internal, 0), now) else { return };
         let holding = self.subscribers.get_mut(number).holding_mut(pool);
         holding.pair_with(&settings, index as u16, now);
@@ -257,7 +260,11 @@ impl Nat {
         let existing = self.mappings.for_flow(class, key, id);
         let (public, mapping) = if let Some(mapping) = existing {
             self.has_room(mapping, &pool)?;
-            (self.mappings.get(mapping).public, existing)
+            let public = self.mappings.get(mapping).public;
+            if !self.is_good(number, &pool, public) {
+                return Err(Refusal::TupleTaken);
+            }
+            (public, existing)
         } else {
             let public = self.lease(number, key, &pool, now)?;
             let new = NewMapping { key, public, pool: id, rule, class };
@@ -335,7 +342,7 @@ impl Nat {
             pool.addresses[usize::from(index)].claims.claim(protocol, remote, self.worker)
         };
         let found = holding.addresses_without_block(pool, random).find(claim);
-        let empty = pool.addresses.is_empty();
+        let empty = pool.serving(None, false, random).next().is_none();
         let clash = if empty { Refusal::PoolExhausted } else { Refusal::ProtocolClash };
         let index = found.ok_or(clash)?;
         let address = &pool.addresses[usize::from(index)];

@@ -17,6 +17,8 @@ pub(crate) struct Subscribers {
     by_host: Index,
     all: Slab<Subscriber>,
     hasher: RandomState,
+    /// The highest overlay of any so far; they are numbered from 0 on.
+    overlays: u16,
 }
 
 impl Subscribers {
@@ -24,7 +26,12 @@ impl Subscribers {
     /// is needed: whoever has no session is remembered for a while.
     pub(crate) fn new(max: usize) -> Self {
         let max = (4 * max).clamp(1 << 16, Owner::SUBSCRIBERS);
-        Self { by_host: Index::new(max), all: Slab::default(), hasher: RandomState::new() }
+        Self {
+            by_host: Index::new(max),
+            all: Slab::default(),
+            hasher: RandomState::new(),
+            overlays: 0,
+        }
     }
 
     /// The number of the subscriber at `addr` in `overlay`, if known.
@@ -32,6 +39,11 @@ impl Subscribers {
         let host = Host::new(addr, overlay);
         let is_it = |number| self.all.get(number).is_some_and(|it: &Subscriber| it.host() == host);
         self.by_host.find(self.hasher.hash_one(host), is_it)
+    }
+
+    /// The numbers of all subscribers at `addr`, whatever their overlay.
+    pub(crate) fn at(&self, addr: Ipv4Addr) -> Vec<u32> {
+        (0..=self.overlays).filter_map(|overlay| self.find(addr, overlay)).collect()
     }
 
     /// The number of the subscriber at an address in an overlay, who is made known if new; `None` if there are too many.
@@ -44,6 +56,7 @@ impl Subscribers {
         if let Some(number) = self.find(addr, overlay) {
             return Some(number);
         }
+        self.overlays = self.overlays.max(overlay);
         let number = self.all.insert(Subscriber {
             addr,
             host,

@@ -13,6 +13,7 @@ mod portless;
 mod ports;
 mod quotas;
 mod random;
+mod reload;
 mod rests;
 mod scatter;
 mod tcp;

@@ -5,13 +5,13 @@ use proptest::prelude::*;
 use super::*;
 
 #[derive(Clone, Copy, Debug)]
-enum Step {
+pub(super) enum Step {
     Open { pod: u8, port: u16, server: u8, protocol: usize },
     Packet { pod: u8, port: u16, server: u8, protocol: usize, flags: u8, back: bool },
     Wait { secs: u64 },
 }
 
-fn step() -> impl Strategy<Value = Step> {
+pub(super) fn step() -> impl Strategy<Value = Step> {
     let flow = (1u8..5, 1u16..40, 1u8..4, 0usize..3);
     let flags = prop::sample::select(vec![0x02u8, 0x10, 0x11, 0x12, 0x04, 0x14]);
     prop_oneof![
@@ -23,7 +23,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn flow_of(pod_number: u8, port: u16, server: u8, protocol: usize) -> FlowKey {
+pub(super) fn flow_of(pod_number: u8, port: u16, server: u8, protocol: usize) -> FlowKey {
     // Ports on both sides of 1024.
     let port = port + port % 3 * 1_010;
     key(Protocol::ALL[protocol], (pod(pod_number), port), remote(server, 80))
@@ -31,7 +31,7 @@ fn flow_of(pod_number: u8, port: u16, server: u8, protocol: usize) -> FlowKey {
 
 /// No two live sessions share a tuple outside, nor a public endpoint between subscribers; every session is
 /// found from both sides; counters and directory agree with the table.
-fn check(nat: &Nat, pool: &Pool, now: Timestamp) {
+pub(super) fn check(nat: &Nat, pool: &Pool, now: Timestamp) {
     let sessions = all_sessions(nat, now);
     assert_eq!(sessions.len() as u64, nat.stats().sessions);
     let mut tuples = HashSet::new();
@@ -86,7 +86,7 @@ fn check(nat: &Nat, pool: &Pool, now: Timestamp) {
     check_counts(nat, &sessions);
 }
 
-fn held_of(pool: &Pool) -> u32 {
+pub(super) fn held_of(pool: &Pool) -> u32 {
     pool.addresses.iter().map(|a| a.directory.held() + a.low.held()).sum()
 }
 
@@ -108,7 +108,7 @@ fn check_counts(nat: &Nat, sessions: &[SessionView]) {
 }
 
 /// Tiny pools of all kinds.
-fn kinds() -> Vec<PoolSettings> {
+pub(super) fn kinds() -> Vec<PoolSettings> {
     let tiny = |settings: PoolSettings| PoolSettings {
         ports: 1024..=1087,
         block_size: 16,
