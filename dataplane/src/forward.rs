@@ -57,11 +57,14 @@ pub struct Fixed {
 #[derive(Clone, Debug, Default)]
 pub struct Forwards {
     all: Vec<PortForward>,
+    statics: Vec<StaticNat>,
     /// Indices of `all` by public address and protocol, and by target and protocol.
     by_public: HashMap<(Ipv4Addr, Protocol), Vec<usize>, RandomState>,
     by_target: HashMap<(Ipv4Addr, Protocol), Vec<usize>, RandomState>,
     static_by_public: HashMap<Ipv4Addr, (Ipv4Addr, PoolId), RandomState>,
     static_by_target: HashMap<Ipv4Addr, (Ipv4Addr, PoolId), RandomState>,
+    /// Those that configuration made before, and that live sessions may have.
+    former: Option<Box<Self>>,
 }
 
 impl Forwards {
@@ -77,7 +80,32 @@ impl Forwards {
             all.static_by_public.insert(one.address, (one.target, one.pool));
             all.static_by_target.insert(one.target, (one.address, one.pool));
         }
-        Self { all: forwards, ..all }
+        Self { all: forwards, statics: statics.to_vec(), ..all }
+    }
+
+    /// The same, beside others that open nothing any more, but whose sessions are still to be found.
+    #[must_use]
+    pub fn with_former(self, forwards: Vec<PortForward>, statics: &[StaticNat]) -> Self {
+        let some = !forwards.is_empty() || !statics.is_empty();
+        let former = some.then(|| Box::new(Self::new(forwards, statics)));
+        Self { former, ..self }
+    }
+
+    /// The 1:1 addresses, as configured.
+    pub fn statics(&self) -> &[StaticNat] {
+        &self.statics
+    }
+
+    /// Those that open nothing any more.
+    pub fn former(&self) -> Option<&Self> {
+        self.former.as_deref()
+    }
+
+    /// The fixed mapping that sessions of a public endpoint have, also if it opens nothing any more.
+    #[inline]
+    pub fn owner(&self, protocol: Protocol, public: Endpoint) -> Option<Fixed> {
+        let former = || self.former.as_ref()?.by_public(protocol, public);
+        self.by_public(protocol, public).or_else(former)
     }
 
     /// The port forwards, as configured.
@@ -85,9 +113,10 @@ impl Forwards {
         &self.all
     }
 
-    /// Whether `address` is all one pod's.
+    /// Whether `address` is, or was until now, all one pod's.
     pub fn is_static(&self, address: Ipv4Addr) -> bool {
-        self.static_by_public.contains_key(&address)
+        let former = || self.former.as_ref().is_some_and(|former| former.is_static(address));
+        self.static_by_public.contains_key(&address) || former()
     }
 
     /// The fixed mapping of a public endpoint.

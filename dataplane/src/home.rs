@@ -21,7 +21,7 @@ impl<I: PacketIo> Worker<I> {
             return Ok(self.id);
         };
         let key = packet.flow_key(realm)?;
-        if let Some(fixed) = self.snapshot.policy.forwards.by_public(key.protocol, key.dst) {
+        if let Some(fixed) = self.snapshot.policy.forwards.owner(key.protocol, key.dst) {
             return Ok(secret.home(fixed.internal.addr, workers));
         }
         let home = address.home_of(key.protocol, key.dst.port, key.src, secret, workers);
@@ -39,7 +39,7 @@ impl<I: PacketIo> Worker<I> {
         let policy = &self.snapshot.policy;
         let address = policy.addresses.get(&dst.addr)?;
         // Sessions that are older than the fixed mapping of their port may live elsewhere than it says.
-        if policy.forwards.by_public(protocol, dst).is_some() {
+        if policy.forwards.owner(protocol, dst).is_some() {
             return None;
         }
         address.home_of(protocol, dst.port, src, secret, workers)

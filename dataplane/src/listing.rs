@@ -121,6 +121,9 @@ impl SessionFilter {
             && self.pool.is_none_or(|pool| pool == view.pool)
             && self.protocol.is_none_or(|protocol| protocol == view.protocol)
             && self.state.as_ref().is_none_or(|state| state == view.state.name())
+            && self.public.as_ref().is_none_or(|(addresses, ports)| {
+                addresses.contains(&view.public.addr) && ports.contains(&view.public.port)
+            })
     }
 }
 

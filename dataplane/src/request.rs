@@ -1,6 +1,9 @@
 //! What others may ask of a worker, and what it answers, between bursts.
 
+use std::collections::HashSet;
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use conntrack::{Endpoint, PoolId, Protocol};
 use crossbeam::channel::Sender;
@@ -30,6 +33,8 @@ pub struct SessionFilter {
     pub protocol: Option<Protocol>,
     /// State, by name.
     pub state: Option<String>,
+    /// One of these public addresses, on one of these ports.
+    pub public: Option<(Arc<HashSet<Ipv4Addr>>, RangeInclusive<u16>)>,
 }
 
 /// Which subscribers to list; `None` means any.

@@ -94,6 +94,7 @@ pub struct RuleSet {
     by_source: Lpm<u32>,
     sources: Vec<Source>,
     destinations: Vec<Destinations>,
+    former: Vec<Ipv4Net>,
 }
 
 /// Of two rules that match, the lesser decides: priority, bits that `from` and `to` leave open, place in the list.
@@ -102,8 +103,15 @@ type Order = (u32, u8, u8, RuleId);
 impl RuleSet {
     /// Compiles `rules`.
     pub fn new(rules: Vec<Rule>) -> Self {
+        Self::with_former(rules, Vec::new())
+    }
+
+    /// The same, beside prefixes of sources that rules spoke of before: they are pods still, though nothing is allowed
+    /// to them.
+    pub fn with_former(rules: Vec<Rule>, former: Vec<Ipv4Net>) -> Self {
         let numbered = || (0..).map(RuleId).zip(&rules);
-        let mut naming: BTreeMap<Ipv4Net, Vec<RuleId>> = BTreeMap::new();
+        let mut naming: BTreeMap<Ipv4Net, Vec<RuleId>> =
+            former.iter().map(|from| (from.trunc(), Vec::new())).collect();
         for (id, rule) in numbered() {
             for from in &rule.from {
                 let ids = naming.entry(from.trunc()).or_default();
@@ -128,7 +136,7 @@ impl RuleSet {
             (!rule.except.is_empty()).then(excepted)
         };
         set.exceptions = rules.iter().map(exceptions).collect();
-        Self { rules, ..set }
+        Self { rules, former, ..set }
     }
 
     /// The best rule for flows between these two addresses that is `meant`.
@@ -190,7 +198,12 @@ impl RuleSet {
         any_port.then_some(rule)
     }
 
-    /// Whether some rule speaks of this source address.
+    /// Prefixes of sources that rules spoke of before.
+    pub fn former_sources(&self) -> &[Ipv4Net] {
+        &self.former
+    }
+
+    /// Whether some rule speaks of this source address, or did.
     pub fn knows_source(&self, src: Ipv4Addr) -> bool {
         self.by_source.contains(src)
     }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ahash::RandomState;
-use conntrack::{Pool, PublicAddress, Timers};
+use conntrack::{Claimant, Pool, PublicAddress, Standing, Timers};
 
 use crate::forward::Forwards;
 use crate::interface::{Interface, InterfaceId};
@@ -31,8 +31,11 @@ pub struct Snapshot {
 /// What the administrator wants: validated objects, ready for look-up.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
-    /// Raised by every change of configuration; sessions remember the one they were admitted under.
+    /// Raised by every change of configuration.
     pub generation: u32,
+    /// Raised by every change that takes a public endpoint from whoever has it: then workers look for sessions that
+    /// are to end.
+    pub cuts: u32,
     /// By [`PoolId`](conntrack::PoolId).
     pub pools: Vec<Arc<Pool>>,
     /// Which flow goes where.
@@ -181,9 +184,18 @@ impl Policy {
         forwards: Forwards,
         answers: Answers,
     ) -> Self {
-        let addresses = pools.iter().flat_map(|pool| &pool.addresses).cloned().collect();
+        let kept = [Standing::Serving, Standing::Leaving];
+        let kept = pools.iter().flat_map(|pool| kept.map(|standing| pool.with_standing(standing)));
+        let addresses = kept.flatten().cloned().collect();
         let mss_clamp = MssClamp::default();
-        Self { generation, pools, rules, addresses, forwards, answers, mss_clamp }
+        Self { generation, cuts: 0, pools, rules, addresses, forwards, answers, mss_clamp }
+    }
+
+    /// Whether the public endpoint of a session is still that of its pod.
+    pub fn stands(&self, claimant: &Claimant) -> bool {
+        let owner = || self.forwards.owner(claimant.protocol, claimant.public);
+        self.addresses.contains_key(&claimant.public.addr)
+            && (!claimant.fixed || owner().is_some_and(|owner| owner.internal == claimant.internal))
     }
 
     /// How long fragments of a datagram are followed: which pool it is for shows only when its first

@@ -107,6 +107,10 @@ pub struct Worker<I: PacketIo> {
     hold: Hold<Held<I::Frame>>,
     requests: Receiver<Request>,
     listings: Vec<Listing>,
+    /// [`Policy::cuts`](crate::snapshot::Policy::cuts) that are done, or under way.
+    cuts: u32,
+    /// Where the search for sessions that are to end goes on.
+    cutting: Option<usize>,
     announcements: Vec<(InterfaceId, std::net::Ipv4Addr)>,
     pub(crate) burst: Vec<Received<I::Frame>>,
     pub(crate) glances: Vec<Glance>,
@@ -167,6 +171,8 @@ impl<I: PacketIo> Worker<I> {
             hold: Hold::new(),
             requests,
             listings: Vec::new(),
+            cuts: 0,
+            cutting: None,
             announcements: Vec::new(),
             burst: Vec::with_capacity(BURST),
             glances: Vec::with_capacity(BURST),
@@ -237,7 +243,17 @@ impl<I: PacketIo> Worker<I> {
         let new = (created - self.created) as u32;
         self.created = created;
         let budget = if busy { EXPIRE_BUDGET.0 + 2 * new } else { EXPIRE_BUDGET.1 };
-        self.nat.expire(now, budget)
+        self.cut(now, budget as usize) | self.nat.expire(now, budget)
+    }
+
+    /// Looks at some sessions, whether a change of configuration has ended them; whether there are more to look at.
+    fn cut(&mut self, now: Timestamp, count: usize) -> bool {
+        // Not faster than their ends are told.
+        if let Some(at) = self.cutting.filter(|_| !self.nat.mourns()) {
+            let policy = &self.snapshot.policy;
+            self.cutting = self.nat.sweep(at, count, now, |claimant| !policy.stands(claimant));
+        }
+        self.cutting.is_some()
     }
 
     /// This worker's counters.
@@ -464,6 +480,10 @@ impl<I: PacketIo> Worker<I> {
         self.tunnels.follow(&self.snapshot);
         self.lane.follow(&self.snapshot, &self.tunnels);
         self.nat.adopt(&self.snapshot.policy.pools);
+        if self.cuts != self.snapshot.policy.cuts {
+            self.cuts = self.snapshot.policy.cuts;
+            self.cutting = Some(0);
+        }
         self.fragments.set_lifetime(self.snapshot.policy.fragment_lifetime());
         let answers = &self.snapshot.policy.answers;
         let workers = u32::from(self.hand_off.workers().max(1));
