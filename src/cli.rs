@@ -35,7 +35,7 @@ Example:
   natgate run --config /etc/natgate
 
 Stays in the foreground and logs to standard error; prints a line with `ready` when traffic flows.
-SIGTERM ends it in order; pod traffic stays blocked then, unless --on-exit pass.
+SIGTERM ends it in order, SIGHUP has --config read again; pod traffic stays blocked then, unless --on-exit pass.
 
 Flags alone make one pool with the profile high-density. Profiles, limits, timers, port forwards,
 1:1 addresses and several pools are objects: --config. Flags override the Gateway object.")]
@@ -76,6 +76,16 @@ Example:
     /// Show the interfaces of the gateway
     #[command(after_long_help = "Example:\n  natgate interfaces\n  natgate interfaces --json")]
     Interfaces(ClientArgs),
+    /// Read the configuration of the running gateway again, and bring it into force
+    #[command(after_long_help = "\
+Example:
+  natgate check --config /etc/natgate && natgate reload
+  natgate reload --json
+
+The files and flags that `natgate run` was started with are read again and checked as a whole; a mistake in them
+changes nothing (exit status 2). Sessions keep their address and port. SIGHUP does the same, and so does a change of
+the files by itself.")]
+    Reload(ClientArgs),
     /// Print the JSON schema of the objects, for editors and pipelines
     #[command(after_long_help = "\
 Example:

@@ -17,8 +17,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use cli::{Cli, Command};
-use view::{Filter, What};
+use cli::{Cli, ClientArgs, Command};
+use view::{Filter, ViewError, What};
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
@@ -34,6 +34,7 @@ fn main() -> ExitCode {
             Ok(())
         }
         Command::Manual { directory } => generate::manual(&directory),
+        Command::Reload(client) => reload(&client),
         other => look(other),
     };
     match outcome {
@@ -68,13 +69,22 @@ fn look(command: Command) -> anyhow::Result<()> {
         }
         Command::Run(_)
         | Command::Check(_)
+        | Command::Reload(_)
         | Command::Detach(_)
         | Command::Schema
         | Command::Completions { .. }
         | Command::Manual { .. } => return Ok(()),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(runtime.block_on(view::show(&client.socket, &what, client.json))?)
+    Ok(runtime()?.block_on(view::show(&client.socket, &what, client.json))?)
+}
+
+/// Has a running natgate read its configuration again.
+fn reload(client: &ClientArgs) -> anyhow::Result<()> {
+    Ok(runtime()?.block_on(view::reload(&client.socket, client.json))?)
+}
+
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 /// Writes to standard output. That nobody reads it, or nobody any more, is no reason to fail.
@@ -100,6 +110,12 @@ fn unless_reader_left(outcome: anyhow::Result<()>) -> anyhow::Result<()> {
 fn report(error: &anyhow::Error) -> ExitCode {
     if let Some(errors) = error.downcast_ref::<config::ConfigErrors>() {
         let _ = writeln!(io::stderr().lock(), "{errors}");
+        return ExitCode::from(2);
+    }
+    if let Some(ViewError::Invalid(lines)) = error.downcast_ref() {
+        for line in lines.lines() {
+            let _ = writeln!(io::stderr().lock(), "error: {line}");
+        }
         return ExitCode::from(2);
     }
     complain(error);

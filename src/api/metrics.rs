@@ -64,6 +64,12 @@ impl Export {
             "Number of the configuration in force",
             u64::from(status.config_generation),
         )?;
+        let [done, refused] = self.shared.reload_counts();
+        families.counter(
+            "config_reloads",
+            "Times that the configuration was read again, by what came of it",
+            &[(&[("result", "done")], done), (&[("result", "refused")], refused)],
+        )?;
         families.plain_gauge(
             "roads_generation",
             "Number of the copy of the kernel's routes and neighbours in force",

@@ -3,6 +3,7 @@
 mod listen;
 mod metrics;
 pub(crate) mod model;
+mod orders;
 mod pools;
 mod routes;
 mod shared;
@@ -11,4 +12,5 @@ mod stream;
 pub(crate) mod tests;
 
 pub(crate) use listen::Server;
-pub(crate) use shared::{InterfaceFacts, Shared, WorkerFacts};
+pub(crate) use orders::{Order, Orders, orders};
+pub(crate) use shared::{InterfaceFacts, Shared, WorkerFacts, pool_name};

@@ -42,6 +42,40 @@ pub(crate) struct Status {
     pub(crate) dropped_by_steering: u64,
     /// What the operator should know.
     pub(crate) warnings: Vec<String>,
+    /// What was taken away and is still there, and what is to come, since the configuration changed.
+    pub(crate) transitions: Vec<String>,
+    /// The last time that the configuration was read again.
+    pub(crate) last_reload: Option<LastReload>,
+}
+
+/// What came of reading the configuration again.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub(crate) struct LastReload {
+    /// Who wanted it: `SIGHUP`, `changed files` or `natgate reload`.
+    pub(crate) trigger: String,
+    /// When, in seconds since 1970.
+    pub(crate) at: u64,
+    /// It is in force. Otherwise nothing was changed.
+    pub(crate) ok: bool,
+    /// Every mistake.
+    pub(crate) problems: Vec<String>,
+}
+
+/// `POST /v1/reload`: what is in force now.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
+pub(crate) struct Reloaded {
+    /// Number of the configuration in force.
+    pub(crate) generation: u32,
+    /// It says something else than the one before.
+    pub(crate) changed: bool,
+    /// Milliseconds from the beginning to the end.
+    pub(crate) took_ms: u64,
+    /// What is different now, a line for each kind of object.
+    pub(crate) changes: Vec<String>,
+    /// What the operator should know.
+    pub(crate) warnings: Vec<String>,
+    /// What is not in force yet, and why.
+    pub(crate) waiting: Vec<String>,
 }
 
 /// `/v1/pools`: one address pool.
@@ -51,6 +85,8 @@ pub(crate) struct PoolRow {
     pub(crate) pool: String,
     /// Public addresses.
     pub(crate) addresses: usize,
+    /// Addresses that were removed and still have sessions.
+    pub(crate) leaving: usize,
     /// Port blocks in all.
     pub(crate) blocks: u64,
     /// Port blocks given out.

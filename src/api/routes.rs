@@ -6,16 +6,17 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::{StatusCode, Uri, header};
+use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use conntrack::Protocol;
 use serde::Deserialize;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::metrics;
-use super::model::Problem;
+use super::model::{Problem, Reloaded};
+use super::orders::Order;
 use super::pools::PoolRows;
 use super::shared::Shared;
 use super::stream::{self, Filter};
@@ -32,6 +33,7 @@ const INDEX: &str = "natgate stats socket
 /v1/drops         packets dropped, by reason, with remedies
 /v1/workers       workers, their load and rings
 /v1/interfaces    interfaces of the gateway
+/v1/reload        POST: read the configuration again, and bring it into force as a whole or not at all
 /metrics          for Prometheus
 /healthz          200 while the process lives
 /readyz           200 once traffic flows, 503 before
@@ -62,7 +64,8 @@ pub(super) fn all(shared: Arc<Shared>, pools: Arc<PoolRows>) -> Router {
             get(async |State(app): State<App>| Json(app.shared.interface_rows())),
         )
         .route("/v1/sessions", get(sessions))
-        .route("/v1/subscribers", get(subscribers));
+        .route("/v1/subscribers", get(subscribers))
+        .route("/v1/reload", post(reload));
     finish(router, shared, pools)
 }
 
@@ -78,7 +81,10 @@ fn finish(router: Router<App>, shared: Arc<Shared>, pools: Arc<PoolRows>) -> Rou
         let error = format!("unknown path '{}'; GET / lists what there is", uri.path());
         Refusal(StatusCode::NOT_FOUND, error)
     };
-    let method = async || Refusal(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here".into());
+    let method = async |method: Method, uri: Uri| {
+        let error = format!("'{}' does not take {method}; GET / lists what there is", uri.path());
+        Refusal(StatusCode::METHOD_NOT_ALLOWED, error)
+    };
     router.fallback(unknown).method_not_allowed_fallback(method).with_state(App {
         shared,
         pools,
@@ -99,6 +105,20 @@ async fn ready(State(app): State<App>) -> (StatusCode, &'static str) {
         (StatusCode::OK, "ready\n")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "starting\n")
+    }
+}
+
+async fn reload(State(app): State<App>) -> Result<Json<Reloaded>, Refusal> {
+    let (reply, outcome) = oneshot::channel();
+    let busy = || {
+        let error = "natgate is busy with other orders, or stopping; try again";
+        Refusal(StatusCode::SERVICE_UNAVAILABLE, error.into())
+    };
+    app.shared.orders.try_send(Order::Reload(reply)).map_err(|_| busy())?;
+    match outcome.await {
+        Ok(Ok(reloaded)) => Ok(Json(reloaded)),
+        Ok(Err(lines)) => Err(Refusal(StatusCode::UNPROCESSABLE_ENTITY, lines.join("\n"))),
+        Err(_) => Err(busy()),
     }
 }
 

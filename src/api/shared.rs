@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use conntrack::{PoolId, Timestamp};
+use conntrack::{PoolId, Standing, Timestamp};
 use crossbeam::channel::Sender;
 use dataplane::DropReason;
 use dataplane::counters::{AllCounters, Counter, WorkerCounters};
@@ -15,7 +15,8 @@ use dataplane::snapshot::{Published, Snapshot};
 
 use crate::mirror::{Link, MirrorState};
 
-use super::model::{DropRow, InterfaceRow, PoolRow, Status, TunnelRow, WorkerRow};
+use super::model::{DropRow, InterfaceRow, LastReload, PoolRow, Status, TunnelRow, WorkerRow};
+use super::orders::Orders;
 
 /// What is fixed about a worker, and the way to ask it.
 pub(crate) struct WorkerFacts {
@@ -56,8 +57,14 @@ pub(crate) struct Shared {
     pub(crate) started: Instant,
     /// Where the configuration came from, in a few words.
     pub(crate) config: String,
-    /// What the operator should know.
-    pub(crate) warnings: Vec<String>,
+    /// What the operator should know of the configuration.
+    pub(crate) warnings: Mutex<Vec<String>>,
+    /// What the operator should know of the host.
+    pub(crate) host_warnings: Vec<String>,
+    /// The way to whoever changes something.
+    pub(crate) orders: Orders,
+    /// What became of the configuration since the start.
+    pub(crate) reloads: Mutex<Reloads>,
     /// Sessions that there may be, all workers together.
     pub(crate) sessions_maximum: u64,
     /// The time on the clock that the port-block directories use.
@@ -80,6 +87,17 @@ struct LinkFacts {
     underlay: Option<InterfaceId>,
 }
 
+/// What became of the configuration since the start.
+#[derive(Debug, Default)]
+pub(crate) struct Reloads {
+    /// The last time that it was read again.
+    last: Option<LastReload>,
+    /// How often that succeeded, and failed.
+    counts: [u64; 2],
+    /// What is configured and not in force yet, a line each.
+    waiting: Vec<String>,
+}
+
 /// What the kernel's tables say, for people.
 #[derive(Debug, Default)]
 pub(crate) struct KernelFacts {
@@ -93,6 +111,10 @@ impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared").field("config", &self.config).finish_non_exhaustive()
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 const STEERING_REMEDY: &str =
@@ -112,7 +134,64 @@ impl Shared {
     /// What the operator should know: of the start, and of now.
     pub(crate) fn all_warnings(&self) -> Vec<String> {
         let kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
-        self.warnings.iter().chain(&kernel.refused).cloned().collect()
+        let warnings = lock(&self.warnings);
+        warnings.iter().chain(&self.host_warnings).chain(&kernel.refused).cloned().collect()
+    }
+
+    /// Takes over what the operator should know of a new configuration.
+    pub(crate) fn set_warnings(&self, warnings: Vec<String>) {
+        *lock(&self.warnings) = warnings;
+    }
+
+    /// Takes over what is configured and not in force yet.
+    pub(crate) fn set_waiting(&self, waiting: Vec<String>) {
+        lock(&self.reloads).waiting = waiting;
+    }
+
+    /// Notes what came of reading the configuration again.
+    pub(crate) fn note_reload(&self, reload: LastReload) {
+        let mut reloads = lock(&self.reloads);
+        reloads.counts[usize::from(!reload.ok)] += 1;
+        reloads.last = Some(reload);
+    }
+
+    /// How often the configuration was read again with success, and in vain.
+    pub(crate) fn reload_counts(&self) -> [u64; 2] {
+        lock(&self.reloads).counts
+    }
+
+    /// What was taken away or is to come, and why it has not come to that, a line each.
+    fn transitions(&self, snapshot: &Snapshot) -> Vec<String> {
+        let mut lines = lock(&self.reloads).waiting.clone();
+        let policy = &snapshot.policy;
+        for pool in &policy.pools {
+            let leaving = || pool.with_standing(Standing::Leaving);
+            let held: u32 = leaving().map(|it| it.directory.held() + it.low.held()).sum();
+            if let Some(first) = leaving().next() {
+                let more = match leaving().count() {
+                    1 => String::new(),
+                    count => format!(" and {} more", count - 1),
+                };
+                lines.push(format!(
+                    "pool {}: {}{more} removed, and natgate's until sessions there end; {held} blocks are held",
+                    pool.name, first.addr
+                ));
+            }
+        }
+        if let Some(former) = policy.forwards.former() {
+            lines.extend(former.forwards().iter().map(|f| {
+                format!(
+                    "PortForward {} removed or changed: sessions that came by it live on",
+                    f.name
+                )
+            }));
+        }
+        lines.extend(policy.rules.former_sources().iter().map(|from| {
+            format!(
+                "{from} is in the `from` of no rule any more; it stays blocked until the next start"
+            )
+        }));
+        lines
     }
 
     /// Takes over what the kernel's tables say now, and logs what the operator should know of it.
@@ -155,6 +234,8 @@ impl Shared {
             dropped: self.counters.iter().map(|worker| dropped(worker)).sum(),
             dropped_by_steering: (self.steering_drops)().iter().map(|(_, packets)| packets).sum(),
             warnings: self.all_warnings(),
+            transitions: self.transitions(&snapshot),
+            last_reload: lock(&self.reloads).last.clone(),
         }
     }
 
@@ -163,18 +244,23 @@ impl Shared {
         let (snapshot, now) = (self.snapshot.get(), (self.now)());
         let row = |pool: &Arc<conntrack::Pool>| {
             let sum = |of: &dyn Fn(&conntrack::Directory) -> u32| {
-                pool.addresses.iter().map(|address| u64::from(of(&address.directory))).sum()
+                let serving = pool.with_standing(Standing::Serving);
+                serving.map(|address| u64::from(of(&address.directory))).sum()
             };
+            let serving = pool.with_standing(Standing::Serving).count();
             PoolRow {
                 pool: pool.name.clone(),
-                addresses: pool.addresses.len(),
+                addresses: serving,
+                leaving: pool.with_standing(Standing::Leaving).count(),
                 blocks: sum(&conntrack::Directory::blocks),
                 blocks_held: sum(&conntrack::Directory::held),
                 blocks_resting: sum(&|directory| directory.resting(now)),
                 block_size: pool.settings.block_size,
             }
         };
-        snapshot.policy.pools.iter().map(row).collect()
+        let all = snapshot.policy.pools.iter().map(row);
+        // Those of before have their names for ever.
+        all.filter(|row| row.addresses + row.leaving > 0).collect()
     }
 
     /// All reasons, also those that never happened.

@@ -46,6 +46,7 @@ pub(super) fn sessions(shared: Arc<Shared>, filter: Filter, permit: OwnedSemapho
         pool: filter.pool,
         protocol: filter.protocol,
         state: filter.state,
+        public: None,
     };
     let ask = move |rows| Request::Sessions(wanted.clone(), rows);
     let show = |row: request::SessionRow, snapshot: &Snapshot| {

@@ -2,7 +2,7 @@
 
 use conntrack::{
     Behavior, InboundRefresh, IpId, MidStream, OnExhaustion, OnExpiry, Overlap, PoolSettings,
-    Pooling, UnsolicitedSyn,
+    Pooling, Removal, UnsolicitedSyn,
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -31,6 +31,7 @@ pub(super) struct Spec {
     on_exhaustion: &'static str,
     mid_stream: &'static str,
     ip_id: &'static str,
+    removal: &'static str,
     timers: Timers,
 }
 
@@ -143,6 +144,7 @@ impl Spec {
             on_exhaustion: on_exhaustion(settings.on_exhaustion),
             mid_stream: mid_stream(settings.mid_stream),
             ip_id: ip_id(settings.ip_id),
+            removal: removal(settings.removal),
             timers: Timers::from(&settings.timers),
         }
     }
@@ -196,6 +198,7 @@ impl Spec {
                 ),
             ),
             ("ipId", self.ip_id.to_owned()),
+            ("removal", self.removal.to_owned()),
             ("timers", self.timers.udp_words()),
             ("", self.timers.tcp_words()),
             ("", self.timers.tcp_end_words()),
@@ -364,6 +367,13 @@ fn mid_stream(what: MidStream) -> &'static str {
     match what {
         MidStream::Reset => "reset",
         MidStream::Drop => "drop",
+    }
+}
+
+fn removal(what: Removal) -> &'static str {
+    match what {
+        Removal::Drain => "drain",
+        Removal::Cut => "cut",
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod address;
 mod ask;
+mod changes;
 mod field;
 mod flags;
 mod forward;
@@ -18,6 +19,9 @@ mod object;
 mod pool;
 mod problem;
 mod source;
+mod succession;
+#[cfg(test)]
+mod succession_tests;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -28,18 +32,21 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 
-use conntrack::{Pool, PoolId, PoolSettings, UnsolicitedSyn};
-use dataplane::forward::{Forwards, PortForward, StaticNat};
-use dataplane::rule::{Rule, RuleSet};
+use conntrack::{PoolId, PoolSettings, Timestamp, UnsolicitedSyn};
+use dataplane::forward::{PortForward, StaticNat};
+use dataplane::rule::Rule;
 use dataplane::snapshot::{Policy, Refused};
 
 use crate::cli::GatewayArgs;
 
 pub(crate) use address::AddressRange;
+pub(crate) use changes::{failure, needs_restart, what_changes};
 pub(crate) use gateway::{Gateway, LogFormat, Mode, OnExit, Tunnels};
 pub(crate) use host::host_addresses;
 pub(crate) use json_schema::json_schema;
 pub(crate) use problem::{ConfigErrors, Problem};
+pub(crate) use source::{Stamps, stamps};
+pub(crate) use succession::{Succession, relieved};
 
 use field::Field;
 use object::{Object, Objects};
@@ -98,27 +105,10 @@ impl Config {
 
     /// The policy of this configuration, with all port blocks free.
     pub(crate) fn policy(&self, generation: u32) -> Policy {
-        let pool = |(index, config): (usize, &PoolConfig)| {
-            let addresses = config.ranges.iter().flat_map(|range| range.addresses());
-            let id = PoolId(index as u16);
-            let reserved = |addr| {
-                let forwards = self.forwards.iter().filter(|forward| forward.address == addr);
-                (addr, forwards.map(|forward| forward.ports.clone()).collect())
-            };
-            let (name, settings) = (config.name.as_str(), config.settings.clone());
-            Arc::new(Pool::with_reserved(id, name, settings, addresses.map(reserved)))
-        };
-        let mut pools: Vec<Arc<Pool>> = self.pools.iter().enumerate().map(pool).collect();
-        if !self.statics.is_empty() {
-            let addresses = self.statics.iter().map(|one| one.address);
-            let (id, settings) = (PoolId(pools.len() as u16), PoolSettings::default());
-            pools.push(Arc::new(Pool::fixed(id, STATIC_POOL, settings, addresses)));
-        }
-        let rules = RuleSet::new(self.rules.clone());
-        let forwards = Forwards::new(self.forwards.clone(), &self.statics);
-        let answers = self.gateway.answers();
-        let mss_clamp = self.gateway.mss_clamp;
-        Policy { mss_clamp, ..Policy::new(generation, pools, rules, forwards, answers) }
+        let first = Policy { generation: generation.saturating_sub(1), ..Policy::default() };
+        // Nobody has anything that could stand against it.
+        let succession = succession::Succession::new(self, &first, Timestamp::default());
+        succession.policy
     }
 }
 

@@ -43,10 +43,11 @@ const SPEC: Schema = Schema {
         "onExhaustion",
         "midStream",
         "ipId",
+        "removal",
         "timers",
         "shared",
     ],
-    later: &["log", "removal", "subscriberPrefix", "trafficClass"],
+    later: &["log", "subscriberPrefix", "trafficClass"],
 };
 /// Longest time, in seconds (`requirements.md`, timers).
 const MAX_SECONDS: u32 = 86_400;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,6 +28,19 @@ pub(super) fn read(path: &Path, problems: &mut Problems) -> Vec<Node> {
         problems.error(&whole(path), "no objects", why, "name a directory or a file with objects");
     }
     files.iter().flat_map(|file| read_file(file, problems)).collect()
+}
+
+/// By what a change of files shows: for each its name, number, size and time of change.
+pub(crate) type Stamps = Vec<(PathBuf, Option<(u64, u64, i64, i64)>)>;
+
+/// The stamps of the files that [`read`] would read now.
+pub(crate) fn stamps(path: &Path) -> Stamps {
+    let stamp = |file: PathBuf| {
+        let found = fs::metadata(&file).ok();
+        let known = found.map(|it| (it.ino(), it.len(), it.mtime(), it.mtime_nsec()));
+        (file, known)
+    };
+    files_of(path).unwrap_or_default().into_iter().map(stamp).collect()
 }
 
 fn files_of(path: &Path) -> io::Result<Vec<PathBuf>> {

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::*;
 
 /// Reads `text` as a file named `t.yaml`.
-fn load(text: &str) -> Result<Config, ConfigErrors> {
+pub(super) fn load(text: &str) -> Result<Config, ConfigErrors> {
     let mut problems = Problems::default();
     let documents = yaml::read(&Arc::from("t.yaml"), text, &mut problems);
     let objects = Objects::read(documents, &mut problems);
@@ -34,7 +34,7 @@ fn flags(args: &[(&str, &[&str])]) -> GatewayArgs {
     flags
 }
 
-const GATEWAY: &str = "
+pub(super) const GATEWAY: &str = "
 {apiVersion: natgate.dev/v1alpha1, kind: Gateway, metadata: {name: g},
  spec: {interfaces: {internal: [a], external: [b]}}}
 ";

@@ -17,7 +17,7 @@ use super::problem::{Place, Problems};
 const MAX_ADDRESSES: u64 = 65_535;
 /// Source prefixes, and destinations of exempt rules, that there may be: each map of the steering program
 /// holds 65,536, and the one with the sources holds the host's own addresses too.
-const MAX_PREFIXES: usize = 60_000;
+pub(super) const MAX_PREFIXES: usize = 60_000;
 /// Pools, and rules, that there may be.
 const MAX_OBJECTS: usize = u16::MAX as usize;
 

@@ -1,12 +1,13 @@
 //! The workers, their sockets and the steering program, from start to stop.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use conntrack::Secret;
+use conntrack::{Secret, Timestamp};
 use core_affinity::CoreId;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use crossbeam::utils::CachePadded;
@@ -24,11 +25,12 @@ use dataplane::xsk::{
 };
 use tracing::{error, info};
 
-use crate::api::{InterfaceFacts, Shared, WorkerFacts};
-use crate::config::{Config, Gateway, Mode};
+use crate::api::{InterfaceFacts, Orders, Shared, WorkerFacts};
+use crate::config::{Config, Gateway, Mode, Succession};
 use crate::mirror::MirrorState;
 
 use super::journal::Journal;
+use super::left::WorkerDoor;
 use super::tunnel_hooks::TunnelHooks;
 use super::world::{World, host_warnings};
 
@@ -47,6 +49,7 @@ pub(crate) struct Dataplane {
     receivers: Vec<Receiver<Request>>,
     shared: worker::Shared,
     journal: Option<Journal>,
+    state_dir: PathBuf,
     /// Taken when the workers start.
     io: Vec<XskIo>,
     threads: Vec<JoinHandle<XskIo>>,
@@ -103,6 +106,7 @@ impl Dataplane {
             receivers,
             shared,
             journal,
+            state_dir: config.gateway.state_dir.clone(),
             io: workers,
             threads: Vec::new(),
             all_there: true,
@@ -113,8 +117,12 @@ impl Dataplane {
 
     /// Notes which port blocks are busy, if that is to survive this process.
     fn keep_journal(&mut self) {
+        let policy = &self.shared.snapshot.get().policy;
+        if self.journal.is_none() {
+            self.journal = Journal::begin(&self.state_dir, policy);
+        }
         if let Some(journal) = &mut self.journal {
-            journal.keep(&self.shared.snapshot.get().policy, self.shared.clock.now());
+            journal.keep(policy, self.shared.clock.now());
         }
     }
 
@@ -142,7 +150,7 @@ impl Dataplane {
     }
 
     /// What the stats socket shows of the data plane.
-    pub(crate) fn shown(&self, config: &Config, source: String) -> Shared {
+    pub(crate) fn shown(&self, config: &Config, source: String, orders: Orders) -> Shared {
         let cores = core_affinity::get_core_ids().unwrap_or_default();
         let count = self.wakers.len();
         let workers = self.wakers.iter().zip(&self.requests).enumerate();
@@ -174,9 +182,12 @@ impl Dataplane {
             interfaces,
             started: Instant::now(),
             config: source,
-            warnings: (config.warnings.iter().map(ToString::to_string))
-                .chain(host_warnings())
-                .collect(),
+            warnings: std::sync::Mutex::new(
+                config.warnings.iter().map(ToString::to_string).collect(),
+            ),
+            host_warnings: host_warnings(),
+            orders,
+            reloads: std::sync::Mutex::default(),
             sessions_maximum: config.gateway.sessions.into(),
             now: Box::new(move || clock.now()),
             steering_drops: Box::new(move || steering_drops(&steering)),
@@ -289,6 +300,49 @@ impl Dataplane {
             waker.wake();
         }
         applied.and_then(|()| self.tunnels.open(&mut steering))
+    }
+
+    /// Puts the policy of `new` in the place of that of `old`: first the workers, so that they know what to do with
+    /// what the steering program gives them from then on. If that can't be, `old` stays.
+    pub(crate) fn change(
+        &mut self,
+        old: &World,
+        new: &World,
+        state: &MirrorState,
+    ) -> Result<(), XskError> {
+        self.publish(new, state);
+        let applied = lock(&self.steering).apply(&new.steering_tables(state));
+        if applied.is_err() {
+            self.publish(old, state);
+            if let Err(error) = lock(&self.steering).apply(&old.steering_tables(state)) {
+                error!("the steering program does not take its old tables back: {error}");
+            }
+        }
+        applied
+    }
+
+    fn publish(&self, world: &World, state: &MirrorState) {
+        Succession::settle(world.policy());
+        self.shared.snapshot.publish(world.snapshot(state));
+        for waker in &self.wakers {
+            waker.wake();
+        }
+    }
+
+    /// The ways to the workers.
+    pub(crate) fn workers(&self) -> Vec<WorkerDoor> {
+        let doors = self.requests.iter().zip(&self.wakers);
+        doors
+            .map(|(requests, waker)| WorkerDoor {
+                requests: requests.clone(),
+                waker: waker.clone(),
+            })
+            .collect()
+    }
+
+    /// The time on the clock of the directories.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.shared.clock.now()
     }
 
     /// Lets every worker finish its burst and ends it.

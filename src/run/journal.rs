@@ -71,6 +71,12 @@ impl Journal {
         Some(journal)
     }
 
+    /// A journal that begins now, after a change of configuration, if a pool asks for one.
+    pub(super) fn begin(directory: &Path, policy: &Policy) -> Option<Self> {
+        journaled(policy).next()?;
+        Some(Self { file: directory.join(NAME), written: String::new(), failed: false })
+    }
+
     /// Writes the journal, if it has changed.
     pub(super) fn keep(&mut self, policy: &Policy, now: Timestamp) {
         let text = text(policy, now);

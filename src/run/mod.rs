@@ -2,13 +2,17 @@
 
 mod dataplane;
 mod journal;
+mod left;
+mod log;
 mod pods;
+mod reload;
 mod supervisor;
 mod table;
 mod tunnel_hooks;
+mod watch;
 mod world;
 
-use std::io::IsTerminal;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -18,16 +22,17 @@ use anyhow::{Context, bail};
 use conntrack::{Event, EventKind};
 use crossbeam::channel::Receiver;
 use futures_util::FutureExt;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
-use tracing_subscriber::EnvFilter;
 
-use crate::api::Server;
+use crate::api::{Server, Shared, orders, pool_name};
 use crate::cli::GatewayArgs;
-use crate::config::{self, Config, LogFormat, OnExit};
-use crate::mirror::{Mirror, Resolver};
+use crate::config::{self, Config, OnExit};
+use crate::mirror::{Mirror, MirrorState, Resolver};
 
 use self::dataplane::Dataplane;
+use self::log::Log;
+use self::reload::{Reload, Wishes};
 use self::supervisor::Supervisor;
 use self::world::{Overlaps, World};
 
@@ -37,37 +42,25 @@ const NOTICES: usize = 1024;
 /// How often the hooks of the interfaces are looked at.
 const WATCH: Duration = Duration::from_millis(250);
 
+/// How often workers are asked whether somebody still has what was taken away.
+const SURVEY: Duration = Duration::from_secs(1);
+
 /// Runs a gateway until SIGTERM or SIGINT.
 pub(crate) fn run(args: &GatewayArgs) -> anyhow::Result<()> {
     let config = Config::load(args, &config::host_addresses()?)?;
-    start_log(&config.gateway.log, config.gateway.log_format);
-    let source = args.config.clone().unwrap_or_else(|| "flags".to_owned());
+    let log = Log::start(&config.gateway.log, config.gateway.log_format);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(live(config, source))
+    runtime.block_on(live(args, config, &log))
 }
 
-fn start_log(filter: &str, format: LogFormat) {
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(filter))
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        // A reader of the log that goes away must not end the gateway.
-        .log_internal_errors(false)
-        .with_target(false);
-    match format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
-}
-
-async fn live(config: Config, source: String) -> anyhow::Result<()> {
+async fn live(args: &GatewayArgs, config: Config, log: &Log) -> anyhow::Result<()> {
     let gateway = config.gateway.clone();
     // Before anything is started, so that a signal during the start is not lost.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
+    let hang_up = signal(SignalKind::hangup())?;
     let world = World::discover(&config).await?;
-    let mut mirror = Mirror::start(&world.ids(), &world.underlays()).await?;
+    let mirror = Mirror::start(&world.ids(), &world.underlays()).await?;
     let (notices, incoming) = crossbeam::channel::bounded(NOTICES);
     let state = mirror.state();
     world.refuse_taken_addresses(&state)?;
@@ -77,11 +70,12 @@ async fn live(config: Config, source: String) -> anyhow::Result<()> {
     let mut overlaps = Overlaps::default();
     overlaps.follow(&world, &state);
     dataplane.start_workers()?;
-    let shared = Arc::new(dataplane.shown(&config, source));
+    let source = args.config.clone().unwrap_or_else(|| "flags".to_owned());
+    let (to_us, orders) = orders();
+    let shared = Arc::new(dataplane.shown(&config, source, to_us));
     shared.follow_kernel(&state);
-    let mut serving = std::pin::pin!(server.serve(Arc::clone(&shared)));
-    let pools = config.pools.iter().map(|pool| pool.name.clone()).collect();
-    follow_notices(incoming, mirror.resolver(), pools)?;
+    let serving = std::pin::pin!(server.serve(Arc::clone(&shared)));
+    follow_notices(incoming, mirror.resolver(), Arc::clone(&shared))?;
     if [&mut terminate, &mut interrupt].into_iter().any(|s| s.recv().now_or_never().is_some()) {
         info!("told to stop before anything was attached");
         return Ok(());
@@ -91,34 +85,70 @@ async fn live(config: Config, source: String) -> anyhow::Result<()> {
     shared.ready.store(true, Ordering::Release);
     table::print(&config, &shared, metrics);
     info!(pid = std::process::id(), "ready");
+    let wishes = Wishes::new(hang_up, orders, args.config.as_deref());
+    let running = Running { world, dataplane, shared, log, overlaps };
+    let ended = [terminate, interrupt];
+    follow(running, mirror, Reload::new(args.clone(), config), wishes, ended, serving).await
+}
+
+/// Follows the world until it is told to end.
+async fn follow(
+    mut running: Running<'_>,
+    mut mirror: Mirror,
+    mut reload: Reload,
+    mut wishes: Wishes,
+    [mut terminate, mut interrupt]: [Signal; 2],
+    mut serving: Pin<&mut impl Future<Output = ()>>,
+) -> anyhow::Result<()> {
     let mut supervisor = Supervisor::default();
-    supervisor.ready(&shared);
+    supervisor.ready(&running.shared);
     let mut signs = Supervisor::interval();
     let mut watch = tokio::time::interval(WATCH);
+    let mut surveys = tokio::time::interval(SURVEY);
     loop {
         tokio::select! {
-            _ = watch.tick() => shared.ready.store(dataplane.watch(&world)?, Ordering::Release),
+            _ = watch.tick() => running.watch()?,
             changed = mirror.changed() => {
                 let state = changed.context("the kernel mirror has ended; see the log above")?;
-                shared.follow_kernel(&state);
-                overlaps.follow(&world, &state);
-                if let Err(error) = dataplane.follow(&world, &state) {
-                    warn!("the steering program keeps its old tables: {error}");
-                }
+                running.follow_kernel(&state);
             }
-            _ = signs.tick() => supervisor.sign(&shared),
+            _ = signs.tick() => supervisor.sign(&running.shared),
             () = &mut serving => bail!("the stats socket has ended; see the log above"),
-            _ = hang_up.recv() => {
-                warn!("SIGHUP: reload is not in this version; nothing changed; restart to change the configuration");
-            }
+            wish = wishes.next() => reload.want(wish, &running),
+            done = reload.done() => reload.take(done, &mut running, &mirror.state()),
+            _ = surveys.tick() => drop(reload.survey(&running)),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
     }
-    shared.ready.store(false, Ordering::Release);
+    running.shared.ready.store(false, Ordering::Release);
     supervisor.stopping();
-    stop(&mut dataplane, gateway.on_exit)?;
-    Ok(())
+    stop(&mut running.dataplane, reload.config().gateway.on_exit)
+}
+
+/// Everything that is changed while a gateway runs.
+struct Running<'a> {
+    world: World,
+    dataplane: Dataplane,
+    shared: Arc<Shared>,
+    log: &'a Log,
+    overlaps: Overlaps,
+}
+
+impl Running<'_> {
+    fn watch(&mut self) -> anyhow::Result<()> {
+        let all_there = self.dataplane.watch(&self.world)?;
+        self.shared.ready.store(all_there, Ordering::Release);
+        Ok(())
+    }
+
+    fn follow_kernel(&mut self, state: &MirrorState) {
+        self.shared.follow_kernel(state);
+        self.overlaps.follow(&self.world, state);
+        if let Err(error) = self.dataplane.follow(&self.world, state) {
+            warn!("the steering program keeps its old tables: {error}");
+        }
+    }
 }
 
 /// Stops in order: with `pass` the programs go first, so that nothing is lost between them and the
@@ -142,13 +172,13 @@ fn stop(dataplane: &mut Dataplane, on_exit: OnExit) -> anyhow::Result<()> {
 fn follow_notices(
     notices: Receiver<Notice>,
     resolver: Resolver,
-    pools: Vec<String>,
+    shared: Arc<Shared>,
 ) -> std::io::Result<()> {
     let body = move || {
         for notice in notices {
             match notice {
                 Notice::Resolve(interface, address) => resolver.resolve(interface, address),
-                Notice::Event(event) => report(&event, &pools),
+                Notice::Event(event) => report(&event, &shared),
             }
         }
     };
@@ -156,8 +186,9 @@ fn follow_notices(
 }
 
 /// One line for a limit that is near or reached (RFC 6888 REQ-11c).
-fn report(event: &Event, pools: &[String]) {
-    let pool = event.pool.and_then(|id| pools.get(id.index())).map_or("-", String::as_str);
+fn report(event: &Event, shared: &Shared) {
+    let name = |id| pool_name(&shared.snapshot.get(), id);
+    let pool = event.pool.map_or_else(|| "-".to_owned(), name);
     let subscriber = event.subscriber.map_or_else(|| "-".to_owned(), |addr| addr.to_string());
     let of = match event.kind {
         EventKind::QuotaSoft(limit) | EventKind::QuotaExhausted(limit) => limit.name(),

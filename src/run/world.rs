@@ -24,7 +24,7 @@ pub(crate) const INTERNAL: Roles = Roles { internal: true, external: false };
 const PARTIAL_CHECKSUMS: [&str; 3] = ["veth", "virtio_net", "tun"];
 
 /// The gateway's interfaces as they were found, and the tables that follow from the configuration.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct World {
     /// Those that are there from the start, by [`InterfaceId`]. VXLAN devices above them follow.
     pub(crate) links: Vec<Link>,
@@ -77,18 +77,16 @@ fn named_roles(gateway: &Gateway) -> Vec<(String, Roles)> {
     named.collect()
 }
 
-fn tables(config: &Config) -> SteeringTables {
-    let from = config.rules.iter().flat_map(|rule| rule.from.iter().copied());
-    let exempt = config.rules.iter().filter(|rule| rule.action == Action::Exempt);
-    let pool_prefixes = config
-        .pools
-        .iter()
-        .flat_map(|pool| &pool.ranges)
-        .flat_map(|range| ipnet::Ipv4Subnets::new(range.first(), range.last(), 0));
+fn tables(policy: &Policy) -> SteeringTables {
+    let rules = policy.rules.rules();
+    // What was natgate's stays so: it must not get to the kernel untranslated.
+    let from = rules.iter().flat_map(|rule| &rule.from).chain(policy.rules.former_sources());
+    let exempt = rules.iter().filter(|rule| rule.action == Action::Exempt);
+    let addresses: Vec<Ipv4Net> = policy.addresses.keys().map(|&addr| addr.into()).collect();
     SteeringTables {
-        internal: from.collect(),
+        internal: from.copied().collect(),
         kernel_destinations: Vec::new(),
-        pools: pool_prefixes.chain(config.statics.iter().map(|one| one.address.into())).collect(),
+        pools: Ipv4Net::aggregate(&addresses),
         exempt: exempt.flat_map(|rule| rule.to.iter().copied()).collect(),
     }
 }
@@ -99,6 +97,7 @@ impl World {
         let gateway = &config.gateway;
         let (names, mut roles): (Vec<_>, Vec<_>) = named_roles(gateway).into_iter().unzip();
         let links = interfaces_by_name(&names).await?;
+        let policy = Arc::new(config.policy(1));
         let external = links.iter().zip(&roles).find(|(link, it)| link.is_vxlan() && it.external);
         if let Some((link, _)) = external {
             let why = "the outside is reached through it, and natgate has tunnels to pods only";
@@ -110,8 +109,8 @@ impl World {
             takes_tunnels: gateway.tunnels == Tunnels::Serve,
             links,
             roles,
-            policy: Arc::new(config.policy(1)),
-            tables: tables(config),
+            tables: tables(&policy),
+            policy,
         })
     }
 
@@ -155,6 +154,17 @@ impl World {
     /// What the administrator wants.
     pub(crate) fn policy(&self) -> &Policy {
         &self.policy
+    }
+
+    /// The same, to be kept.
+    pub(crate) fn shared_policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.policy)
+    }
+
+    /// The same interfaces under another policy.
+    pub(crate) fn with_policy(&self, policy: Policy) -> Self {
+        let tables = tables(&policy);
+        Self { tables, policy: Arc::new(policy), ..self.clone() }
     }
 
     /// What workers are to know, with the kernel's tables as they are in `state`.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::{Request, Response, header};
+use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
@@ -15,34 +15,57 @@ use crate::api::model::Problem;
 
 /// natgate answers within this time, or not at all.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// It takes so long at most to read the largest configuration.
+const LONG_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Sends one request; the body is still to be read.
 pub(super) async fn get(socket: &Path, path: &str) -> Result<Response<Incoming>, ViewError> {
+    ask(socket, Method::GET, path, PATIENCE).await
+}
+
+/// Orders something and reads the whole answer.
+pub(super) async fn post(socket: &Path, path: &str) -> Result<Bytes, ViewError> {
+    whole(socket, ask(socket, Method::POST, path, LONG_PATIENCE).await?).await
+}
+
+async fn ask(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    patience: Duration,
+) -> Result<Response<Incoming>, ViewError> {
     let why = |why: String| ViewError::Answer { path: socket.to_owned(), why };
-    let asked = tokio::time::timeout(PATIENCE, async {
+    let asked = tokio::time::timeout(patience, async {
         let stream =
             UnixStream::connect(socket).await.map_err(|error| unreachable(socket, &error))?;
         let handshake = http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|error| why(error.to_string()))?;
         tokio::spawn(connection);
-        let request =
-            Request::get(path).header(header::HOST, "natgate").body(Empty::<Bytes>::new());
+        let request = Request::builder().method(method).uri(path).header(header::HOST, "natgate");
+        let request = request.body(Empty::<Bytes>::new());
         let request = request.map_err(|error| why(error.to_string()))?;
         sender.send_request(request).await.map_err(|error| why(error.to_string()))
     });
-    let response = asked.await.map_err(|_| why("no answer in 10 s".to_owned()))??;
+    let response =
+        asked.await.map_err(|_| why(format!("no answer in {} s", patience.as_secs())))??;
     if response.status().is_success() {
         return Ok(response);
     }
     let status = response.status();
     let body = response.into_body().collect().await.map_err(|error| why(error.to_string()))?;
     let problem = serde_json::from_slice::<Problem>(&body.to_bytes());
-    Err(ViewError::Refused(problem.map_or_else(|_| status.to_string(), |problem| problem.error)))
+    let said = problem.map_or_else(|_| status.to_string(), |problem| problem.error);
+    let invalid = status == StatusCode::UNPROCESSABLE_ENTITY;
+    Err(if invalid { ViewError::Invalid(said) } else { ViewError::Refused(said) })
 }
 
 /// Sends one request and reads the whole answer.
 pub(super) async fn fetch(socket: &Path, path: &str) -> Result<Bytes, ViewError> {
-    let body = get(socket, path).await?.into_body();
+    whole(socket, get(socket, path).await?).await
+}
+
+async fn whole(socket: &Path, response: Response<Incoming>) -> Result<Bytes, ViewError> {
+    let body = response.into_body();
     let read = tokio::time::timeout(PATIENCE, body.collect()).await;
     let why = match read {
         Ok(Ok(body)) => return Ok(body.to_bytes()),

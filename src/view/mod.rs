@@ -10,7 +10,7 @@ mod tests;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-use crate::api::model::{DropRow, InterfaceRow, PoolRow, Status, WorkerRow};
+use crate::api::model::{DropRow, InterfaceRow, PoolRow, Reloaded, Status, WorkerRow};
 
 /// What to show.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,9 +73,26 @@ pub(crate) enum ViewError {
     /// natgate refuses, and says why.
     #[error("{0}")]
     Refused(String),
+    /// natgate refuses a configuration: every mistake, a line each.
+    #[error("{0}")]
+    Invalid(String),
     /// The output failed.
     #[error("cannot write the output: {0}; see that there is room")]
     Output(#[from] io::Error),
+}
+
+/// Has the natgate that listens on `socket` read its configuration again, and prints what came of it. Must be called
+/// within a tokio runtime.
+pub(crate) async fn reload(socket: &Path, json: bool) -> Result<(), ViewError> {
+    let body = client::post(socket, "/v1/reload").await?;
+    if json {
+        crate::say(&format!("{}\n", String::from_utf8_lossy(&body)));
+        return Ok(());
+    }
+    let reloaded = serde_json::from_slice::<Reloaded>(&body)
+        .map_err(|error| ViewError::Answer { path: socket.to_owned(), why: error.to_string() })?;
+    crate::say(&tables::reloaded(&reloaded));
+    Ok(())
 }
 
 /// Fetches `what` from the natgate that listens on `socket` and prints it to standard output: JSON if

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 
 use super::human::{bytes, count, millis};
-use crate::api::model::{DropRow, InterfaceRow, PoolRow, Status, WorkerRow};
+use crate::api::model::{DropRow, InterfaceRow, PoolRow, Reloaded, Status, WorkerRow};
 
 /// Columns of a terminal that tables are made for.
 const WIDTH: u16 = 100;
@@ -50,8 +50,39 @@ pub(super) fn status(status: &Status) -> String {
     line("answered", count(status.answered));
     let (workers, steering) = (count(status.dropped), count(status.dropped_by_steering));
     line("dropped", format!("{workers} by workers, {steering} by steering"));
+    if let Some(reload) = &status.last_reload {
+        let outcome = if reload.ok { "in force" } else { "REFUSED: nothing was changed" };
+        line("last reload", format!("{} ({}), {outcome}", ago(reload.at), reload.trigger));
+        for problem in &reload.problems {
+            line("", problem.clone());
+        }
+    }
+    for transition in &status.transitions {
+        line("in transition", transition.clone());
+    }
     for warning in &status.warnings {
         line("warning", warning.clone());
+    }
+    text
+}
+
+/// How long ago a second since 1970 was.
+fn ago(second: u64) -> String {
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
+    format!("{} ago", millis(now.saturating_sub(second) * 1000))
+}
+
+pub(super) fn reloaded(reloaded: &Reloaded) -> String {
+    let Reloaded { generation, changed, took_ms, changes, warnings, waiting } = reloaded;
+    let mut text = if *changed {
+        format!("reloaded in {took_ms} ms (generation {generation})\n")
+    } else {
+        format!("nothing has changed (generation {generation})\n")
+    };
+    for (name, lines) in [("", changes), ("waiting: ", waiting), ("warning: ", warnings)] {
+        for line in lines {
+            let _ = writeln!(text, "  {name}{line}");
+        }
     }
     text
 }
@@ -60,14 +91,24 @@ pub(super) fn pools(rows: &[PoolRow]) -> String {
     if rows.is_empty() {
         return "no pools".to_owned();
     }
-    let titles =
-        ["POOL", ">ADDRESSES", ">BLOCKS", ">HELD", ">RESTING", ">FREE", ">USED", ">BLOCK SIZE"];
+    let titles = [
+        "POOL",
+        ">ADDRESSES",
+        ">LEAVING",
+        ">BLOCKS",
+        ">HELD",
+        ">RESTING",
+        ">FREE",
+        ">USED",
+        ">BLOCK SIZE",
+    ];
     let row = |row: &PoolRow| {
         let free = row.blocks.saturating_sub(row.blocks_held + row.blocks_resting);
         let used = 100.0 * row.blocks_held as f64 / row.blocks.max(1) as f64;
         vec![
             row.pool.clone(),
             row.addresses.to_string(),
+            row.leaving.to_string(),
             count(row.blocks),
             count(row.blocks_held),
             count(row.blocks_resting),

@@ -77,6 +77,25 @@ impl Gateway {
         self.process.end(Signal::SIGTERM, Duration::from_secs(15))
     }
 
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.process.stderr()
+    }
+
+    /// Runs a client command: exit status, standard output, standard error.
+    pub fn command(&self, arguments: &[&str]) -> Result<(i32, String, String)> {
+        let mut command = Command::new(natgate_binary()?);
+        let done = command.args(arguments).arg("--socket").arg(&self.socket).output()?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let code = done.status.code().context("ended by a signal")?;
+        Ok((code, text(&done.stdout), text(&done.stderr)))
+    }
+
     /// The rows of a client command (`drops`, `workers`, ...) with `--json`: an array, an object
     /// or one object a line all become a list of objects.
     pub fn json(&self, arguments: &[&str]) -> Result<Vec<serde_json::Value>> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use conntrack::{
     Behavior, InboundRefresh, IpId, MidStream, OnExhaustion, OnExpiry, Overlap, PoolSettings,
-    Pooling, Scatter, UnsolicitedSyn,
+    Pooling, Removal, Scatter, UnsolicitedSyn,
 };
 
 use super::profile::Profile;
@@ -84,6 +84,8 @@ fn read_special_cases(group: &Group<'_>, settings: &mut PoolSettings, problems: 
     set(group, "midStream", &mid_stream, &mut settings.mid_stream, problems);
     let ip_id = [("best-effort", IpId::BestEffort), ("strict", IpId::Strict)];
     set(group, "ipId", &ip_id, &mut settings.ip_id, problems);
+    let removal = [("drain", Removal::Drain), ("cut", Removal::Cut)];
+    set(group, "removal", &removal, &mut settings.removal, problems);
 }
 
 /// One word for both, or one for each protocol (RFC 5382 REQ-3b).

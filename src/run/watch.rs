@@ -1,0 +1,100 @@
+//! Have the files of the configuration changed?
+//!
+//! The kernel tells of changes in their directory; what has really changed is told by the files' times, sizes and
+//! numbers, so that neighbours in the directory do not matter, and neither do links (Kubernetes swaps one for all files
+//! of a ConfigMap). Changes are awaited for a moment, so that files that are written one after the other count as one.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::warn;
+
+use crate::config::{Stamps, stamps};
+
+/// Quiet for this long: the change is complete.
+const QUIET: Duration = Duration::from_millis(300);
+/// No change is awaited for longer.
+const LONGEST: Duration = Duration::from_secs(3);
+
+/// Watches a file or directory of objects.
+#[derive(Debug)]
+pub(super) struct Watch {
+    path: PathBuf,
+    events: mpsc::Receiver<()>,
+    seen: Stamps,
+    /// The first and the last event of a change that is not complete.
+    unrest: Option<(Instant, Instant)>,
+}
+
+impl Watch {
+    /// Begins to watch `path`. `None`, and a warning: the kernel does not allow it, so that changes need a signal.
+    pub(super) fn start(path: &Path) -> Option<Self> {
+        Self::open(path)
+            .inspect_err(|error| {
+                warn!(
+                    "changes of {} are not noticed by themselves: {error}; reload with `natgate reload`",
+                    path.display()
+                );
+            })
+            .ok()
+    }
+
+    fn open(path: &Path) -> std::io::Result<Self> {
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC)?;
+        let directory = if path.is_dir() { Some(path) } else { path.parent() };
+        let here = Path::new(".");
+        let directory = directory.filter(|it| !it.as_os_str().is_empty()).unwrap_or(here);
+        let changes = AddWatchFlags::IN_CLOSE_WRITE
+            | AddWatchFlags::IN_MOVED_FROM
+            | AddWatchFlags::IN_MOVED_TO
+            | AddWatchFlags::IN_CREATE
+            | AddWatchFlags::IN_DELETE;
+        inotify.add_watch(directory, changes)?;
+        let seen = stamps(path);
+        let (told, events) = mpsc::channel(1);
+        // The kernel's answer is awaited on a thread of its own, which ends with the process.
+        let listen = move || {
+            while matches!(inotify.read_events(), Ok(_) | Err(Errno::EINTR)) {
+                // One that waits already says the same.
+                let _ = told.try_send(());
+            }
+        };
+        std::thread::Builder::new().name("natgate-files".into()).spawn(listen)?;
+        Ok(Self { path: path.to_owned(), events, seen, unrest: None })
+    }
+
+    /// Waits for a change of the files. Cancel-safe: what is not returned is noticed by the next call.
+    pub(super) async fn changed(&mut self) {
+        loop {
+            let Some((first, last)) = self.unrest else {
+                self.event().await;
+                let now = Instant::now();
+                self.unrest = Some((now, now));
+                continue;
+            };
+            // Files that never come to rest are read all the same.
+            let until = (last + QUIET).min(first + LONGEST);
+            if tokio::time::timeout_at(until, self.event()).await.is_ok() {
+                self.unrest = Some((first, Instant::now()));
+                continue;
+            }
+            self.unrest = None;
+            let now = stamps(&self.path);
+            if now != self.seen {
+                self.seen = now;
+                return;
+            }
+        }
+    }
+
+    /// Waits until something happens in the directory.
+    async fn event(&mut self) {
+        if self.events.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
