@@ -202,13 +202,13 @@ fn snapshot(setup: &Setup) -> Snapshot {
     };
     let mut interfaces = vec![interface(0), interface(1)];
     if setup.tunnel {
-        interfaces.push(device(interface(0)));
+        interfaces.push(device(&interface(0)));
     }
     Snapshot { interfaces, policy: Arc::new(policy(setup)), roads: Arc::new(roads(setup.tunnel)) }
 }
 
 /// The tunnel's interface, on the underlay `on`.
-fn device(on: Interface) -> Interface {
+fn device(on: &Interface) -> Interface {
     let tunnel = Tunnel {
         vni: TUNNEL.0,
         port: TUNNEL.1,
@@ -226,7 +226,7 @@ fn device(on: Interface) -> Interface {
         mtu: on.mtu.saturating_sub(50),
         underlay: false,
         tunnel: Some(tunnel),
-        ..on
+        ..on.clone()
     }
 }
 
