@@ -1,5 +1,7 @@
 //! Which objects are there: kind, name and `spec` of each document.
 
+use std::collections::HashMap;
+
 use super::ask::{ANY, NAME};
 use super::field::{Field, Placed, Schema, any_of, nearest};
 use super::problem::{Place, Problems};
@@ -151,9 +153,11 @@ fn name(field: &Field<'_>, problems: &mut Problems) -> Option<Placed<String>> {
 }
 
 fn refuse_same_names(objects: &[Object], problems: &mut Problems) {
-    for (index, Object { name, .. }) in objects.iter().enumerate() {
-        let first = objects[..index].iter().find(|other| other.name.value == name.value);
-        if let Some(first) = first {
+    let mut firsts: HashMap<&str, &Object> = HashMap::new();
+    for object in objects {
+        let name = &object.name;
+        let first = *firsts.entry(&name.value).or_insert(object);
+        if !std::ptr::eq(first, object) {
             let why =
                 format!("{:?} is already the name of the object at {}", name.value, origin(first));
             problems.error(

@@ -140,11 +140,10 @@ fn every_trigger(rig: &mut Rig) -> Result<()> {
     })?;
     ensure!(generation(rig)? == 2, "a reload of the same changed the generation");
     // The command tells what is different.
-    let told = reload(rig, &objects("203.0.113.10-203.0.113.13", ", quota: {blocks: 4}", ""))?;
-    ensure!(
-        told["changes"].to_string().contains("pool general: 1 more address, settings changed"),
-        "{told}"
-    );
+    reload(rig, &objects("203.0.113.10-203.0.113.13", ", quota: {blocks: 4}", ""))?;
+    // The command tells what is different, unless the watch was faster; the log does in any case.
+    let change = "pool general: 1 more address, settings changed";
+    ensure!(rig.natgate()?.log().contains(change), "the log does not tell what is different");
     reached(rig, 3)?;
     for held in &mut held {
         held.works()?;
@@ -560,11 +559,17 @@ fn under_load(rig: &mut Rig) -> Result<()> {
     let sender = rig.pods[0].spawn(move || chatter(&ended))?;
     std::thread::sleep(Duration::from_millis(500));
     let mut took = Vec::new();
-    for version in 1..=3 {
+    for version in 1..=20 {
         let told = reload(rig, &large(version))?;
-        ensure!(told["changes"].to_string().contains("changed"), "{told}");
-        took.push(told["took_ms"].as_u64().context("took_ms")?);
+        // The watch may have been faster.
+        if told["changed"] == true {
+            took.push(told["took_ms"].as_u64().context("took_ms")?);
+        }
+        if took.len() == 3 {
+            break;
+        }
     }
+    ensure!(took.len() == 3, "{took:?}");
     std::thread::sleep(Duration::from_millis(500));
     stop.store(true, Ordering::Relaxed);
     let (sent, back) = sender.join().expect("the sender panicked")?;
