@@ -361,6 +361,8 @@ fn mappings(rig: &mut Rig) -> Result<()> {
     ensure!(told["waiting"].as_array().is_some_and(Vec::is_empty), "{told}");
     let (mut first, mut one) = (call(rig)?, call_one(rig)?);
     echo(&mut first, b"first")?;
+    // So many that with several workers not each arrives where its pod lives.
+    let mut others = (0..8).map(|_| call(rig)).collect::<Result<Vec<_>>>()?;
     echo(&mut one, b"one")?;
     ensure!(!web[0].all().is_empty(), "another pod was called");
     // Something else changes.
@@ -370,6 +372,9 @@ fn mappings(rig: &mut Rig) -> Result<()> {
     // They go: what is there stays, nothing new comes in.
     reload(rig, &objects(&all, "", ""))?;
     echo(&mut first, b"first, without its forward")?;
+    for other in &mut others {
+        echo(other, b"another, without its forward")?;
+    }
     echo(&mut one, b"one, without its mapping")?;
     ensure!(
         call(rig).is_err() && call_one(rig).is_err(),
@@ -386,7 +391,7 @@ fn mappings(rig: &mut Rig) -> Result<()> {
     let ended = second.read(&mut [0; 1]);
     ensure!(matches!(ended, Err(_) | Ok(0)), "the caller of before got {ended:?}");
     // In the end nothing is left, but the 1:1 address for as long as its connection.
-    drop((first, third));
+    drop((first, third, others));
     reload(rig, &objects(&all, "", ""))?;
     wait::until("no forward to be left", LIMIT, || {
         let transitions = status(rig)?["transitions"].to_string();
