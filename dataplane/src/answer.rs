@@ -1,18 +1,23 @@
-//! What does natgate answer by itself? ARP and pings for pool addresses, and resets.
+//! What does natgate answer by itself? ARP and pings for pool addresses, and resets. And what does it announce?
 //!
 //! Answers are written into the frame of the question and go back where it came from.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use conntrack::Timestamp;
 
 use crate::drop_reason::DropReason;
-use crate::interface::{Interface, Mac};
+use crate::interface::{Interface, InterfaceId, Mac};
 use crate::io::PacketIo;
 use crate::packet::Packet;
 use crate::wire::arp::{self, Operation, Party};
 use crate::wire::tcp::{self, Reset};
 use crate::wire::{Arp, EtherType, Ethernet, Icmp, Ipv4, Malformed, Tcp, ethernet, ipv4};
+use crate::worker::Worker;
+
+/// Announcements sent in one loop at most.
+const ANNOUNCE_BURST: usize = 16;
 
 /// A token bucket: `rate` a second, a burst of as many.
 #[derive(Debug)]
@@ -115,6 +120,35 @@ pub(crate) fn reset<I: PacketIo>(
     ipv4::emit(ip, packet.dst.addr, packet.src.addr, 6, tcp::HEADER as u16)?;
     reset.emit(segment, packet.dst.addr, packet.src.addr)?;
     Ok(return_to_sender(bytes, interface)?)
+}
+
+impl<I: PacketIo> Worker<I> {
+    /// The pool addresses that lie on the link of an external interface: nobody else answers for them.
+    pub(crate) fn announcements_due(&self) -> Vec<(InterfaceId, Ipv4Addr)> {
+        let snapshot = &self.snapshot;
+        let ids = (0..snapshot.interfaces.len()).map(|i| InterfaceId(i as u8));
+        let external = ids.filter(|id| snapshot.interfaces[id.index()].roles.external);
+        let on_link = |id: InterfaceId| {
+            let addresses = snapshot.policy.addresses.keys();
+            addresses.filter(move |a| snapshot.roads.is_on_link(id, **a)).map(move |a| (id, *a))
+        };
+        external.flat_map(on_link).collect()
+    }
+
+    pub(crate) fn announce(&mut self) {
+        for _ in 0..ANNOUNCE_BURST.min(self.announcements.len()) {
+            let Some((id, address)) = self.announcements.pop() else { return };
+            let Some(interface) = self.interface(id).cloned() else { continue };
+            let Some(mut frame) = self.io.allocate() else { return };
+            let written = self.io.resize(&mut frame, ANNOUNCEMENT)
+                && announcement(self.io.bytes_mut(&mut frame), &interface, address).is_ok();
+            if !written {
+                self.io.release(frame);
+            } else if self.transmit_own(id, frame) {
+                self.counters().announced.add(1);
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
-//! Whose packet is it? The worker where its subscriber lives, found by its ends alone.
+//! Whose packet is it, and how does it get there? The worker where its subscriber lives, found by its ends alone.
 
 use conntrack::Realm;
 
 use crate::drop_reason::DropReason;
-use crate::io::PacketIo;
+use crate::hand_off::Known;
+use crate::io::{PacketIo, Received};
 use crate::pipeline::Parsed;
 use crate::plain::Ends;
 use crate::worker::Worker;
@@ -43,5 +44,34 @@ impl<I: PacketIo> Worker<I> {
             return None;
         }
         address.home_of(protocol, dst.port, src, secret, workers)
+    }
+
+    /// Gives a packet to the worker where its subscriber lives.
+    pub(crate) fn hand_over(&mut self, received: Received<I::Frame>, parsed: &Parsed, home: u16) {
+        if parsed.is_in_its_bytes() {
+            return self.let_arrive_at(home, received);
+        }
+        match self.hand_off.give(home, Known { received, parsed: *parsed }) {
+            Ok(()) => self.counters().handed_over.add(1),
+            Err(back) => self.drop_frame(back.received.frame, DropReason::HandOffFull),
+        }
+    }
+
+    /// Lets a packet arrive at another worker.
+    pub(crate) fn let_arrive_at(&mut self, worker: u16, received: Received<I::Frame>) {
+        let given = self.give_to(worker, received);
+        self.counters().handed_over.add(given);
+    }
+
+    /// The same, to be counted with others as handed over: 1, or 0 if it was dropped.
+    #[inline]
+    pub(crate) fn give_to(&mut self, worker: u16, received: Received<I::Frame>) -> u64 {
+        match self.hand_off.forward(worker, received) {
+            Ok(()) => 1,
+            Err(back) => {
+                self.drop_frame(back.frame, DropReason::HandOffFull);
+                0
+            }
+        }
     }
 }

@@ -31,8 +31,6 @@ use crate::xsk::ask_for_huge_pages;
 
 /// Timer-wheel items looked at in a busy burst, beside two for each new session, and in an idle one.
 const EXPIRE_BUDGET: (u32, u32) = (32, 1024);
-/// Announcements sent in one loop at most.
-const ANNOUNCE_BURST: usize = 16;
 
 /// What all workers share.
 #[derive(Clone, Debug)]
@@ -111,7 +109,7 @@ pub struct Worker<I: PacketIo> {
     cuts: u32,
     /// Where the search for sessions that are to end goes on.
     cutting: Option<usize>,
-    announcements: Vec<(InterfaceId, std::net::Ipv4Addr)>,
+    pub(crate) announcements: Vec<(InterfaceId, std::net::Ipv4Addr)>,
     pub(crate) burst: Vec<Received<I::Frame>>,
     pub(crate) glances: Vec<Glance>,
     pub(crate) odd: Vec<Arrival>,
@@ -280,35 +278,6 @@ impl<I: PacketIo> Worker<I> {
             Ok(Fate::Answer) => self.return_answer(received),
             Ok(Fate::HandOver(worker)) => self.hand_over(received, parsed, worker),
             Err(reason) => self.refuse(received, Some(parsed), reason, now),
-        }
-    }
-
-    /// Gives a packet to the worker where its subscriber lives.
-    fn hand_over(&mut self, received: Received<I::Frame>, parsed: &Parsed, home: u16) {
-        if parsed.is_in_its_bytes() {
-            return self.let_arrive_at(home, received);
-        }
-        match self.hand_off.give(home, Known { received, parsed: *parsed }) {
-            Ok(()) => self.counters().handed_over.add(1),
-            Err(back) => self.drop_frame(back.received.frame, DropReason::HandOffFull),
-        }
-    }
-
-    /// Lets a packet arrive at another worker.
-    pub(crate) fn let_arrive_at(&mut self, worker: u16, received: Received<I::Frame>) {
-        let given = self.give_to(worker, received);
-        self.counters().handed_over.add(given);
-    }
-
-    /// The same, to be counted with others as handed over: 1, or 0 if it was dropped.
-    #[inline]
-    pub(crate) fn give_to(&mut self, worker: u16, received: Received<I::Frame>) -> u64 {
-        match self.hand_off.forward(worker, received) {
-            Ok(()) => 1,
-            Err(back) => {
-                self.drop_frame(back.frame, DropReason::HandOffFull);
-                0
-            }
         }
     }
 
@@ -583,33 +552,6 @@ impl<I: PacketIo> Worker<I> {
             progress != Progress::Ended
         });
         more
-    }
-
-    /// The pool addresses that lie on the link of an external interface: nobody else answers for them.
-    fn announcements_due(&self) -> Vec<(InterfaceId, std::net::Ipv4Addr)> {
-        let snapshot = &self.snapshot;
-        let ids = (0..snapshot.interfaces.len()).map(|i| InterfaceId(i as u8));
-        let external = ids.filter(|id| snapshot.interfaces[id.index()].roles.external);
-        let on_link = |id: InterfaceId| {
-            let addresses = snapshot.policy.addresses.keys();
-            addresses.filter(move |a| snapshot.roads.is_on_link(id, **a)).map(move |a| (id, *a))
-        };
-        external.flat_map(on_link).collect()
-    }
-
-    fn announce(&mut self) {
-        for _ in 0..ANNOUNCE_BURST.min(self.announcements.len()) {
-            let Some((id, address)) = self.announcements.pop() else { return };
-            let Some(interface) = self.interface(id).cloned() else { continue };
-            let Some(mut frame) = self.io.allocate() else { return };
-            let written = self.io.resize(&mut frame, answer::ANNOUNCEMENT)
-                && answer::announcement(self.io.bytes_mut(&mut frame), &interface, address).is_ok();
-            if !written {
-                self.io.release(frame);
-            } else if self.transmit_own(id, frame) {
-                self.counters().announced.add(1);
-            }
-        }
     }
 
     fn sleep(&mut self) {
