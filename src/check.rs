@@ -11,7 +11,7 @@ use ipnet::Ipv4Net;
 use serde::Serialize;
 
 use crate::cli::CheckArgs;
-use crate::config::{self, Config, Gateway, LogFormat, Mode, OnExit, Problem, Tunnels};
+use crate::config::{self, Config, Gateway, LogFormat, Mode, OnExit, Problem};
 use spec::Spec;
 
 /// Validates and prints; changes nothing.
@@ -311,10 +311,7 @@ impl From<&Gateway> for GatewaySpec {
                 Mode::Generic => "generic",
             },
             busy_poll: *busy_poll,
-            tunnels: match tunnels {
-                Tunnels::Serve => "serve",
-                Tunnels::Ignore => "ignore",
-            },
+            tunnels: tunnels.name(),
             socket: socket.display().to_string(),
             state_dir: state_dir.display().to_string(),
             metrics: metrics.map(|address| address.to_string()),

@@ -58,11 +58,24 @@ fn remove((ifindex, name): &Interface, ours_only: bool) -> anyhow::Result<bool> 
         return Ok(false);
     }
     let _lock = InterfaceLock::acquire(*ifindex, name)?;
+    // The kernel changes nothing beneath a device that has a program.
+    for tunnel in above(name)? {
+        remove(&tunnel, true)?;
+    }
     let removed = xsk::detach(*ifindex, name)?;
     let what =
         if removed { "removed; the kernel has its traffic now" } else { "nothing to remove" };
     crate::say(&format!("{name}: {what}\n"));
     Ok(removed)
+}
+
+/// The devices above an interface, such as those of tunnels.
+fn above(name: &str) -> anyhow::Result<Vec<Interface>> {
+    let entries = std::fs::read_dir(format!("/sys/class/net/{name}"));
+    let names: Vec<String> = (entries.into_iter().flatten().flatten())
+        .filter_map(|entry| Some(entry.file_name().to_str()?.strip_prefix("upper_")?.to_owned()))
+        .collect();
+    Ok(interfaces()?.into_iter().filter(|(_, it)| names.contains(it)).collect())
 }
 
 /// Whether the interface vanished meanwhile, and its program with it.

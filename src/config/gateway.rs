@@ -48,6 +48,16 @@ pub(crate) enum Tunnels {
     Ignore,
 }
 
+impl Tunnels {
+    /// Its name in objects.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Serve => "serve",
+            Self::Ignore => "ignore",
+        }
+    }
+}
+
 /// The form of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum LogFormat {

@@ -93,6 +93,8 @@ pub(crate) struct MirrorState {
     pub(crate) links: Vec<Link>,
     /// The [overlay](dataplane::interface::Interface::overlay) of each link; beyond the last, and mostly, 0.
     pub(crate) overlays: Vec<u16>,
+    /// VXLAN devices bound to one of these, served or not: the kernel's index and the name of each.
+    pub(crate) above: Vec<(u32, String)>,
     /// The host's own IPv4 addresses, with prefix lengths.
     pub(crate) host_addresses: Vec<Ipv4Net>,
     /// How often a state was published.

@@ -119,6 +119,14 @@ impl Served {
         }
     }
 
+    /// The VXLAN devices among `links` that are bound to an interface that is served.
+    pub(super) fn above(&self, links: &[Link]) -> Vec<(u32, String)> {
+        let bound = links
+            .iter()
+            .filter(|link| link.vxlan.as_ref().is_some_and(|vxlan| self.id(vxlan.link).is_some()));
+        bound.map(|link| (link.ifindex, link.name.clone())).collect()
+    }
+
     fn id(&self, ifindex: u32) -> Option<InterfaceId> {
         self.ids().find(|(it, _)| *it == ifindex).map(|(_, id)| id)
     }

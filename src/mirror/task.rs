@@ -251,7 +251,9 @@ impl Task {
             hosts.dedup();
             let state = Arc::clone(&self.publish.borrow());
             let refused = self.served.refused().to_vec();
-            let links = self.served.follow(links, addresses, &state.links);
+            let served = self.served.follow(links, addresses, &state.links);
+            let above = self.served.above(links);
+            let links = served;
             if self.served.refused() != refused {
                 self.atlas.note_links();
             }
@@ -259,10 +261,10 @@ impl Task {
                 // What was said about those that are new was not for us.
                 self.stale = self.stale.and(Stale { neighbours: true, ..Stale::default() });
             }
-            if links != state.links || hosts != state.host_addresses {
+            if links != state.links || hosts != state.host_addresses || above != state.above {
                 self.publish.send_if_modified(|state| {
                     let state = Arc::make_mut(state);
-                    (state.links, state.host_addresses) = (links, hosts);
+                    (state.links, state.host_addresses, state.above) = (links, hosts, above);
                     false
                 });
                 self.atlas.note_links();

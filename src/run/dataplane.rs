@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use conntrack::{Secret, Timestamp};
 use core_affinity::CoreId;
 use crossbeam::channel::{Receiver, Sender, bounded};
@@ -31,13 +31,18 @@ use crate::mirror::MirrorState;
 
 use super::journal::Journal;
 use super::left::WorkerDoor;
-use super::tunnel_hooks::TunnelHooks;
+use super::tunnel_hooks::{self, TunnelHooks};
 use super::world::{World, host_warnings};
 
 /// Requests that may wait for a worker.
 const REQUESTS: usize = 64;
 /// Frames for each worker that may wait for next hops and for first fragments, and in bursts.
 const WAITING_FRAMES: u32 = 1536;
+
+/// An interface was removed and made again.
+#[derive(Debug, thiserror::Error)]
+#[error("interface replaced ({0}): it was removed and made again; start natgate again to serve it")]
+pub(crate) struct Replaced(String);
 
 /// What moves packets.
 pub(crate) struct Dataplane {
@@ -197,9 +202,12 @@ impl Dataplane {
         }
     }
 
-    /// Attaches the program to every interface, or to none; then to the tunnels' devices.
+    /// Attaches the program to every interface, or to none; then to the tunnels' devices. The kernel refuses it beneath
+    /// a device that has one. What comes in tunnels is the workers' before, so that it takes nothing out meanwhile.
     pub(crate) fn attach(&mut self, state: &MirrorState) -> Result<(), XskError> {
         let mut steering = lock(&self.steering);
+        steering.set_tunnels(&tunnel_hooks::entries(state))?;
+        tunnel_hooks::lift_left(&state.above)?;
         let mut added: Vec<&(u32, String)> = Vec::new();
         for (interface, report) in self.interfaces.iter().zip(&self.reports) {
             match steering.attach(interface.0, &interface.1, report.attach) {
@@ -226,14 +234,15 @@ impl Dataplane {
             Err(XskError::UnknownInterface { .. }) | Ok(_) => Ok(()),
             Err(error) => Err(error),
         };
-        let all = self.interfaces.iter().chain(self.tunnels.devices());
+        // The kernel changes nothing beneath a device that has a program.
+        let all = self.tunnels.devices().chain(&self.interfaces);
         let results: Vec<_> = all.map(detach).collect();
         results.into_iter().collect()
     }
 
     /// Sees that the program is on every interface. One that somebody removed is attached again. False while
     /// an interface is gone; when one of its name is back, it gets the program, which drops all that is
-    /// natgate's, and this process has to end: its sockets were of the old one.
+    /// natgate's, and [`Replaced`] says that natgate has to start again: its sockets were of the old one.
     pub(crate) fn watch(&mut self, world: &World) -> anyhow::Result<bool> {
         self.keep_journal();
         let mut all_there = true;
@@ -246,6 +255,8 @@ impl Dataplane {
                         interface = name,
                         "the steering program was removed; attaching it again"
                     );
+                    // It may be beneath them; they get it back below.
+                    self.tunnels.lift()?;
                     lock(&self.steering).attach(ifindex, &name, self.reports[index].attach)?;
                 }
                 Ok(Inspection::Foreign { id, name: program }) => {
@@ -260,7 +271,7 @@ impl Dataplane {
         }
         self.tunnels.watch(&mut lock(&self.steering));
         if self.all_there && !all_there {
-            error!("an interface is gone; natgate ends when it is back, to be started again");
+            error!("an interface is gone; natgate starts again when it is back");
         }
         self.all_there = all_there;
         Ok(all_there)
@@ -275,9 +286,7 @@ impl Dataplane {
         let entry = InterfaceEntry::without_sockets(ifindex, roles);
         steering.set_interface(entry)?;
         steering.attach(ifindex, name, self.reports[index].attach)?;
-        bail!(
-            "interface replaced ({name}): it was removed and made again; start natgate again to serve it"
-        )
+        Err(Replaced(name.clone()).into())
     }
 
     /// Has the pool addresses announced.

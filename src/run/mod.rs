@@ -12,7 +12,9 @@ mod tunnel_hooks;
 mod watch;
 mod world;
 
+use std::os::unix::process::CommandExt;
 use std::pin::Pin;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -30,7 +32,7 @@ use crate::cli::GatewayArgs;
 use crate::config::{self, Config, OnExit};
 use crate::mirror::{Mirror, MirrorState, Resolver};
 
-use self::dataplane::Dataplane;
+use self::dataplane::{Dataplane, Replaced};
 use self::log::Log;
 use self::reload::{Reload, Wishes};
 use self::supervisor::Supervisor;
@@ -50,7 +52,26 @@ pub(crate) fn run(args: &GatewayArgs) -> anyhow::Result<()> {
     let config = Config::load(args, &config::host_addresses()?)?;
     let log = Log::start(&config.gateway.log, config.gateway.log_format);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(live(args, config, &log))
+    let ended = runtime.block_on(live(args, config, &log));
+    drop(runtime);
+    match ended {
+        Err(error) if error.is::<Replaced>() => {
+            warn!("{error:#}; doing so");
+            Err(start_again().context(error))
+        }
+        ended => ended,
+    }
+}
+
+/// Becomes a new natgate with the same arguments. Returns only if that fails: why.
+fn start_again() -> anyhow::Error {
+    let itself = std::env::current_exe().ok().filter(|path| path.exists());
+    let mut arguments = std::env::args_os();
+    let mut command = Command::new(itself.unwrap_or_else(|| "/proc/self/exe".into()));
+    if let Some(name) = arguments.next() {
+        command.arg0(name);
+    }
+    anyhow::Error::new(command.args(arguments).exec()).context("cannot start again")
 }
 
 async fn live(args: &GatewayArgs, config: Config, log: &Log) -> anyhow::Result<()> {
@@ -137,8 +158,12 @@ struct Running<'a> {
 
 impl Running<'_> {
     fn watch(&mut self) -> anyhow::Result<()> {
-        let all_there = self.dataplane.watch(&self.world)?;
-        self.shared.ready.store(all_there, Ordering::Release);
+        let watched = self.dataplane.watch(&self.world);
+        if watched.as_ref().is_err_and(anyhow::Error::is::<Replaced>) {
+            // Before natgate starts again, what runs ends in order.
+            stop(&mut self.dataplane, OnExit::Block)?;
+        }
+        self.shared.ready.store(watched?, Ordering::Release);
         Ok(())
     }
 

@@ -63,6 +63,11 @@ impl TunnelHooks {
         steering.set_tunnels(&entries)
     }
 
+    /// Takes the program off all of them for a moment: the kernel refuses one beneath them otherwise.
+    pub(super) fn lift(&self) -> Result<(), XskError> {
+        self.devices().try_for_each(|(ifindex, name)| lift(*ifindex, name))
+    }
+
     /// Sees that the program is on every device that there is.
     pub(super) fn watch(&self, steering: &mut Steering) {
         for (ifindex, name) in self.devices() {
@@ -74,6 +79,28 @@ impl TunnelHooks {
             }
         }
     }
+}
+
+/// The tunnels that there are.
+pub(super) fn entries(state: &MirrorState) -> Vec<TunnelEntry> {
+    World::tunnels(state).into_iter().map(|(.., entry)| entry).collect()
+}
+
+/// Takes the program that a natgate has left off these devices: the kernel refuses one beneath them otherwise.
+pub(super) fn lift_left(devices: &[(u32, String)]) -> Result<(), XskError> {
+    for (ifindex, name) in devices {
+        // One that runs keeps its own.
+        let Ok(_lock) = InterfaceLock::acquire(*ifindex, name) else { continue };
+        lift(*ifindex, name)?;
+    }
+    Ok(())
+}
+
+fn lift(ifindex: u32, name: &str) -> Result<(), XskError> {
+    if matches!(xsk::glance(ifindex, name), Ok(Inspection::Ours { .. })) {
+        xsk::detach(ifindex, name)?;
+    }
+    Ok(())
 }
 
 fn close(steering: &mut Steering, ifindex: u32, name: &str) -> Result<InterfaceLock, XskError> {

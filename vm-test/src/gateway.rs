@@ -62,6 +62,11 @@ impl Gateway {
         self.process.resident_kib()
     }
 
+    /// Number of its process.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// How it ended, if it has.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         self.process.ended()
