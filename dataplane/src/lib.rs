@@ -28,6 +28,7 @@ pub mod memory;
 mod mtu;
 mod overload;
 pub mod packet;
+pub mod passage;
 mod pipeline;
 mod plain;
 mod refuse;

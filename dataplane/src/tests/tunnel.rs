@@ -7,6 +7,7 @@ use super::overlays::*;
 use super::pieces::{Receiver, pieces, with_id};
 use super::*;
 use crate::interface::{InterfaceId, OuterDf};
+use crate::roads::Journey;
 
 fn with_tos(frame: &[u8], tos: u8) -> Vec<u8> {
     let mut frame = frame.to_vec();
@@ -399,4 +400,28 @@ fn the_plain_lane_does_what_the_general_way_does() {
         all
     });
     assert_eq!(open, closed);
+}
+
+#[test]
+fn the_way_that_is_shown_is_the_way_that_is_taken() {
+    let mut rig = overlays(1);
+    let sent = out(&mut rig, 1, &query(5, 4000)).unwrap();
+    let shown = rig.snapshot.get().passage(&Journey::to(pod(5)));
+    let (outer, frame) = back(&mut rig, &answer(seen(&sent).src)).unwrap();
+    let through = shown.tunnel.unwrap();
+    assert_eq!((through.vni, through.ends), (outer.vni, (outer.src, outer.dst, 8472)));
+    assert_eq!(through.outer.mac.map(|mac| mac.0), Some(outer.macs.1));
+    let step = shown.step.unwrap();
+    assert_eq!((step.interface, step.mac.map(|mac| mac.0)), (VXLAN_1, Some(seen(&frame).macs.1)));
+    assert_eq!(shown.mtu, Some(1450));
+    // To the outside: no tunnel.
+    let outside = rig.snapshot.get().passage(&Journey::to(SERVER));
+    assert_eq!((outside.tunnel, outside.mtu), (None, Some(1500)));
+    assert_eq!(
+        outside.step.map(|step| (step.interface, step.mac)),
+        Some((OUTSIDE, Some(Mac(ROUTER_MAC))))
+    );
+    // No way: none is shown.
+    set_way(&rig, |way| way.tunnel = None);
+    assert_eq!(rig.snapshot.get().passage(&Journey::to(pod(5))).tunnel, None);
 }
