@@ -48,13 +48,15 @@ pub struct Case {
     pub ports_per_source: u32,
     /// Public addresses that it may use.
     pub addresses: u8,
+    /// Whether pods' packets arrive in VXLAN.
+    pub tunnel: bool,
 }
 
 impl Case {
     /// With as many public addresses as the flows need.
     pub const fn new(contestant: Contestant, flows: u64) -> Self {
         let addresses = if flows > 150_000 { 32 } else { 4 };
-        Self { contestant, flows, ports_per_source: 50, addresses }
+        Self { contestant, flows, ports_per_source: 50, addresses, tunnel: false }
     }
 }
 
@@ -95,7 +97,13 @@ pub fn trial(
     flows: u64,
     repetition: usize,
 ) -> Result<Trial> {
-    let mut field = Field::open(settings, Case::new(contestant, flows), |_| ())?;
+    trial_of(settings, Case::new(contestant, flows), repetition)
+}
+
+/// The same of any case.
+pub fn trial_of(settings: &Settings, case: Case, repetition: usize) -> Result<Trial> {
+    let Case { contestant, flows, .. } = case;
+    let mut field = Field::open(settings, case, |_| ())?;
     field.warm_up()?;
     let unpaced = field.figure(0, settings.length)?;
     let best = field.highest(unpaced.rate)?;
@@ -121,6 +129,7 @@ pub(crate) fn plan(case: Case) -> Result<Plan> {
         batch: BATCH,
         catch_up: CATCH_UP,
         flood: None,
+        tunnel: case.tunnel.then(rig::tunnel).transpose()?,
     })
 }
 
@@ -141,6 +150,9 @@ impl Field {
         watch: impl FnOnce(&mut Watch),
     ) -> Result<Self> {
         let mut rig = Rig::new()?;
+        if case.tunnel {
+            rig.lay_tunnel()?;
+        }
         let mut watched = Watch::new(case.contestant.sources());
         watch(&mut watched);
         let sink = rig.within("sink", || Sink::attach("sink0", &watched))?;

@@ -6,6 +6,8 @@ use std::{process, thread};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sched::{CloneFlags, setns};
+use tools::Tunnel;
+use tools::interface::parse_mac;
 
 /// Namespaces, by what they are.
 const SPACES: [&str; 3] = ["gen", "gw", "sink"];
@@ -21,6 +23,18 @@ pub const SINK: &str = "02:00:00:00:02:02";
 pub const SINK_ADDRESS: &str = "198.51.100.2";
 /// Address of a pod in the generator's namespace whose packets the kernel sends.
 pub const POD: &str = "10.10.255.1";
+
+/// Ethernet addresses of the tunnel's device in the gateway, and of the other end.
+const TUNNEL: [&str; 2] = ["02:00:00:00:03:01", "02:00:00:00:03:02"];
+/// Number of the VXLAN network, and UDP port.
+const NETWORK: (u32, u16) = (1, 8472);
+
+/// What the generator puts packets into.
+pub fn tunnel() -> Result<Tunnel> {
+    let (vni, port) = NETWORK;
+    let ends = ("10.9.0.2".parse()?, "10.9.0.1".parse()?);
+    Ok(Tunnel { ends, vni, port, to: parse_mac(TUNNEL[0])? })
+}
 
 /// The namespaces of one trial; dropped, they and what runs in them are gone.
 #[derive(Debug)]
@@ -67,6 +81,20 @@ impl Rig {
             )?;
         }
         Ok(rig)
+    }
+
+    /// A VXLAN device in the gateway, by which the pods are reached from then on.
+    pub fn lay_tunnel(&self) -> Result<()> {
+        let ([own, peer], (vni, port)) = (TUNNEL, NETWORK);
+        self.sh(
+            "gw",
+            &format!(
+                "ip link add vx0 address {own} type vxlan id {vni} dev int0 local 10.9.0.1 dstport {port} nolearning && \
+                 ip link set vx0 up && ip neigh add 10.10.255.254 lladdr {peer} dev vx0 nud permanent && \
+                 bridge fdb add {peer} dev vx0 dst 10.9.0.2 && \
+                 ip route replace 10.10.0.0/16 via 10.10.255.254 dev vx0 onlink"
+            ),
+        )
     }
 
     fn name(&self, space: &str) -> String {

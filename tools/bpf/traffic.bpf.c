@@ -31,6 +31,15 @@ const volatile __u32 CHECKSUM = 1;
 const volatile __u8 MAC_TO[ETH_ALEN] = {};
 const volatile __u8 MAC_FROM[ETH_ALEN] = {};
 
+// The packets are put into VXLAN (RFC 7348): outer addresses and network, and Ethernet addresses of the inner packet,
+// which are those of the flows and the flood otherwise.
+const volatile __u32 TUNNEL = 0;
+const volatile __u32 TUNNEL_FROM = 0;
+const volatile __u32 TUNNEL_TO = 0;
+const volatile __u32 TUNNEL_VNI = 0;
+const volatile __u32 TUNNEL_PORT = 0;
+const volatile __u8 TUNNEL_MAC_TO[ETH_ALEN] = {};
+
 // Packets that are due together, and handed to the device together: a power of two.
 const volatile __u64 GROUP = 64;
 // ns: a generator that was held up longer does not catch up.
@@ -209,6 +218,45 @@ static __always_inline __u32 words_of(__u64 stamp)
 	return (stamp >> 48) + (stamp >> 32 & 0xffff) + (stamp >> 16 & 0xffff) + (stamp & 0xffff);
 }
 
+struct tunnel_header {
+	struct ethhdr eth;
+	struct iphdr ip;
+	struct udphdr udp;
+	__be32 flags;
+	__be32 vni;
+} __attribute__((packed));
+
+static __always_inline void write_tunnel(struct tunnel_header *outer, const struct packet *packet)
+{
+	__u32 length = sizeof(*outer) + packet->length; // the inner Ethernet header for the outer one
+	__u32 sum;
+
+#pragma unroll
+	for (int i = 0; i < ETH_ALEN; i++) {
+		outer->eth.h_dest[i] = MAC_TO[i];
+		outer->eth.h_source[i] = MAC_FROM[i];
+	}
+	outer->eth.h_proto = bpf_htons(ETH_P_IP);
+	*(__u8 *)&outer->ip = 0x45;
+	outer->ip.tos = 0;
+	outer->ip.tot_len = bpf_htons(length);
+	outer->ip.id = 0;
+	outer->ip.frag_off = bpf_htons(0x4000);
+	outer->ip.ttl = 64;
+	outer->ip.protocol = IPPROTO_UDP;
+	sum = 0x4500 + length + 0x4000 + (64 << 8 | IPPROTO_UDP) + (TUNNEL_FROM >> 16) + (TUNNEL_FROM & 0xffff) +
+	      (TUNNEL_TO >> 16) + (TUNNEL_TO & 0xffff);
+	outer->ip.check = bpf_htons(fold(sum));
+	outer->ip.saddr = bpf_htonl(TUNNEL_FROM);
+	outer->ip.daddr = bpf_htonl(TUNNEL_TO);
+	outer->udp.source = bpf_htons(32768 | ((packet->from * 31 + packet->port) & 0x3fff));
+	outer->udp.dest = bpf_htons(TUNNEL_PORT);
+	outer->udp.len = bpf_htons(length - sizeof(struct iphdr));
+	outer->udp.check = 0;
+	outer->flags = bpf_htonl(0x08000000);
+	outer->vni = bpf_htonl(TUNNEL_VNI << 8);
+}
+
 // Every field of every header is written each time: the kernel recycles the pages of live frames
 // with whatever their receivers wrote into them.
 SEC("xdp")
@@ -216,7 +264,7 @@ int generate(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
-	struct ethhdr *eth = data;
+	struct ethhdr *eth = TUNNEL ? data + sizeof(struct tunnel_header) : data;
 	struct iphdr *ip = (void *)(eth + 1);
 	struct udphdr *udp = (void *)(ip + 1);
 	struct tcphdr *tcp = (void *)(ip + 1);
@@ -246,9 +294,11 @@ int generate(struct xdp_md *ctx)
 	__u32 addresses = (packet.from >> 16) + (packet.from & 0xffff) + (packet.to >> 16) + (packet.to & 0xffff);
 	__u32 id = number & 0xffff;
 
+	if (TUNNEL)
+		write_tunnel(data, &packet);
 #pragma unroll
 	for (int i = 0; i < ETH_ALEN; i++) {
-		eth->h_dest[i] = packet.flood ? FLOOD_MAC_TO[i] : MAC_TO[i];
+		eth->h_dest[i] = TUNNEL ? TUNNEL_MAC_TO[i] : packet.flood ? FLOOD_MAC_TO[i] : MAC_TO[i];
 		eth->h_source[i] = packet.flood ? FLOOD_MAC_FROM[i] : MAC_FROM[i];
 	}
 	eth->h_proto = bpf_htons(ETH_P_IP);

@@ -67,7 +67,39 @@ pub struct Plan {
     pub catch_up: Duration,
     /// Packets of new flows in between.
     pub flood: Option<Flood>,
+    /// What all packets are put into.
+    pub tunnel: Option<Tunnel>,
 }
+
+/// A VXLAN tunnel (RFC 7348), without outer checksum.
+#[derive(Clone, Copy, Debug)]
+pub struct Tunnel {
+    /// This end, and the other one.
+    pub ends: (Ipv4Addr, Ipv4Addr),
+    /// The network's number.
+    pub vni: u32,
+    /// UDP port of the other end.
+    pub port: u16,
+    /// Ethernet address that inner packets are for.
+    pub to: Mac,
+}
+
+impl Tunnel {
+    /// The program's constants.
+    fn words(&self) -> [(&'static str, u32); 5] {
+        let (from, to) = self.ends;
+        [
+            ("TUNNEL", 1),
+            ("TUNNEL_FROM", from.into()),
+            ("TUNNEL_TO", to.into()),
+            ("TUNNEL_VNI", self.vni),
+            ("TUNNEL_PORT", u32::from(self.port)),
+        ]
+    }
+}
+
+/// Bytes of a tunnel's headers.
+const TUNNEL: usize = 50;
 
 /// Packets that leave together if nobody wants it otherwise: as in a driver's receive loop.
 pub const BATCH: u32 = 64;
@@ -86,9 +118,10 @@ impl Plan {
             "error: --batch ({}): it is no power of two up to 256; give such as 8",
             self.batch
         );
+        let longest = if self.tunnel.is_some() { LONGEST - TUNNEL } else { LONGEST };
         ensure!(
-            (least..=LONGEST).contains(&self.size),
-            "error: --size ({}): a frame has {least} to {LONGEST} bytes; choose one of these",
+            (least..=longest).contains(&self.size),
+            "error: --size ({}): a frame has {least} to {longest} bytes; choose one of these",
             self.size
         );
         ensure!(
@@ -177,6 +210,9 @@ impl Generator {
             template[HEADERS..HEADERS + STAMP].fill(0);
         }
         let payload_sum = sum(&template[HEADERS..]);
+        if plan.tunnel.is_some() {
+            template.splice(..0, [0; TUNNEL]);
+        }
         let length = (plan.size - 14) as u32;
         let words = [
             ("SOURCE", plan.source.into()),
@@ -191,17 +227,21 @@ impl Generator {
             ("CHECKSUM", u32::from(plan.checksum)),
             ("STAMPED", u32::from(plan.stamped)),
         ];
+        let tunnel_words = plan.tunnel.map(|tunnel| tunnel.words());
+        let tunnel_mac = plan.tunnel.map_or(plan.mac.0, |tunnel| tunnel.to);
         let flood_words = plan.flood.map(|flood| flood.words());
         let flood_macs = plan.flood.map_or(plan.mac, |flood| flood.mac);
         let (group, catch_up) = (u64::from(plan.batch), plan.catch_up.as_nanos() as u64);
         let mut object = object::load(|loader| {
-            for (name, value) in words.iter().chain(flood_words.iter().flatten()) {
+            let words = words.iter().chain(flood_words.iter().flatten());
+            for (name, value) in words.chain(tunnel_words.iter().flatten()) {
                 loader.override_global(name, value, true);
             }
             loader.override_global("GROUP", &group, true);
             loader.override_global("CATCH_UP", &catch_up, true);
             loader.override_global("FLOOD_MAC_TO", &flood_macs.0, true);
             loader.override_global("FLOOD_MAC_FROM", &flood_macs.1, true);
+            loader.override_global("TUNNEL_MAC_TO", &tunnel_mac, true);
             loader.override_global("FLOWS", &plan.flows, true);
             loader.override_global("MAC_TO", &plan.mac.0, true);
             loader.override_global("MAC_FROM", &plan.mac.1, true);

@@ -16,7 +16,7 @@ pub mod scorecard;
 pub mod sink;
 
 pub use flood::Flood;
-pub use generator::{Generator, Plan, Sent};
+pub use generator::{Generator, Plan, Sent, Tunnel};
 pub use latency::Percentiles;
 pub use sink::{Sink, Totals};
 

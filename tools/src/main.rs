@@ -225,6 +225,7 @@ fn generate(args: &Generate) -> Result<()> {
         batch: args.batch,
         catch_up: if args.stamp { Duration::from_secs(1) } else { generator::CATCH_UP },
         flood,
+        tunnel: None,
     })?;
     let until = match args.count {
         Some(packets) => Until::Packets(packets),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
-use super::{Results, exhaustion, flood, idle, latency, overload, streams};
+use super::{Results, exhaustion, flood, idle, latency, overload, streams, vxlan};
 use crate::contestant::Contestant;
 use crate::measure::{self, Settings};
 
@@ -28,6 +28,8 @@ pub enum Part {
     Idle,
     /// Bulk TCP by iperf3, and short requests.
     Streams,
+    /// Rates of packets in VXLAN, beside the same without.
+    Vxlan,
 }
 
 /// Flags of the measurement.
@@ -130,8 +132,11 @@ fn measure(
                 results.streams.push(streams::trial(settings, who, true, repetition)?);
             }
         }
-        // The forwarder knows neither ports nor a way back.
-        Part::Floods | Part::Exhaustion | Part::Streams => {}
+        Part::Vxlan if nat => {
+            results.tunnels.push(vxlan::trial(settings, who, flows, repetition)?);
+        }
+        // The forwarder knows neither ports nor a way back, nor tunnels.
+        Part::Floods | Part::Exhaustion | Part::Streams | Part::Vxlan => {}
     }
     Ok(())
 }
@@ -147,6 +152,7 @@ impl Results {
             self.exhaustions.iter().map(|t| t.repetition).max(),
             self.idles.iter().map(|t| t.repetition).max(),
             self.streams.iter().map(|t| t.repetition).max(),
+            self.tunnels.iter().map(|t| t.repetition).max(),
         ];
         all.into_iter().flatten().max().map_or(0, |last| last + 1)
     }

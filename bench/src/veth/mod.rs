@@ -9,6 +9,7 @@ pub mod latency;
 pub mod overload;
 pub mod streams;
 pub mod table;
+pub mod vxlan;
 
 use std::path::Path;
 
@@ -37,6 +38,9 @@ pub struct Results {
     pub idles: Vec<idle::Trial>,
     /// Streams of TCP.
     pub streams: Vec<streams::Trial>,
+    /// Rates in VXLAN and without.
+    #[serde(default)]
+    pub tunnels: Vec<vxlan::Trial>,
 }
 
 impl Results {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 
-use super::{Results, flood, latency, overload};
+use super::{Results, flood, latency, overload, vxlan};
 use crate::report::{Run, Spread};
 
 impl Results {
@@ -21,7 +21,42 @@ impl Results {
         self.exhaustion_table(&mut out)?;
         self.idle_table(&mut out)?;
         self.stream_table(&mut out)?;
+        self.tunnel_table(&mut out)?;
         Ok(out)
+    }
+
+    fn tunnel_table(&self, out: &mut String) -> Result<()> {
+        head(
+            out,
+            !self.tunnels.is_empty(),
+            "Pods' packets in VXLAN, at the highest rate without loss",
+            &[
+                "flows",
+                "gateway",
+                "Mpps plain",
+                "Mpps in VXLAN",
+                "share",
+                "CPU µs plain",
+                "CPU µs in VXLAN",
+            ],
+        )?;
+        for (flows, who) in in_order(self.tunnels.iter().map(|t| (t.flows, t.contestant))) {
+            let of = |get: fn(&vxlan::Trial) -> f64| {
+                let trials = self.tunnels.iter();
+                trials.filter(|t| (t.flows, t.contestant) == (flows, who)).map(get).collect()
+            };
+            writeln!(
+                out,
+                "| {flows} | {} | {} | {} | {} | {} | {} |",
+                who.name(),
+                show(of(|t| t.plain.paced.rate), 1e-6, 3),
+                show(of(|t| t.tunnel.paced.rate), 1e-6, 3),
+                show(of(vxlan::Trial::share), 1.0, 2),
+                show(of(|t| t.plain.paced.cpu_micros), 1.0, 2),
+                show(of(|t| t.tunnel.paced.cpu_micros), 1.0, 2),
+            )?;
+        }
+        Ok(())
     }
 
     fn latency_table(&self, out: &mut String) -> Result<()> {
