@@ -9,6 +9,7 @@
 //!  c2 10.244.1.12   gw's "ext" ↔ r's "down"      routed pool  198.51.100.0/28 via 203.0.113.2
 //!  other 10.9.0.2 (if asked for): behind node too, not natgate's business, routed at r
 //! ```
+//! Overlay (`Options::overlay`): `gw0` and `int` are VXLAN devices, above `under` 10.99.0.2 and 10.99.0.1.
 //! The servers, and r, have no route to 10.244.0.0/16 or 10.0.0.0/24: an untranslated packet can
 //! never be answered by accident.
 
@@ -24,7 +25,9 @@ use crate::namespace::sweep;
 use crate::oracle::{Oracles, Scope, Summary};
 use crate::{Capture, Gateway, Namespace, kernel_nat};
 
-pub use options::{FROM, GATEWAY, Mtus, OTHER, Options, PODS, Pool, S1, S2, STATIC, Translator};
+pub use options::{
+    FROM, GATEWAY, Mtus, OTHER, Options, Overlay, PODS, Pool, S1, S2, STATIC, Translator, UNDER,
+};
 
 /// The network, its programs and its captures. Everything goes when it is dropped.
 #[derive(Debug)]
@@ -175,7 +178,7 @@ impl Rig {
     /// What the oracles must know about this network.
     pub fn scope(&self) -> Result<Scope> {
         Ok(Scope {
-            internal: vec![FROM.parse()?, "10.0.0.0/24".parse()?],
+            internal: vec![FROM.parse()?, "10.0.0.0/24".parse()?, "10.99.0.0/24".parse()?],
             public: vec![Pool::OnLink.range(), Pool::Routed.range(), (STATIC[0], STATIC[1])],
             exempt: self.options.exempt.iter().map(|it| it.parse()).collect::<Result<_, _>>()?,
             gateway_internal_mac: self.gw.mac("int")?,

@@ -12,6 +12,8 @@ pub const S2: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 70);
 pub const OTHER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
 /// The gateway's own addresses: internal, external.
 pub const GATEWAY: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(203, 0, 113, 2)];
+/// Ends of the tunnel, if the rig has one: the node's, the gateway's.
+pub const UNDER: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 99, 0, 2), Ipv4Addr::new(10, 99, 0, 1)];
 /// Public addresses beside the pools, for one-to-one translation.
 pub const STATIC: [Ipv4Addr; 2] = [Ipv4Addr::new(203, 0, 113, 14), Ipv4Addr::new(203, 0, 113, 15)];
 /// What natgate translates.
@@ -34,6 +36,31 @@ impl Translator {
         match std::env::var("VM_TEST_TRANSLATOR").as_deref() {
             Ok("kernel") => Self::KernelNat,
             _ => Self::Natgate,
+        }
+    }
+}
+
+/// What lies between the node and the gateway. In an overlay the devices of both ends have the names, addresses and
+/// MTUs that their ends of the plain link have otherwise, and `under` is the link beneath.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overlay {
+    /// A plain link.
+    Plain,
+    /// VXLAN as flannel sets it up: static neighbours and forwarding databases, port 8472.
+    Flannel,
+    /// VXLAN that finds out: a default remote, ARP and learning, port 4789.
+    Learning,
+}
+
+impl Overlay {
+    /// What `VM_TEST_OVERLAY` says (`plain`, `flannel` or `learning`), or the test program by its name.
+    pub fn of_test() -> Self {
+        let program = std::env::current_exe().unwrap_or_default();
+        let program = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        match std::env::var("VM_TEST_OVERLAY").as_deref().unwrap_or(&program) {
+            "learning" => Self::Learning,
+            name if name == "flannel" || name.starts_with("flannel-") => Self::Flannel,
+            _ => Self::Plain,
         }
     }
 }
@@ -89,6 +116,8 @@ pub struct Options {
     pub translator: Translator,
     /// Where the public addresses are.
     pub pool: Pool,
+    /// What lies between the node and the gateway.
+    pub overlay: Overlay,
     /// Queues of both of the gateway's interfaces.
     pub queues: u16,
     /// The links' MTUs.
@@ -114,6 +143,7 @@ impl Default for Options {
         Self {
             translator: Translator::from_env(),
             pool: Pool::OnLink,
+            overlay: Overlay::of_test(),
             queues: 1,
             mtus: Mtus::default(),
             workers: 1,

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{FROM, Mtus, OTHER, PODS, Rig, Translator};
+use super::{FROM, Mtus, OTHER, Overlay, PODS, Rig, Translator, UNDER};
 use crate::namespace::link;
 
 impl Rig {
@@ -20,7 +20,10 @@ impl Rig {
                 PODS[index]
             ))?;
         }
-        link((&self.node, "gw0"), (&self.gw, "int"), self.options.queues)?;
+        match self.options.overlay {
+            Overlay::Plain => link((&self.node, "gw0"), (&self.gw, "int"), self.options.queues)?,
+            overlay => self.lay_tunnel(overlay == Overlay::Learning)?,
+        }
         self.node.ip("addr add 10.0.0.2/24 dev gw0\nroute add default via 10.0.0.1")?;
         self.gw.ip("addr add 10.0.0.1/24 dev int\nroute add 10.244.0.0/16 via 10.0.0.2")?;
         if let Some(other) = &self.other {
@@ -30,6 +33,39 @@ impl Rig {
             self.gw.ip("route add 10.9.0.0/24 via 10.0.0.2")?;
         }
         self.node.sysctl("net.ipv4.ip_forward", 1)
+    }
+
+    /// A tunnel in place of the link between the node and the gateway.
+    fn lay_tunnel(&self, learning: bool) -> Result<()> {
+        link((&self.node, "under"), (&self.gw, "under"), self.options.queues)?;
+        let inside = self.options.mtus.inside;
+        let ends = [(&self.node, "gw0", UNDER[0]), (&self.gw, "int", UNDER[1])];
+        for ((host, device, local), (.., remote)) in ends.iter().zip(ends.iter().rev()) {
+            host.ip(&format!("link set under mtu {}\naddr add {local}/24 dev under", inside + 50))?;
+            let kind = if learning {
+                format!("id 7 dstport 4789 remote {remote}")
+            } else {
+                "id 1 dstport 8472 nolearning".to_owned()
+            };
+            host.ip(&format!(
+                "link add {device} type vxlan {kind} dev under local {local}\n\
+                 link set {device} up mtu {inside}"
+            ))?;
+            // Whole packets, one by one, as on the plain link: captures are taken on the device.
+            host.exec(&format!(
+                "ethtool -K {device} tso off gso off gro off tx-udp-segmentation off"
+            ))?;
+        }
+        if learning {
+            return Ok(());
+        }
+        for ((host, device, _), (other, its, remote)) in ends.iter().zip(ends.iter().rev()) {
+            let mac = other.mac(its)?.map(|byte| format!("{byte:02x}")).join(":");
+            let address = if *device == "int" { "10.0.0.2" } else { "10.0.0.1" };
+            host.ip(&format!("neigh add {address} lladdr {mac} dev {device} nud permanent"))?;
+            host.exec(&format!("bridge fdb add {mac} dev {device} dst {remote}"))?;
+        }
+        Ok(())
     }
 
     pub(super) fn wire_outside(&self) -> Result<()> {
