@@ -27,6 +27,8 @@ pub struct Holder {
     pub subscriber: Ipv4Addr,
     /// The worker where the subscriber lives.
     pub worker: u16,
+    /// The overlay in which the address is the subscriber's.
+    pub overlay: u16,
 }
 
 /// What a directory word says.
@@ -36,7 +38,8 @@ pub enum BlockState {
     Free,
     /// Given out.
     Held(Holder),
-    /// Given back by this subscriber, and not for others until this second (modulo 2^30).
+    /// Given back by this subscriber of overlay 0, and not for others until this second (modulo 2^30). By one of another
+    /// overlay: for nobody until then, and the address is 0.
     Resting(Ipv4Addr, u32),
     /// Never given out.
     Closed,
@@ -56,7 +59,7 @@ const CLOSED: u64 = 3;
 const SECONDS_BITS: u32 = 30;
 const SECONDS_MASK: u32 = (1 << SECONDS_BITS) - 1;
 
-/// Word layout: subscriber (32 bits) | held: worker (10), 0 (20); resting: second until which it rests,
+/// Word layout: subscriber (32 bits) | held: worker (10), 0 (4), overlay (16); resting: second until which it rests,
 /// modulo 2^30 (30) | state (2).
 fn encode(state: BlockState) -> u64 {
     let pack = |subscriber: Ipv4Addr, middle: u64, kind: u64| {
@@ -64,7 +67,9 @@ fn encode(state: BlockState) -> u64 {
     };
     match state {
         BlockState::Free => FREE,
-        BlockState::Held(holder) => pack(holder.subscriber, u64::from(holder.worker) << 20, HELD),
+        BlockState::Held(Holder { subscriber, worker, overlay }) => {
+            pack(subscriber, u64::from(worker) << 20 | u64::from(overlay), HELD)
+        }
         BlockState::Resting(subscriber, until) => {
             pack(subscriber, u64::from(until & SECONDS_MASK), RESTING)
         }
@@ -78,7 +83,7 @@ fn decode(word: u64) -> BlockState {
     match word & 3 {
         HELD => {
             let worker = (word >> 22) as u16 & (MAX_WORKERS as u16 - 1);
-            BlockState::Held(Holder { subscriber, worker })
+            BlockState::Held(Holder { subscriber, worker, overlay: (word >> 2) as u16 })
         }
         RESTING => BlockState::Resting(subscriber, (word >> 2) as u32 & SECONDS_MASK),
         CLOSED => BlockState::Closed,
@@ -345,7 +350,9 @@ impl Directory {
         let available = match decode(seen) {
             BlockState::Free => true,
             BlockState::Held(_) | BlockState::Closed => false,
-            BlockState::Resting(last, until) => last == holder.subscriber || is_over(until, now),
+            BlockState::Resting(last, until) => {
+                holder.overlay == 0 && last == holder.subscriber || is_over(until, now)
+            }
         };
         let held = encode(BlockState::Held(holder));
         let won = available
@@ -363,7 +370,9 @@ impl Directory {
             BlockState::Free
         } else {
             // Rounded up, so that a rest is never shorter than asked.
-            BlockState::Resting(holder.subscriber, (now + rest).as_secs() as u32 + 1)
+            let subscriber =
+                if holder.overlay == 0 { holder.subscriber } else { Ipv4Addr::UNSPECIFIED };
+            BlockState::Resting(subscriber, (now + rest).as_secs() as u32 + 1)
         };
         let held = encode(BlockState::Held(holder));
         let done = self.word(block).is_some_and(|word| {
@@ -392,7 +401,7 @@ mod tests {
     #[test]
     fn a_failed_walk_is_remembered_until_something_can_be_had() {
         let at = |s: u64| Timestamp::from_millis(s * 1000);
-        let holder = |n: u32| Holder { subscriber: Ipv4Addr::from(n), worker: 3 };
+        let holder = |n: u32| Holder { subscriber: Ipv4Addr::from(n), worker: 3, overlay: 0 };
         let remembered = |d: &Directory| d.counts.barren.load(Ordering::Relaxed) as u32;
         let directory = Directory::new(1024..=1279, 64);
         let blocks: Vec<_> =
@@ -418,7 +427,7 @@ mod tests {
     #[test]
     fn blocks_beside_those_of_the_address_can_not_be_claimed() {
         let now = Timestamp::from_millis(1_000);
-        let holder = Holder { subscriber: Ipv4Addr::LOCALHOST, worker: 0 };
+        let holder = Holder { subscriber: Ipv4Addr::LOCALHOST, worker: 0, overlay: 0 };
         let directory = Directory::new(1024..=1279, 64);
         let claimed: Vec<_> =
             (0..30).filter(|&n| directory.claim_block(BlockNumber(n), holder, now)).collect();
@@ -428,12 +437,31 @@ mod tests {
     #[test]
     fn a_release_during_a_walk_is_not_forgotten() {
         let now = Timestamp::from_millis(1_000);
-        let holder = Holder { subscriber: Ipv4Addr::LOCALHOST, worker: 0 };
+        let holder = Holder { subscriber: Ipv4Addr::LOCALHOST, worker: 0, overlay: 0 };
         let directory = Directory::new(1024..=1151, 64);
         let block = directory.claim(holder, 0, now).unwrap();
         let seen = directory.counts.barren.load(Ordering::Acquire);
         directory.release(block, holder, Duration::ZERO, now);
         directory.remember_barren(seen, now);
         assert_eq!(directory.claim(holder, 0, now), Some(block));
+    }
+
+    #[test]
+    fn a_block_rests_for_its_subscriber_and_not_for_one_with_its_address_elsewhere() {
+        let directory = Directory::new(1024..=1087, 64);
+        let at = |second: u64| Timestamp::from_millis(second * 1000);
+        let holder =
+            |overlay| Holder { subscriber: Ipv4Addr::new(10, 1, 2, 3), worker: 7, overlay };
+        for (before, after, early) in [(0, 0, true), (0, 5, false), (5, 0, false), (5, 6, false)] {
+            let start = 100 * u64::from(before + 10 * after) + 1;
+            let block = directory.claim(holder(before), 0, at(start)).unwrap();
+            assert_eq!(directory.state(block), BlockState::Held(holder(before)));
+            directory.release(block, holder(before), Duration::from_secs(50), at(start));
+            let claimed = directory.claim_block(block, holder(after), at(start + 10));
+            assert_eq!(claimed, early, "{before} then {after}");
+            let claimed = claimed || directory.claim_block(block, holder(after), at(start + 52));
+            assert!(claimed, "{before} then {after}: it does not rest for ever");
+            directory.release(block, holder(after), Duration::ZERO, at(start + 52));
+        }
     }
 }

@@ -503,6 +503,11 @@ pub(crate) struct Subscriber {
 }
 
 impl Subscriber {
+    /// The overlay in which its address is its own.
+    pub(crate) fn overlay(&self) -> u16 {
+        self.host.0 as u16
+    }
+
     /// Who it is.
     pub(crate) fn host(&self) -> Host {
         self.host

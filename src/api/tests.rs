@@ -107,7 +107,8 @@ fn shared(rows: usize, produced: &Arc<AtomicUsize>) -> Shared {
     counters[1].idle_loops.add(3);
     let address = Ipv4Addr::new(203, 0, 113, 7);
     let pool = Arc::new(Pool::new(PoolId(0), "main", PoolSettings::default(), [address]));
-    let holder = conntrack::Holder { subscriber: Ipv4Addr::new(10, 0, 0, 1), worker: 1 };
+    let holder =
+        conntrack::Holder { subscriber: Ipv4Addr::new(10, 0, 0, 1), worker: 1, overlay: 0 };
     pool.addresses[0].directory.claim(holder, 0, Timestamp::default()).unwrap();
     let rule = Rule {
         name: "out".into(),

@@ -52,7 +52,7 @@ fn place_of(policy: &Policy, pool: usize, address: &str) -> (usize, Standing) {
 
 fn hold(policy: &Policy, pool: usize, address: &str) -> BlockNumber {
     let (index, _) = place_of(policy, pool, address);
-    let holder = Holder { subscriber: Ipv4Addr::new(10, 1, 1, 1), worker: 0 };
+    let holder = Holder { subscriber: Ipv4Addr::new(10, 1, 1, 1), worker: 0, overlay: 0 };
     policy.pools[pool].addresses[index].directory.claim(holder, 7, NOW).unwrap()
 }
 

@@ -203,7 +203,7 @@ mod tests {
 
     fn claim(policy: &Policy, port: u16) {
         let address = &policy.pools[0].addresses[0];
-        let holder = Holder { subscriber: Ipv4Addr::new(10, 244, 1, 1), worker: 0 };
+        let holder = Holder { subscriber: Ipv4Addr::new(10, 244, 1, 1), worker: 0, overlay: 0 };
         let directory = if port < 1024 { &address.low } else { &address.directory };
         assert!(directory.claim_block(directory.block_of(port), holder, NOW));
     }

@@ -71,7 +71,11 @@ impl Nat {
             sharing: class.sharing,
             pool,
             key,
-            holder: Holder { subscriber: subscriber.addr, worker: self.worker },
+            holder: Holder {
+                subscriber: subscriber.addr,
+                worker: self.worker,
+                overlay: subscriber.overlay(),
+            },
             random: self.draw(key, created, now),
             now,
             secret: &self.secret,

@@ -36,7 +36,11 @@ impl Nat {
         self.ended += 1;
         let subscriber = self.subscribers.get_mut(owner.subscriber);
         subscriber.sessions = subscriber.sessions.saturating_sub(1);
-        let holder = Holder { subscriber: subscriber.addr, worker: self.worker };
+        let holder = Holder {
+            subscriber: subscriber.addr,
+            worker: self.worker,
+            overlay: subscriber.overlay(),
+        };
         if subscriber.sessions == 0 {
             subscriber.idle_since = now;
         }
@@ -172,7 +176,11 @@ impl Nat {
     fn settle_idle(&mut self, number: u32, now: Timestamp) {
         let subscriber = self.subscribers.get_mut(number);
         subscriber.settle_at = Timestamp::NEVER;
-        let holder = Holder { subscriber: subscriber.addr, worker: self.worker };
+        let holder = Holder {
+            subscriber: subscriber.addr,
+            worker: self.worker,
+            overlay: subscriber.overlay(),
+        };
         let mut next = Timestamp::NEVER;
         let pools = &self.pools;
         subscriber.holdings.retain_mut(|holding| {

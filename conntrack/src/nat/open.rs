@@ -290,7 +290,11 @@ impl Nat {
         self.wake_ports(pool.id, now, &mut WAKE_BUDGET.clone());
         let random = self.draw(key, self.created, now);
         let subscriber = self.subscribers.get_mut(number);
-        let holder = Holder { subscriber: subscriber.addr, worker: self.worker };
+        let holder = Holder {
+            subscriber: subscriber.addr,
+            worker: self.worker,
+            overlay: subscriber.overlay(),
+        };
         let sharing = Class::of(&pool.settings, key.protocol).sharing;
         let (table, mappings) = (&self.table, &self.mappings);
         let search = Search {

@@ -35,14 +35,14 @@ fn the_directory_finds_the_worker() {
     let pool = Pool::new(PoolId(0), "p", PoolSettings::default(), [Ipv4Addr::new(203, 0, 113, 1)]);
     let directory = &pool.addresses[0].directory;
     assert_eq!(directory.blocks(), 880);
-    let holder = Holder { subscriber: pod(9), worker: MAX_WORKERS as u16 - 1 };
+    let holder = Holder { subscriber: pod(9), worker: MAX_WORKERS as u16 - 1, overlay: 0 };
     let block = directory.claim(holder, 12_345, secs(5)).unwrap();
     for port in directory.ports(block) {
         assert_eq!(directory.worker_of(port), Some(holder.worker));
     }
     assert_eq!(directory.state(block), BlockState::Held(holder));
     assert_eq!(directory.worker_of(80), None);
-    let stranger = Holder { subscriber: pod(1), worker: 0 };
+    let stranger = Holder { subscriber: pod(1), worker: 0, overlay: 0 };
     directory.release(block, stranger, Duration::ZERO, secs(6));
     assert_eq!(directory.state(block), BlockState::Held(holder), "not the stranger's to release");
     directory.release(block, holder, Duration::ZERO, secs(6));
@@ -60,7 +60,7 @@ fn a_directory_can_be_claimed_dry_by_many_threads_without_a_double() {
         .map(|worker| {
             let pool = Arc::clone(&pool);
             std::thread::spawn(move || {
-                let holder = Holder { subscriber: pod(worker as u8), worker };
+                let holder = Holder { subscriber: pod(worker as u8), worker, overlay: 0 };
                 let claim = |i: u64| pool.addresses[0].directory.claim(holder, i * 97, secs(1));
                 (0..1008).map_while(claim).collect::<Vec<_>>()
             })
@@ -80,7 +80,7 @@ fn a_directory_can_be_claimed_dry_by_many_threads_without_a_double() {
 #[test]
 fn a_rest_that_is_over_does_not_come_back_after_days() {
     let directory = Directory::new(1024..=1151, 64);
-    let holder = |n| Holder { subscriber: pod(n), worker: MAX_WORKERS as u16 - 1 };
+    let holder = |n| Holder { subscriber: pod(n), worker: MAX_WORKERS as u16 - 1, overlay: 0 };
     for start in [0, 1] {
         let block = directory.claim(holder(1), start, secs(10)).unwrap();
         directory.release(block, holder(1), Duration::from_secs(120), secs(10));

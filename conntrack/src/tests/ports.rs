@@ -284,7 +284,7 @@ fn a_port_is_preserved_where_it_is_free_and_drawn_where_not() {
 fn one_address_for_all_protocols_also_when_the_pool_is_nearly_full() {
     let (mut nat, pool) = nat_with(PoolSettings::default(), 4, 200_000);
     // 95 % of the blocks of each address are others'.
-    let other = Holder { subscriber: pod(200), worker: 9 };
+    let other = Holder { subscriber: pod(200), worker: 9, overlay: 0 };
     for address in &pool.addresses {
         let share = address.directory.blocks() * 95 / 100;
         for i in 0..share {

@@ -63,7 +63,7 @@ pub(super) fn check(nat: &Nat, pool: &Pool, now: Timestamp) {
         } else {
             (&address.directory, pool.settings.block_size)
         };
-        let holder = Holder { subscriber: s.internal.addr, worker: 0 };
+        let holder = Holder { subscriber: s.internal.addr, worker: 0, overlay: 0 };
         assert_eq!(directory.state(BlockNumber(port / size)), BlockState::Held(holder));
         if s.protocol != Protocol::Icmp {
             let same = |kept: bool, of: fn(u16) -> u16| !kept || of(port) == of(s.internal.port);

@@ -167,7 +167,7 @@ fn blocks_return_when_their_ports_have_rested() {
 #[test]
 fn blocks_of_a_lost_state_rest_for_everybody() {
     let lost = Directory::new(1024..=1279, 64);
-    let holder = |n| Holder { subscriber: pod(n), worker: 0 };
+    let holder = |n| Holder { subscriber: pod(n), worker: 0, overlay: 0 };
     let mut journal = Vec::new();
     for n in [1, 2] {
         journal.push(lost.claim(holder(n), u64::from(n) * 77, secs(0)).unwrap());

@@ -84,7 +84,7 @@ fn a_tuple_has_one_owner_over_all_workers_and_is_found_by_arithmetic() {
 fn no_block_reaches_into_the_region() {
     let (_, pool) = workers(1, PoolSettings::default());
     let directory = &pool.addresses[0].directory;
-    let holder = Holder { subscriber: pod(1), worker: 0 };
+    let holder = Holder { subscriber: pod(1), worker: 0, overlay: 0 };
     while let Some(block) = directory.claim(holder, 7, secs(1)) {
         assert!(*directory.ports(block).end() < *REGION.start());
     }
