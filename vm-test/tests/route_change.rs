@@ -7,6 +7,7 @@
 //!                      └ 203.0.113.3 second (a macvlan of `down`, with an address of its own)
 //! ```
 
+use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -31,22 +32,20 @@ fn generation(rig: &mut Rig) -> Result<u64> {
 }
 
 fn load(rig: &mut Rig) -> Result<[Duration; 2]> {
-    let routes: String = (0..ROUTES)
-        .map(|n| {
-            format!("route add 100.{}.{}.{}/32 via 203.0.113.1\n", n >> 16, n >> 8 & 255, n & 255)
-        })
-        .collect();
-    let neighbours: String = (0..NEIGHBOURS)
-        .map(|n| {
-            let (high, low) = (n >> 8, n & 255);
-            format!(
-                "neigh add 172.16.{high}.{low} lladdr 02:00:00:00:{high:02x}:{low:02x} dev ext\n"
-            )
-        })
-        .collect();
+    let mut lines = String::new();
+    for n in 0..NEIGHBOURS {
+        let (high, low) = (n >> 8, n & 255);
+        writeln!(
+            lines,
+            "neigh add 172.16.{high}.{low} lladdr 02:00:00:00:{high:02x}:{low:02x} dev ext"
+        )?;
+    }
+    for n in 0..ROUTES {
+        let (high, middle, low) = (n >> 16, n >> 8 & 255, n & 255);
+        writeln!(lines, "route add 100.{high}.{middle}.{low}/32 via 203.0.113.1")?;
+    }
     let begun = Instant::now();
-    rig.gw.ip(&neighbours)?;
-    rig.gw.ip(&routes)?;
+    rig.gw.ip(&lines)?;
     let told = begun.elapsed();
     // Nothing has changed for a while.
     let (mut last, mut followed) = (generation(rig)?, begun.elapsed());
@@ -55,7 +54,7 @@ fn load(rig: &mut Rig) -> Result<[Duration; 2]> {
         if now != last {
             (last, followed) = (now, begun.elapsed());
         }
-        Ok((begun.elapsed() - followed > Duration::from_secs(1)).then_some(()))
+        Ok((begun.elapsed() > followed + Duration::from_secs(1)).then_some(()))
     })?;
     ensure!(last > u64::from(ROUTES), "generation {last}");
     Ok([told, followed])
@@ -136,7 +135,7 @@ fn a_change_of_route_reaches_packets_at_once() {
         let first_new =
             first_new.unwrap_or_else(|| panic!("change {index}: nothing by the new way"));
         assert!(last_old.is_none_or(|old| old <= first_new), "change {index}: back to the old way");
-        delays.push(last_old.map_or(Duration::ZERO, |old| old - *time));
+        delays.push(last_old.map_or(Duration::ZERO, |old| old.saturating_sub(*time)));
     }
     delays.sort_unstable();
     let (median, longest) = (delays[CHANGES / 2], delays[CHANGES - 1]);
