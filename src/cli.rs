@@ -79,7 +79,7 @@ Example:
     /// Read the configuration of the running gateway again, and bring it into force
     #[command(after_long_help = "\
 Example:
-  natgate check --config /etc/natgate && natgate reload
+  natgate reload
   natgate reload --json
 
 The files and flags that `natgate run` was started with are read again and checked as a whole; a mistake in them
