@@ -170,11 +170,12 @@ fn made_again(rig: &mut Rig) -> Result<Duration> {
     answered(rig)?;
     let took = begun.elapsed();
     ensure!(rig.natgate()?.id() == process, "another process");
-    let said = rig.natgate()?.output();
-    ensure!(
-        said.contains("interface replaced (int)") && said.matches("\nready").count() == 2,
-        "{said}"
-    );
+    // The first answer may come before it has said so.
+    wait::until("the second ready", Duration::from_secs(5), || {
+        let said = rig.natgate()?.output();
+        let told = said.contains("interface replaced (int)");
+        Ok((told && said.matches("\nready").count() == 2).then_some(()))
+    })?;
     Ok(took)
 }
 

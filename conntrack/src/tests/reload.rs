@@ -11,11 +11,11 @@ use crate::{Claimant, PublicAddress, Standing};
 /// `pool` with the same addresses, good for `standings`, of which the ports in `reserved` are configuration's.
 fn changed(
     pool: &Pool,
-    settings: PoolSettings,
+    settings: &PoolSettings,
     standings: &[Standing],
     reserved: &[RangeInclusive<u16>],
 ) -> Arc<Pool> {
-    let keep = |address: &Arc<PublicAddress>| Arc::new(address.reserving(&settings, reserved));
+    let keep = |address: &Arc<PublicAddress>| Arc::new(address.reserving(settings, reserved));
     let addresses: Vec<_> = pool.addresses.iter().map(keep).collect();
     let pool = Pool::of(pool.id, pool.name.clone(), settings.clone(), addresses);
     let pool = Arc::new(pool.with_standings(standings.to_vec()));
@@ -43,7 +43,7 @@ fn an_address_that_leaves_keeps_its_sessions_and_gets_no_new_ones() {
         let index = pool.addresses.iter().position(|address| address.addr == left).unwrap();
         let mut standings = vec![Standing::Serving; 2];
         standings[index] = Standing::Leaving;
-        let shrunk = changed(&pool, settings.clone(), &standings, &[]);
+        let shrunk = changed(&pool, &settings, &standings, &[]);
         nat.adopt(std::slice::from_ref(&shrunk));
         for (port, public) in (1..).zip(&before) {
             assert_eq!(send(&mut nat, &flow(1, port), secs(2)), Ok(*public), "it keeps its port");
@@ -60,7 +60,7 @@ fn an_address_that_leaves_keeps_its_sessions_and_gets_no_new_ones() {
         assert!(!shrunk.addresses[index].is_vacant(secs(400)), "but they rest");
         assert!(shrunk.addresses[index].is_vacant(secs(522)));
         // And it comes back.
-        let whole = changed(&shrunk, settings, &[Standing::Serving; 2], &[]);
+        let whole = changed(&shrunk, &settings, &[Standing::Serving; 2], &[]);
         nat.adopt(std::slice::from_ref(&whole));
         let seen: HashSet<_> = (1..5)
             .filter_map(|n| send(&mut nat, &flow(n, 7), secs(600)).ok())
@@ -84,7 +84,7 @@ fn an_idle_block_on_an_address_that_leaves_comes_back_though_its_pod_is_busy() {
     );
     let mut standings = vec![Standing::Serving; 2];
     standings[index] = Standing::Leaving;
-    nat.adopt(&[changed(&pool, tiny_settings(), &standings, &[])]);
+    nat.adopt(&[changed(&pool, &tiny_settings(), &standings, &[])]);
     send(&mut nat, &flow(2), secs(311)).unwrap();
     nat.expire(secs(312), u32::MAX);
     assert_eq!(pool.addresses[index].directory.held(), 0);
@@ -99,7 +99,7 @@ fn blocks_on_an_address_that_leaves_do_not_count_for_the_quota() {
     assert_eq!(send(&mut nat, &flow(65), secs(1)), Err(Refusal::QuotaBlocks));
     let left = send(&mut nat, &flow(1), secs(1)).unwrap().addr;
     let standings = if pool.addresses[0].addr == left { LEAVING } else { [LEAVING[1], LEAVING[0]] };
-    nat.adopt(&[changed(&pool, settings, &standings, &[])]);
+    nat.adopt(&[changed(&pool, &settings, &standings, &[])]);
     for port in 65..=128 {
         assert_ne!(send(&mut nat, &flow(port), secs(2)).unwrap().addr, left);
     }
@@ -122,7 +122,7 @@ fn sessions_on_an_address_that_is_gone_end_and_others_do_not() {
     };
     let (before, all) = (on_it(&nat), nat.stats().sessions);
     assert!(before > 0 && before < all, "{before} of {all}: both addresses are in use");
-    let cut = changed(&pool, tiny_settings(), &[Standing::Gone, Standing::Serving], &[]);
+    let cut = changed(&pool, &tiny_settings(), &[Standing::Gone, Standing::Serving], &[]);
     nat.adopt(std::slice::from_ref(&cut));
     sweep(&mut nat, secs(2), |claimant| claimant.public.addr == gone);
     assert_eq!((on_it(&nat), nat.stats().sessions), (0, all - before));
@@ -145,7 +145,7 @@ fn a_port_that_is_reserved_late_is_not_drawn_again_and_who_has_it_keeps_it() {
         let held: Vec<_> =
             (1..=20).map(|port| send(&mut nat, &flow(port, 1), secs(1)).unwrap()).collect();
         let reserved = 1030..=1100;
-        let late = changed(&pool, settings.clone(), &[], std::slice::from_ref(&reserved));
+        let late = changed(&pool, &settings, &[], std::slice::from_ref(&reserved));
         nat.adopt(std::slice::from_ref(&late));
         for (port, public) in (1..).zip(&held) {
             assert_eq!(send(&mut nat, &flow(port, 1), secs(2)), Ok(*public));
@@ -170,7 +170,7 @@ fn a_port_that_is_reserved_late_is_not_drawn_again_and_who_has_it_keeps_it() {
         nat.expire(secs(2_700), u32::MAX);
         assert_eq!(late.addresses[0].directory.held(), 0, "nothing keeps a block");
         // And back: the ports are the pool's again.
-        let whole = changed(&late, settings, &[], &[]);
+        let whole = changed(&late, &settings, &[], &[]);
         nat.adopt(std::slice::from_ref(&whole));
         let all = (100..400).filter(|&port| send(&mut nat, &flow(port, 3), secs(3_000)).is_ok());
         assert_eq!(all.count().min(128), 128);
@@ -184,13 +184,13 @@ fn a_block_without_a_port_to_give_is_closed_and_opened_again() {
     let directory = &pool.addresses[0].directory;
     let slot = send(&mut nat, &key(Protocol::Udp, (pod(1), 1), remote(1, 443)), secs(1)).unwrap();
     let whole = directory.ports(directory.block_of(slot.port));
-    let closed = changed(&pool, settings.clone(), &[], &[1024..=1055, whole.clone()]);
+    let closed = changed(&pool, &settings, &[], &[1024..=1055, whole.clone()]);
     nat.adopt(std::slice::from_ref(&closed));
     let expected = 8 - 2 - u32::from(*whole.start() > 1055);
     nat.expire(secs(400), u32::MAX);
     nat.expire(secs(470), u32::MAX);
     assert_eq!((directory.held(), directory.blocks()), (0, expected), "closed when given back");
-    let open = changed(&closed, settings, &[], &[]);
+    let open = changed(&closed, &settings, &[], &[]);
     nat.adopt(&[open]);
     assert_eq!(directory.blocks(), 8);
 }
@@ -286,7 +286,7 @@ proptest! {
                         }
                         Change::Settings(kind) => settings = same_shape(kind),
                     }
-                    pool = changed(&pool, settings.clone(), &standings, &reserved);
+                    pool = changed(&pool, &settings, &standings, &reserved);
                     nat.adopt(std::slice::from_ref(&pool));
                     for ((protocol, internal, remote), public) in &before {
                         let flow = key(*protocol, (internal.addr, internal.port), *remote);
