@@ -9,7 +9,7 @@ use crate::contestant::Contestant;
 use crate::report::{self, Run, Spread};
 use crate::veth::command::{self, Part, Veth};
 use crate::veth::flood::What;
-use crate::veth::{Results, latency};
+use crate::veth::{Results, latency, vxlan};
 
 /// The kernel's NAT where one arrangement of it is enough.
 const KERNEL: Contestant = Contestant::Nftables;
@@ -58,6 +58,7 @@ pub fn rows(results: &Results) -> Vec<Row> {
     rows.extend(exhaustion(results));
     rows.extend(idleness(results));
     rows.extend(streams(results));
+    rows.extend(tunnels(results));
     rows
 }
 
@@ -235,6 +236,38 @@ fn streams(results: &Results) -> Vec<Row> {
         rows.extend(row(format!("bulk TCP, {name}"), Quantity::Gbps, bulk, None));
         let requests = mine().map(|trial| trial.requests / 1000.0);
         rows.extend(row(format!("short requests, {name}"), Quantity::Requests, requests, None));
+    }
+    rows
+}
+
+fn tunnels(results: &Results) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let keys = results.tunnels.iter().map(|trial| (trial.flows, trial.contestant));
+    for (flows, who) in each(keys) {
+        let mine = || {
+            let trials = results.tunnels.iter();
+            trials.filter(move |trial| (trial.flows, trial.contestant) == (flows, who))
+        };
+        let Some(figure) = Spread::of(mine().map(|trial| trial.tunnel.paced.rate / 1e6)) else {
+            continue;
+        };
+        let what = format!("{}, pods' packets in VXLAN, paced", who.name());
+        let mut row = Row::new(what, Quantity::Mpps, figure).at(Axis::Flows, flows as f64);
+        if let Some(share) = Spread::of(mine().map(vxlan::Trial::share)) {
+            row = row.times("the same without", share, None);
+        }
+        let of_kernel = mine().filter_map(|trial| {
+            let peer = results.tunnels.iter().find(|peer| {
+                (peer.flows, peer.contestant, peer.repetition) == (flows, KERNEL, trial.repetition)
+            })?;
+            Some(trial.tunnel.paced.rate / peer.tunnel.paced.rate)
+        });
+        if who == OURS
+            && let Some(ratio) = Spread::of(of_kernel)
+        {
+            row = row.times(KERNEL.name(), ratio, None);
+        }
+        rows.push(row);
     }
     rows
 }
