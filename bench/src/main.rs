@@ -109,10 +109,11 @@ struct Setup {
     sessions: u64,
     /// Instead: what a new session with its port costs when so many per cent of the port blocks are taken; with 100,
     /// what its refusal costs.
-    #[arg(long, value_name = "PERCENT", value_delimiter = ',')]
+    #[arg(long, value_name = "PERCENT", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(0..=100))]
     fill: Vec<u32>,
     /// Public addresses, for that.
-    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [16], requires = "fill")]
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [16], requires = "fill",
+        value_parser = clap::value_parser!(u32).range(1..=4096))]
     addresses: Vec<u32>,
 }
 

@@ -6,14 +6,15 @@
 //! 128 bytes of session for each session, of which a direction uses half.
 
 use anyhow::{Context, Result};
-use dataplane::interface::{InterfaceId, Mac};
+use dataplane::interface::Mac;
 use dataplane::io::{self, BURST, PacketIo, Received};
 use dataplane::memory::{Frame, MemoryIo};
 use dataplane::wire::Ethernet;
 use dataplane::xsk::ask_for_huge_pages;
 
 use super::Way;
-use crate::gateway::{INSIDE, NODE_MAC, OUTSIDE, OWN_MAC, ROUTER_MAC};
+use super::limit::other_side;
+use crate::gateway::OWN_MAC;
 
 /// Index lines hold four sessions: 16 bytes each.
 const SESSIONS_A_LINE: usize = 4;
@@ -136,14 +137,10 @@ fn rewrite(frame: &mut [u8], way: Way, word: u64) -> Option<()> {
     Some(())
 }
 
-#[inline]
-fn other_side(interface: InterfaceId) -> (InterfaceId, Mac) {
-    if interface == INSIDE { (OUTSIDE, Mac(ROUTER_MAC)) } else { (INSIDE, Mac(NODE_MAC)) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::{INSIDE, OUTSIDE, ROUTER_MAC};
 
     #[test]
     fn flows_are_spread_over_all_of_the_memory() {

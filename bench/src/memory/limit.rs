@@ -49,7 +49,8 @@ impl Limit {
     }
 }
 
+/// Where a packet goes that came by `interface`, and to whom.
 #[inline]
-fn other_side(interface: InterfaceId) -> (InterfaceId, Mac) {
+pub(super) fn other_side(interface: InterfaceId) -> (InterfaceId, Mac) {
     if interface == INSIDE { (OUTSIDE, Mac(ROUTER_MAC)) } else { (INSIDE, Mac(NODE_MAC)) }
 }
