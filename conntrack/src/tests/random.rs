@@ -147,6 +147,24 @@ pub(super) fn kinds() -> Vec<PoolSettings> {
     ]
 }
 
+/// A packet of a flow, or `back` from its other end; false if the flow has no session.
+pub(super) fn pass(
+    nat: &mut Nat,
+    mut flow: FlowKey,
+    (flags, back): (u8, bool),
+    now: Timestamp,
+) -> bool {
+    if nat.find(&flow).is_none() {
+        return false;
+    }
+    if back {
+        flow = reply_to(nat, &flow);
+    }
+    let tcp = (flow.protocol == Protocol::Tcp).then_some(Segment::bare(flags));
+    nat.commit(nat.find(&flow).unwrap(), now, 100, tcp.as_ref());
+    true
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
     // Proves: 4787-REQ-3
@@ -174,15 +192,10 @@ proptest! {
                     }
                 }
                 Step::Packet { pod, port, server, protocol, flags, back } => {
-                    let mut flow = flow_of(pod, port, server, protocol);
-                    if nat.find(&flow).is_none() {
+                    let flow = flow_of(pod, port, server, protocol);
+                    if !pass(&mut nat, flow, (flags, back), now) {
                         continue;
                     }
-                    if back {
-                        flow = reply_to(&nat, &flow);
-                    }
-                    let tcp = (flow.protocol == Protocol::Tcp).then_some(Segment::bare(flags));
-                    nat.commit(nat.find(&flow).unwrap(), now, 100, tcp.as_ref());
                 }
                 Step::Wait { secs } => {
                     now = now + Duration::from_secs(secs);

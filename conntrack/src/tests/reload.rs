@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use proptest::prelude::*;
 
-use super::random::{Step, check, flow_of, held_of, kinds, step};
+use super::random::{Step, check, flow_of, held_of, kinds, pass, step};
 use super::*;
 use crate::{Claimant, PublicAddress, Standing};
 
@@ -261,15 +261,10 @@ proptest! {
                     }
                 }
                 Ok(Step::Packet { pod, port, server, protocol, flags, back }) => {
-                    let mut flow = flow_of(pod, port, server, protocol);
-                    if nat.find(&flow).is_none() {
+                    let flow = flow_of(pod, port, server, protocol);
+                    if !pass(&mut nat, flow, (flags, back), now) {
                         continue;
                     }
-                    if back {
-                        flow = reply_to(&nat, &flow);
-                    }
-                    let tcp = (flow.protocol == Protocol::Tcp).then_some(Segment::bare(flags));
-                    nat.commit(nat.find(&flow).unwrap(), now, 100, tcp.as_ref());
                 }
                 Ok(Step::Wait { secs }) => {
                     now = now + Duration::from_secs(secs);
