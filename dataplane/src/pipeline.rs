@@ -10,6 +10,9 @@
 //! Sessions are made by their subscriber's home alone, so whoever has the session is the home: most packets
 //! need not ask.
 //!
+//! Before that, [`burst`](crate::burst) takes packets out of tunnels and, where many live elsewhere, hands those over by
+//! their ends alone; plain packets of sessions that are here take the [lane](crate::plain) instead. Both lead to the same.
+//!
 //! The worker calls the stages for a whole burst: [`Worker::parse`] for every packet, then the lines of
 //! their sessions are read side by side, then [`Worker::arrive`] for every packet, in order.
 

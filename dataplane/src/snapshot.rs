@@ -20,7 +20,7 @@ use crate::rule::RuleSet;
 /// Everything that workers know of the world.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// By [`InterfaceId`](crate::interface::InterfaceId).
+    /// By [`InterfaceId`].
     pub interfaces: Vec<Interface>,
     /// What the administrator wants.
     pub policy: Arc<Policy>,

@@ -28,7 +28,7 @@ pub struct Claimant {
 }
 
 impl Nat {
-    /// Takes over the pools of a new configuration; indexed by [`PoolId`], which never changes its meaning. Addresses
+    /// Takes over the pools of a new configuration; indexed by [`PoolId`](crate::PoolId), which never changes its meaning. Addresses
     /// keep their places in their pools.
     pub fn adopt(&mut self, pools: &[Arc<Pool>]) {
         let timers = |pools: &[Arc<Pool>]| -> Vec<_> {
