@@ -135,7 +135,7 @@ impl<I: PacketIo> Worker<I> {
         external.flat_map(on_link).collect()
     }
 
-    pub(crate) fn announce(&mut self) {
+    pub(crate) fn announce(&mut self, now: Timestamp) {
         for _ in 0..ANNOUNCE_BURST.min(self.announcements.len()) {
             let Some((id, address)) = self.announcements.pop() else { return };
             let Some(interface) = self.interface(id).cloned() else { continue };
@@ -144,7 +144,7 @@ impl<I: PacketIo> Worker<I> {
                 && announcement(self.io.bytes_mut(&mut frame), &interface, address).is_ok();
             if !written {
                 self.io.release(frame);
-            } else if self.transmit_own(id, frame) {
+            } else if self.transmit_own(id, frame, now) {
                 self.counters().announced.add(1);
             }
         }

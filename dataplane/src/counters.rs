@@ -93,12 +93,17 @@ pub struct WorkerCounters {
     pub resets_missed: Counter,
     /// Sessions that expired without resets because too many others did.
     pub sessions_unannounced: Counter,
+    /// Answers, errors and resets of natgate's own that waited for a next hop and were not sent in the end;
+    /// not part of the balance: they were counted when they were made.
+    pub answers_lost: Counter,
     /// Packets given to their home worker.
     pub handed_over: Counter,
     /// Packets taken from other workers.
     pub taken_over: Counter,
-    /// Packets that wait for a next hop, or for the first fragment of their datagram, now.
+    /// Packets that came in and wait for a next hop, or for the first fragment of their datagram, now.
     pub held: Counter,
+    /// Answers, errors and resets of natgate's own that wait for a next hop now.
+    pub answers_held: Counter,
     /// Sessions now.
     pub sessions: Counter,
     /// Sessions ever created.

@@ -3,7 +3,7 @@
 //! So nobody waits for an answer that can't come. The resets are natgate's own packets: they carry exactly
 //! the sequence number that each end expects, and they leave only where the way is known already.
 
-use conntrack::{Farewell, FlowKey, Protocol, Realm};
+use conntrack::{Farewell, FlowKey, Protocol, Realm, Timestamp};
 
 use crate::io::PacketIo;
 use crate::roads::{Adjacency, Journey, NextHop};
@@ -22,27 +22,27 @@ fn key(told: Farewell, realm: Realm) -> FlowKey {
 
 impl<I: PacketIo> Worker<I> {
     /// Tells both ends of some of the connections that have expired; whether there may be more.
-    pub(crate) fn say_farewell(&mut self) -> bool {
+    pub(crate) fn say_farewell(&mut self, now: Timestamp) -> bool {
         for _ in 0..PER_TURN {
             let Some(obituary) = self.nat.take_obituary() else { return false };
             let (internal, external) = (obituary.internal, obituary.external);
             let inbound = key(external, Realm::External);
             let outbound = key(internal, Realm::Internal);
             let outbound = FlowKey { overlay: obituary.overlay, ..outbound };
-            self.tell(&internal, &inbound, (Realm::Internal, obituary.overlay));
-            self.tell(&external, &outbound, (Realm::External, 0));
+            self.tell(&internal, &inbound, (Realm::Internal, obituary.overlay), now);
+            self.tell(&external, &outbound, (Realm::External, 0), now);
         }
         true
     }
 
     /// Tells the end on `side`, in an overlay there, which packets with this key reach.
-    fn tell(&mut self, farewell: &Farewell, towards: &FlowKey, side: (Realm, u16)) {
+    fn tell(&mut self, farewell: &Farewell, towards: &FlowKey, side: (Realm, u16), now: Timestamp) {
         // The other end is a pod behind this gateway: its own session tells it.
         if self.is_public(farewell.dst.addr) {
             return;
         }
-        let sent =
-            self.way_for(farewell, towards, side).is_some_and(|way| self.send_reset(farewell, way));
+        let way = self.way_for(farewell, towards, side);
+        let sent = way.is_some_and(|way| self.send_reset(farewell, way, now));
         let counters = self.counters();
         if sent { counters.resets_sent.add(1) } else { counters.resets_missed.add(1) }
     }
@@ -69,7 +69,7 @@ impl<I: PacketIo> Worker<I> {
         right_side.then_some(*way)
     }
 
-    fn send_reset(&mut self, farewell: &Farewell, way: Adjacency) -> bool {
+    fn send_reset(&mut self, farewell: &Farewell, way: Adjacency, now: Timestamp) -> bool {
         let Some(mut frame) = self.io.allocate() else { return false };
         let written =
             self.io.resize(&mut frame, LEN) && self.write_reset(&mut frame, farewell, way).is_ok();
@@ -77,7 +77,7 @@ impl<I: PacketIo> Worker<I> {
             self.io.release(frame);
             return false;
         }
-        self.transmit_own(way.interface, frame)
+        self.transmit_own(way.interface, frame, now)
     }
 
     fn write_reset(

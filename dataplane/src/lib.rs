@@ -15,6 +15,7 @@ mod farewell;
 pub mod forward;
 mod fragment;
 pub mod hand_off;
+mod held;
 mod hold;
 mod home;
 mod icmp_error;

@@ -134,7 +134,7 @@ impl<I: PacketIo> Worker<I> {
                 self.finish(received, parsed, fate, now);
             }
             Ok(None) => match self.answer_arp(&mut received) {
-                Ok(()) => self.return_answer(received),
+                Ok(()) => self.return_answer(received, now),
                 Err(reason) => self.refuse(received, None, reason, now),
             },
             Err(reason) => self.refuse(received, None, *reason, now),

@@ -186,7 +186,7 @@ impl<I: PacketIo> Worker<I> {
         if written.is_none() {
             return self.io.release(received.frame);
         }
-        if self.transmit_own(received.interface, received.frame) {
+        if self.transmit_own(received.interface, received.frame, now) {
             match refusal {
                 Refusal::Icmp(error, _) => {
                     self.counters().icmp_errors_sent[error as usize].add(1);

@@ -7,7 +7,10 @@
 use std::net::Ipv4Addr;
 use std::num::NonZeroU32;
 
+use conntrack::Timestamp;
+
 use crate::drop_reason::DropReason;
+use crate::held::Held;
 use crate::hold::Neighbour;
 use crate::interface::{Interface, InterfaceId, Mac};
 use crate::io::{PacketIo, Received};
@@ -226,25 +229,33 @@ impl<I: PacketIo> Worker<I> {
         }
     }
 
-    /// Sends what natgate itself says to somebody behind a tunnel, by the routes to there. It does not wait for
-    /// neighbours.
+    /// Sends what natgate itself says to somebody behind a tunnel, by the routes to there; false: it can't be sent.
+    /// One that waits for a neighbour counts as sent.
     #[cold]
-    pub(crate) fn send_back(&mut self, interface: InterfaceId, frame: I::Frame) -> bool {
+    pub(crate) fn send_back(
+        &mut self,
+        interface: InterfaceId,
+        frame: I::Frame,
+        now: Timestamp,
+    ) -> bool {
         let overlay = self.interface(interface).map_or(0, |it| it.overlay);
         let destination = destination(self.io.bytes(&frame));
         let hop = destination.map_or(NextHop::Unreachable, |destination| {
             self.snapshot.roads.next_hop(&Journey { overlay, ..Journey::to(destination) })
         });
         let right_side = self.snapshot.roads.interface_of(hop).and_then(|id| self.interface(id));
-        match self.exit_by(hop) {
-            Exit::Open(way) if right_side.is_some_and(|it| it.roles.internal) => {
-                return self.send_by(frame, way, 0).is_ok();
+        let exit = right_side.filter(|it| it.roles.internal).map(|_| self.exit_by(hop));
+        match exit {
+            Some(Exit::Open(way)) => self.send_by(frame, way, 0).is_ok(),
+            Some(Exit::Waits(neighbour)) => {
+                self.hold_back(Held::Own { frame, hop }, neighbour, now);
+                true
             }
-            Exit::Waits(neighbour) => self.ask_for(neighbour),
-            _ => {}
+            Some(Exit::Closed(_)) | None => {
+                self.io.release(frame);
+                false
+            }
         }
-        self.io.release(frame);
-        false
     }
 }
 

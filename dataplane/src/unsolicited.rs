@@ -157,7 +157,7 @@ impl<I: PacketIo> Worker<I> {
         };
         if !written {
             self.io.release(frame);
-        } else if self.transmit_own(held.interface, frame) {
+        } else if self.transmit_own(held.interface, frame, now) {
             self.counters().icmp_errors_sent[IcmpError::PortUnreachable as usize].add(1);
         }
     }

@@ -12,7 +12,8 @@ use crate::drop_reason::DropReason;
 use crate::error_limit::ErrorLimits;
 use crate::fragment::Fragments;
 use crate::hand_off::{HandOff, Known};
-use crate::hold::{Hold, Neighbour};
+use crate::held::Held;
+use crate::hold::Hold;
 use crate::interface::{Interface, InterfaceId};
 use crate::io::{BURST, PacketIo, Received};
 use crate::ip_id::IpIds;
@@ -72,14 +73,6 @@ impl Clock {
     }
 }
 
-/// A packet that waits for its next hop: what it was on arrival tells whom to answer.
-#[derive(Debug)]
-struct Held<F> {
-    received: Received<F>,
-    parsed: Parsed,
-    hop: NextHop,
-}
-
 /// A worker: everything that one thread owns.
 #[derive(Debug)]
 pub struct Worker<I: PacketIo> {
@@ -100,9 +93,11 @@ pub struct Worker<I: PacketIo> {
     created: u64,
     /// A packet that is being cut into pieces.
     pub(crate) datagram: Vec<u8>,
-    shared: Shared,
+    pub(crate) shared: Shared,
     snapshot_version: u64,
-    hold: Hold<Held<I::Frame>>,
+    pub(crate) hold: Hold<Held<I::Frame>>,
+    /// How many of those that wait are natgate's own.
+    pub(crate) own_held: usize,
     requests: Receiver<Request>,
     listings: Vec<Listing>,
     /// [`Policy::cuts`](crate::snapshot::Policy::cuts) that are done, or under way.
@@ -167,6 +162,7 @@ impl<I: PacketIo> Worker<I> {
             started: now,
             snapshot_version: 0,
             hold: Hold::new(),
+            own_held: 0,
             requests,
             listings: Vec::new(),
             cuts: 0,
@@ -222,11 +218,11 @@ impl<I: PacketIo> Worker<I> {
         }
         let listing = self.serve_requests(now);
         let expiring = self.expire(now, packets > 0);
-        self.unfinished = self.say_farewell() || expiring || listing;
+        self.unfinished = self.say_farewell(now) || expiring || listing;
         if now >= self.next_housekeeping {
             self.keep_house(now);
         }
-        self.announce();
+        self.announce(now);
         self.io.flush();
         let counters = self.counters();
         let loops = if packets > 0 { &counters.busy_loops } else { &counters.idle_loops };
@@ -275,7 +271,7 @@ impl<I: PacketIo> Worker<I> {
     ) {
         match fate {
             Ok(Fate::Forward(hop)) => self.forward(received, parsed, hop, now),
-            Ok(Fate::Answer) => self.return_answer(received),
+            Ok(Fate::Answer) => self.return_answer(received, now),
             Ok(Fate::HandOver(worker)) => self.hand_over(received, parsed, worker),
             Err(reason) => self.refuse(received, Some(parsed), reason, now),
         }
@@ -283,8 +279,8 @@ impl<I: PacketIo> Worker<I> {
 
     /// Sends a packet that was turned into an answer back to where it came from.
     #[cold]
-    pub(crate) fn return_answer(&mut self, received: Received<I::Frame>) {
-        if self.transmit(received.interface, received.frame) {
+    pub(crate) fn return_answer(&mut self, received: Received<I::Frame>, now: Timestamp) {
+        if self.transmit(received.interface, received.frame, now) {
             self.counters().answered.add(1);
         }
     }
@@ -296,7 +292,7 @@ impl<I: PacketIo> Worker<I> {
     }
 
     #[inline]
-    fn forward(
+    pub(crate) fn forward(
         &mut self,
         received: Received<I::Frame>,
         parsed: &Parsed,
@@ -322,39 +318,10 @@ impl<I: PacketIo> Worker<I> {
         match self.exit_by(hop) {
             Exit::Open(way) => self.send(received.frame, way, flow),
             Exit::Waits(neighbour) => {
-                self.hold_back(Held { received, parsed: *parsed, hop }, neighbour, now);
+                self.hold_back(Held::Passing { received, parsed: *parsed, hop }, neighbour, now);
             }
             Exit::Closed(reason) => self.refuse(received, Some(parsed), reason, now),
         }
-    }
-
-    /// Lets a packet wait for its next hop.
-    #[cold]
-    fn hold_back(&mut self, packet: Held<I::Frame>, neighbour: Neighbour, now: Timestamp) {
-        let roads = &self.snapshot.roads;
-        let known = roads.neighbours.get(&neighbour).and_then(|id| roads.adjacency(*id));
-        let failures = known.map_or(0, |it| it.failures);
-        let (ask, refused) = self.hold.push(neighbour, failures, packet, now);
-        if ask {
-            self.ask_for(neighbour);
-        }
-        if let Some(packet) = refused {
-            self.drop_frame(packet.received.frame, DropReason::NeighbourQueueFull);
-        }
-        self.count_held();
-    }
-
-    /// Has the kernel resolve a neighbour.
-    pub(crate) fn ask_for(&self, (interface, address): Neighbour) {
-        if self.shared.notices.try_send(Notice::Resolve(interface, address)).is_err() {
-            self.counters().events_lost.add(1);
-        }
-    }
-
-    /// Notes how many packets wait.
-    pub(crate) fn count_held(&self) {
-        let held = self.hold.len() + self.fragments.waiting();
-        self.counters().held.set(held as u64);
     }
 
     #[inline]
@@ -414,8 +381,8 @@ impl<I: PacketIo> Worker<I> {
 
     /// Hands what natgate answers to the interface that the question came by; counts it there, or as dropped.
     #[inline]
-    fn transmit(&mut self, interface: InterfaceId, frame: I::Frame) -> bool {
-        let sent = self.transmit_own(interface, frame);
+    fn transmit(&mut self, interface: InterfaceId, frame: I::Frame, now: Timestamp) -> bool {
+        let sent = self.transmit_own(interface, frame, now);
         if !sent {
             self.counters().drop_packet(DropReason::TransmitFull);
         }
@@ -425,9 +392,14 @@ impl<I: PacketIo> Worker<I> {
     /// The same for what natgate sends by itself: no packet that came in is lost with it. Back into a tunnel, it goes
     /// by the routes: they know the way to whom it is for.
     #[inline]
-    pub(crate) fn transmit_own(&mut self, interface: InterfaceId, frame: I::Frame) -> bool {
+    pub(crate) fn transmit_own(
+        &mut self,
+        interface: InterfaceId,
+        frame: I::Frame,
+        now: Timestamp,
+    ) -> bool {
         if self.interface(interface).is_some_and(|it| it.tunnel.is_some()) {
-            return self.send_back(interface, frame);
+            return self.send_back(interface, frame, now);
         }
         let len = self.io.bytes(&frame).len() as u64;
         let sent = self.io.transmit(interface, frame);
@@ -459,36 +431,6 @@ impl<I: PacketIo> Worker<I> {
         let all = answers.errors_per_second.div_ceil(workers);
         self.error_limits.adopt(all, answers.errors_per_subscriber);
         self.send_ready(now);
-    }
-
-    /// Sends the packets whose next hop has been resolved, and refuses those whose next hop does not answer.
-    #[cold]
-    fn send_ready(&mut self, now: Timestamp) {
-        let snapshot = Arc::clone(&self.snapshot);
-        let roads = &snapshot.roads;
-        let known = |n: Neighbour| roads.neighbours.get(&n).and_then(|id| roads.adjacency(*id));
-        let decided =
-            |n, failures| known(n).is_some_and(|it| it.mac.is_some() || it.failures != failures);
-        while let Some((neighbour, packets)) = self.hold.take(decided) {
-            let resolved = known(neighbour).is_some_and(|it| it.mac.is_some());
-            for Held { received, parsed, hop } in packets {
-                if resolved {
-                    // It may have to wait for the next one: that of the underlay, behind a tunnel.
-                    self.forward(received, &parsed, hop, now);
-                } else {
-                    let reason = DropReason::NeighbourUnresolved;
-                    self.refuse(received, Some(&parsed), reason, now);
-                }
-            }
-        }
-        self.drop_overdue(now);
-    }
-
-    fn drop_overdue(&mut self, now: Timestamp) {
-        for Held { received, parsed, .. } in self.hold.take_overdue(now) {
-            self.refuse(received, Some(&parsed), DropReason::NeighbourUnresolved, now);
-        }
-        self.count_held();
     }
 
     /// What need not be done in every turn: ten times a second.
@@ -569,9 +511,7 @@ impl<I: PacketIo> Worker<I> {
 
     /// Gives every frame back.
     fn release_all(&mut self) {
-        for packet in self.hold.take_all() {
-            self.drop_frame(packet.received.frame, DropReason::NeighbourUnresolved);
-        }
+        self.drop_held();
         for frame in self.fragments.take_all() {
             self.drop_frame(frame, DropReason::FragmentTimeout);
         }

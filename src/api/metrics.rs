@@ -197,6 +197,7 @@ const GAUGES: &[(&str, &str, Of)] = &[
     ("sessions", "Sessions now", |w| &w.sessions),
     ("subscribers", "Subscribers now", |w| &w.subscribers),
     ("held_packets", "Packets that wait for a next hop or a first fragment", |w| &w.held),
+    ("answers_held", "Answers of natgate's own that wait for a next hop", |w| &w.answers_held),
     ("fragmented_datagrams", "Datagrams whose fragments are followed", |w| &w.fragmented_datagrams),
     ("frames_free", "Frames in the worker's free list", |w| &w.frames_free),
     ("frames_in_kernel", "Frames with the kernel", |w| &w.frames_in_kernel),
@@ -225,6 +226,9 @@ const COUNTERS: &[(&str, &str, Of)] = &[
     ),
     ("resets_limited", "Resets about dropped segments not sent, because of their rate", |w| {
         &w.resets_limited
+    }),
+    ("answers_lost", "Answers of natgate's own that waited for a next hop in vain", |w| {
+        &w.answers_lost
     }),
     ("handed_over_packets", "Packets given to their home worker", |w| &w.handed_over),
     ("taken_over_packets", "Packets taken from other workers", |w| &w.taken_over),

@@ -191,7 +191,7 @@ impl Rig {
         let ended = self.sum(|c| c.forwarded.get() + c.answered.get() + c.held.get()) + dropped;
         assert_eq!(received, ended, "packets in and packets accounted for");
         assert_eq!(self.sum(|c| c.handed_over.get()), self.sum(|c| c.taken_over.get()));
-        let held = self.sum(|c| c.held.get()) as usize;
+        let held = self.sum(|c| c.held.get() + c.answers_held.get()) as usize;
         let frames = self.workers.iter_mut().map(|w| w.io_mut().frames());
         let (here, made) = frames.fold((0, 0), |(a, b), (x, y)| (a + x, b + y));
         assert_eq!(here + held, made, "frames conserved");

@@ -305,19 +305,54 @@ fn damage_to_any_byte_harms_nobody() {
     }
 }
 
+/// The neighbour behind the tunnel, and that on the underlay.
+fn set_macs(rig: &Rig, inner: Option<[u8; 6]>, outer: Option<[u8; 6]>) {
+    change(rig, |snapshot| {
+        let roads = Arc::make_mut(&mut snapshot.roads);
+        let adjacencies = Arc::make_mut(&mut roads.adjacencies);
+        (adjacencies[2].mac, adjacencies[0].mac) = (inner.map(Mac), outer.map(Mac));
+        let there = (INSIDE, adjacencies[0].address);
+        Arc::make_mut(&mut roads.neighbours).insert(there, AdjacencyId(0));
+    });
+}
+
+fn expiring(n: u8) -> Vec<u8> {
+    let mut last = query(n, 4000);
+    last[22] = 1;
+    seal(&mut last[14..]);
+    last
+}
+
+#[test]
+fn what_natgate_says_itself_waits_for_both_neighbours_too() {
+    let mut rig = overlays(1);
+    let asked = |rig: &Rig| rig.notices.try_iter().collect::<Vec<_>>();
+    set_macs(&rig, None, None);
+    assert_eq!(rig.one(INSIDE, &arriving(1, &expiring(1))), None);
+    assert_eq!(asked(&rig), [Notice::Resolve(VXLAN_1, Ipv4Addr::new(10, 244, 1, 0))]);
+    set_macs(&rig, Some(PEER_MACS[0]), None);
+    assert!(rig.run().is_empty());
+    assert_eq!(asked(&rig), [Notice::Resolve(INSIDE, NODE)]);
+    set_macs(&rig, Some(PEER_MACS[0]), Some(NODE_MAC));
+    let sent = rig.run();
+    assert_eq!(sent.len(), 1);
+    let (outer, frame) = Outer::of(&sent[0].1);
+    assert_eq!((outer.dst, frame[23], frame[34]), (NODE, 1, 11), "time exceeded");
+    assert_eq!(rig.sum(|c| c.answers_lost.get()), 0);
+    // In vain: no error is sent about it, and no packet that came in is counted twice.
+    set_macs(&rig, None, None);
+    assert_eq!(rig.one(INSIDE, &arriving(1, &expiring(2))), None);
+    rig.advance(Duration::from_secs(4));
+    assert!(rig.run().is_empty());
+    assert_eq!(rig.sum(|c| c.answers_lost.get()), 1);
+    assert_eq!(rig.dropped(DropReason::NeighbourUnresolved), 0);
+    assert_eq!(rig.dropped(DropReason::TtlExpired), 2);
+}
+
 #[test]
 fn packets_wait_for_the_neighbour_behind_the_tunnel_and_for_that_on_the_underlay() {
     let mut rig = overlays(1);
     let public = seen(&out(&mut rig, 1, &query(1, 4000)).unwrap()).src;
-    let set_macs = |rig: &Rig, inner: Option<[u8; 6]>, outer: Option<[u8; 6]>| {
-        change(rig, |snapshot| {
-            let roads = Arc::make_mut(&mut snapshot.roads);
-            let adjacencies = Arc::make_mut(&mut roads.adjacencies);
-            (adjacencies[2].mac, adjacencies[0].mac) = (inner.map(Mac), outer.map(Mac));
-            let there = (INSIDE, adjacencies[0].address);
-            Arc::make_mut(&mut roads.neighbours).insert(there, AdjacencyId(0));
-        });
-    };
     set_macs(&rig, None, None);
     for _ in 0..3 {
         assert_eq!(rig.one(OUTSIDE, &answer(public)), None);
@@ -370,10 +405,7 @@ fn what_natgate_answers_itself_goes_back_into_the_tunnel() {
             assert_eq!(pong.macs, (OWN_MACS[vni as usize - 1], PEER_MACS[vni as usize - 1]));
             assert_eq!((pong.src.0, pong.dst), (PUBLIC, (pod(1), 7)));
             // The time to live ends here.
-            let mut last = query(1, 4000);
-            last[22] = 1;
-            seal(&mut last[14..]);
-            let (_, error) = rig.one(INSIDE, &arriving(vni, &last)).expect("told");
+            let (_, error) = rig.one(INSIDE, &arriving(vni, &expiring(1))).expect("told");
             let (outer, frame) = Outer::of(&error);
             assert_eq!((outer.vni, frame[23], frame[34]), (vni, 1, 11));
             assert_eq!(&frame[26..30], &[10, 244, vni as u8, 255], "from the device's address");
