@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use conntrack::Protocol;
 
 /// The stats socket, unless another one is named.
@@ -187,6 +187,21 @@ pub(crate) struct GatewayArgs {
     /// so many bytes [default: auto]
     #[arg(long, value_name = "HOW", allow_hyphen_values = true)]
     pub(crate) mss_clamp: Option<String>,
+    /// System calls that natgate does not need: refused, only logged by the kernel, or not filtered
+    #[arg(long, value_name = "HOW", value_enum, default_value_t)]
+    pub(crate) seccomp: Seccomp,
+}
+
+/// What becomes of system calls that natgate does not need.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Seccomp {
+    /// They fail
+    #[default]
+    Enforce,
+    /// They work, and the kernel logs them
+    Log,
+    /// There is no filter
+    Off,
 }
 
 /// Flags of `check`.

@@ -9,6 +9,8 @@ mod config;
 mod detach;
 mod generate;
 mod mirror;
+#[cfg(test)]
+mod reference;
 mod run;
 mod view;
 

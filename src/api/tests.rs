@@ -479,3 +479,11 @@ fn the_socket_is_taken_over_from_the_dead_only() {
         assert_eq!(std::fs::read_to_string(path).unwrap(), "precious");
     });
 }
+
+impl Fake {
+    /// What Prometheus would see.
+    pub(crate) fn metrics(&self) -> String {
+        let pools = Arc::new(super::pools::PoolRows::new(Arc::clone(&self.shared)));
+        super::metrics::render(&self.shared, &pools).unwrap()
+    }
+}

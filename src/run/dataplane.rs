@@ -26,9 +26,11 @@ use dataplane::xsk::{
 use tracing::{error, info};
 
 use crate::api::{InterfaceFacts, Orders, Shared, WorkerFacts};
+use crate::cli::Seccomp;
 use crate::config::{Config, Gateway, Mode, Succession};
 use crate::mirror::MirrorState;
 
+use super::confine;
 use super::journal::Journal;
 use super::left::WorkerDoor;
 use super::tunnel_hooks::{self, TunnelHooks};
@@ -132,7 +134,7 @@ impl Dataplane {
     }
 
     /// Starts a thread for each worker, pinned to a core.
-    pub(crate) fn start_workers(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn start_workers(&mut self, seccomp: Seccomp) -> anyhow::Result<()> {
         let now = self.shared.clock.now();
         let cores = core_affinity::get_core_ids().unwrap_or_default();
         let hand_offs = HandOff::between(&self.wakers);
@@ -146,6 +148,7 @@ impl Dataplane {
                 {
                     error!(worker = id, core = core.id, "cannot pin the worker to its core");
                 }
+                confine::worker(seccomp);
                 Worker::new(id as u16, io, hand_off, requests, shared, now).run()
             };
             let thread = std::thread::Builder::new().name(format!("natgate-w{id}"));

@@ -1,5 +1,6 @@
 //! How does a gateway live? Start in order, follow the world, stop in order.
 
+pub(crate) mod confine;
 mod dataplane;
 mod journal;
 mod left;
@@ -49,6 +50,7 @@ const SURVEY: Duration = Duration::from_secs(1);
 
 /// Runs a gateway until SIGTERM or SIGINT.
 pub(crate) fn run(args: &GatewayArgs) -> anyhow::Result<()> {
+    confine::process(args.seccomp)?;
     let config = Config::load(args, &config::host_addresses()?)?;
     let log = Log::start(&config.gateway.log, config.gateway.log_format);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -90,7 +92,7 @@ async fn live(args: &GatewayArgs, config: Config, log: &Log) -> anyhow::Result<(
     let metrics = server.metrics_address();
     let mut overlaps = Overlaps::default();
     overlaps.follow(&world, &state);
-    dataplane.start_workers()?;
+    dataplane.start_workers(args.seccomp)?;
     let source = args.config.clone().unwrap_or_else(|| "flags".to_owned());
     let (to_us, orders) = orders();
     let shared = Arc::new(dataplane.shown(&config, source, to_us));
@@ -200,6 +202,7 @@ fn follow_notices(
     shared: Arc<Shared>,
 ) -> std::io::Result<()> {
     let body = move || {
+        confine::powerless();
         for notice in notices {
             match notice {
                 Notice::Resolve(interface, address) => resolver.resolve(interface, address),

@@ -15,6 +15,8 @@ use tracing::warn;
 
 use crate::config::{Stamps, stamps};
 
+use super::confine;
+
 /// Quiet for this long: the change is complete.
 const QUIET: Duration = Duration::from_millis(300);
 /// No change is awaited for longer.
@@ -58,6 +60,7 @@ impl Watch {
         let (told, events) = mpsc::channel(1);
         // The kernel's answer is awaited on a thread of its own, which ends with the process.
         let listen = move || {
+            confine::powerless();
             while matches!(inotify.read_events(), Ok(_) | Err(Errno::EINTR)) {
                 // One that waits already says the same.
                 let _ = told.try_send(());

@@ -1,6 +1,6 @@
 //! Does `deploy/natgate.service` allow what natgate needs, and nothing that it does not?
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,6 +16,10 @@ use crate::Bench;
 
 /// `systemd-analyze security` calls 10 exposed and 0 safe; a bare service of root has 9.6.
 const EXPOSURE: f64 = 3.0;
+
+/// Capabilities that the control thread may keep, as in `capabilities(7)`: DAC_OVERRIDE, DAC_READ_SEARCH, NET_ADMIN, NET_RAW,
+/// IPC_LOCK, SYS_ADMIN, BPF.
+const KEPT: u64 = 1 << 1 | 1 << 2 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 21 | 1 << 39;
 
 fn unit() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/natgate.service")
@@ -167,6 +171,49 @@ fn live(bench: &Bench, natgate: &mut Process) -> Result<()> {
     Ok(())
 }
 
+/// The system calls that the process, or only its workers, may make by themselves: see `--seccomp`.
+fn filtered(workers: bool) -> Result<BTreeSet<String>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference.md");
+    let text = fs::read_to_string(path)?;
+    let section = text.split("\n## System calls\n").nth(1).context("no section")?;
+    let tables = section.split("\n| why | calls |\n").skip(1).take(if workers { 1 } else { 2 });
+    let calls = tables.flat_map(str::lines).filter_map(|line| line.split('|').nth(2));
+    let names = calls.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    Ok(names.map(ToOwned::to_owned).collect())
+}
+
+/// Whether a traced life would make no call that natgate's own filters refuse; they would refuse it without a word.
+fn keeps_to_its_own_filters(trace: &str, made: impl Fn(&str) -> Option<String>) -> Result<()> {
+    let of = |thread: &str| -> BTreeSet<String> {
+        trace
+            .lines()
+            .filter(|line| line.split(' ').next() == Some(thread))
+            .filter_map(&made)
+            .collect()
+    };
+    // A worker confines itself with its last seccomp(2), and so does the process.
+    let confined = trace.lines().filter(|line| line.contains(" seccomp(SECCOMP_SET_MODE_FILTER"));
+    let threads: Vec<&str> = confined.filter_map(|line| line.split(' ').next()).collect();
+    let [process, workers @ ..] = &threads[..] else { bail!("nobody is confined: {threads:?}") };
+    ensure!(!workers.is_empty(), "no worker is confined");
+    let all: BTreeSet<String> = trace.lines().filter_map(&made).collect();
+    let (may, workers_may) = (filtered(false)?, filtered(true)?);
+    let refused: Vec<&String> = all.difference(&may).collect();
+    ensure!(refused.is_empty(), "process {process} would be refused {refused:?}");
+    // What a thread does before it is a worker: the start, and its core.
+    let before = ["sched_getaffinity", "sched_setaffinity", "prctl", "seccomp", "capget", "capset"];
+    for worker in workers {
+        let calls = of(worker);
+        ensure!(calls.contains("poll") || calls.contains("ppoll"), "worker {worker} never slept");
+        let refused: Vec<&String> = calls
+            .difference(&workers_may)
+            .filter(|call| !before.contains(&call.as_str()))
+            .collect();
+        ensure!(refused.is_empty(), "worker {worker} would be refused {refused:?}");
+    }
+    Ok(())
+}
+
 #[test]
 fn unit_allows_every_system_call_and_socket_of_a_life() -> Result<()> {
     let bench = Bench::new()?;
@@ -186,6 +233,7 @@ fn unit_allows_every_system_call_and_socket_of_a_life() -> Result<()> {
             .then(|| call.to_owned())
     };
     let calls: BTreeSet<String> = trace.lines().filter_map(made).collect();
+    keeps_to_its_own_filters(&trace, made)?;
     for expected in ["bpf", "sendto", "sched_setaffinity", "rename"] {
         ensure!(calls.contains(expected), "the life lacks {expected}: {calls:?}");
     }
@@ -202,5 +250,57 @@ fn unit_allows_every_system_call_and_socket_of_a_life() -> Result<()> {
         }
     }
     ensure!(trace.contains(" socket(AF_XDP"));
+    Ok(())
+}
+
+/// A line of a thread's `/proc/…/status`.
+fn fact(status: &str, name: &str) -> Result<String> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    Ok(line.with_context(|| format!("no {name} in {status}"))?.trim().to_owned())
+}
+
+/// Runs natgate with `more`, and returns the status of each of its threads by name while it serves.
+fn threads(bench: &Bench, more: &[&str]) -> Result<BTreeMap<String, String>> {
+    let mut command = bench.natgate(&[])?;
+    command.args(more);
+    let mut natgate = Process::start(command, "natgate", bench.directory.path())?;
+    natgate.await_stderr("ready pid=", Duration::from_secs(30))?;
+    let mut threads = BTreeMap::new();
+    for task in fs::read_dir(format!("/proc/{}/task", natgate.id()))? {
+        let status = fs::read_to_string(task?.path().join("status"))?;
+        threads.insert(fact(&status, "Name")?, status);
+    }
+    // With its fences it still does its work, to the end.
+    bench.peer.exec("ping -n -c 2 -i 0.2 -W 5 203.0.113.5")?;
+    ensure!(natgate.end(Signal::SIGTERM, Duration::from_secs(10))?.success());
+    Ok(threads)
+}
+
+#[test]
+fn workers_have_no_capabilities_and_a_filter_of_their_own() -> Result<()> {
+    let bench = Bench::new()?;
+    for (more, filters) in [
+        (&[][..], (1, 2)),
+        (&["--seccomp", "log"][..], (1, 2)),
+        (&["--seccomp", "off"][..], (0, 0)),
+    ] {
+        let threads = threads(&bench, more)?;
+        let count = |name: &str| -> Result<u32> {
+            Ok(fact(threads.get(name).context("the thread")?, "Seccomp_filters")?.parse()?)
+        };
+        // Filters that this test runs under count, too.
+        let here: u32 =
+            fact(&fs::read_to_string("/proc/self/status")?, "Seccomp_filters")?.parse()?;
+        let seen = (count("natgate")? - here, count("natgate-w0")? - here);
+        ensure!(seen == filters, "{more:?}: {seen:?} filters");
+        for (name, status) in &threads {
+            let effective = u64::from_str_radix(&fact(status, "CapEff")?, 16)?;
+            let may = if name == "natgate" || name.starts_with("tokio") { KEPT } else { 0 };
+            ensure!(effective & !may == 0, "{more:?} {name}: {effective:x}");
+        }
+        for name in ["natgate-w0", "natgate-notices"] {
+            ensure!(threads.contains_key(name), "no thread {name}: {:?}", threads.keys());
+        }
+    }
     Ok(())
 }
