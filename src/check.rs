@@ -67,6 +67,7 @@ struct GatewaySpec {
     /// Seconds.
     grace: u64,
     mss_clamp: serde_json::Value,
+    slow_path_budget: u32,
 }
 
 #[derive(Serialize)]
@@ -298,6 +299,7 @@ impl From<&Gateway> for GatewaySpec {
             answers,
             error_interfaces,
             mss_clamp,
+            slow_path_budget,
         } = gateway;
         Self {
             internal: internal.clone(),
@@ -334,12 +336,17 @@ impl From<&Gateway> for GatewaySpec {
                 interfaces: error_interfaces.clone(),
             },
             grace: answers.grace.as_secs(),
-            mss_clamp: match *mss_clamp {
-                MssClamp::Auto => "auto".into(),
-                MssClamp::Off => "off".into(),
-                MssClamp::Bytes(bytes) => bytes.into(),
-            },
+            mss_clamp: clamp(*mss_clamp),
+            slow_path_budget: slow_path_budget.0,
         }
+    }
+}
+
+fn clamp(clamp: MssClamp) -> serde_json::Value {
+    match clamp {
+        MssClamp::Auto => "auto".into(),
+        MssClamp::Off => "off".into(),
+        MssClamp::Bytes(bytes) => bytes.into(),
     }
 }
 
@@ -370,6 +377,7 @@ impl GatewaySpec {
             ("icmpErrors", format!("{rate}/s, {per_subscriber}/s to one subscriber, by {by}")),
             ("grace", format!("{} s", self.grace)),
             ("mssClamp", self.mss_clamp.to_string().trim_matches('"').to_owned()),
+            ("slowPathBudget", self.slow_path_budget.to_string()),
         ]
     }
 }

@@ -86,6 +86,32 @@ The files and flags that `natgate run` was started with are read again and check
 changes nothing (exit status 2). Sessions keep their address and port. SIGHUP does the same, and so does a change of
 the files by itself.")]
     Reload(ClientArgs),
+    /// Change settings of the running gateway, until they are reset or it ends
+    #[command(after_long_help = "\
+Example:
+  natgate set pools.default.timers.udp 120
+  natgate set log natgate=debug,warn icmpErrors.rate 200
+  natgate set pools.default.quota.newPerSecond none
+
+Keys are the names of the objects' fields; `natgate get` lists those that can change at run time. All values are checked
+as if they were written in the objects, together: a mistake changes nothing (exit status 2). `none` takes a limit away.
+What is set stays set when the configuration is read again, and is shown by `natgate status`.")]
+    Set(SetArgs),
+    /// Show what can be set at run time, and what is
+    #[command(after_long_help = "\
+Example:
+  natgate get
+  natgate get pools.default.timers.udp
+  natgate get pools.default
+
+KEY is a whole key, or the beginning of some.")]
+    Get(GetArgs),
+    /// Take back what was set at run time: what is written counts again
+    #[command(after_long_help = "\
+Example:
+  natgate reset pools.default.timers.udp
+  natgate reset --all")]
+    Reset(ResetArgs),
     /// Print the JSON schema of the objects, for editors and pipelines
     #[command(after_long_help = "\
 Example:
@@ -274,6 +300,42 @@ pub(crate) struct DropsArgs {
     pub(crate) client: ClientArgs,
     /// Show reasons for which nothing was dropped, too
     #[arg(long)]
+    pub(crate) all: bool,
+}
+
+/// Flags of `set`.
+#[derive(Args, Debug)]
+pub(crate) struct SetArgs {
+    /// How to ask.
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    /// Keys, each with its value
+    #[arg(value_name = "KEY VALUE", required = true, num_args = 2.., allow_negative_numbers = true)]
+    pub(crate) pairs: Vec<String>,
+}
+
+/// Flags of `get`.
+#[derive(Args, Debug)]
+pub(crate) struct GetArgs {
+    /// How to ask.
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    /// Only this setting, or those whose keys begin like this
+    #[arg(value_name = "KEY")]
+    pub(crate) key: Option<String>,
+}
+
+/// Flags of `reset`.
+#[derive(Args, Debug)]
+pub(crate) struct ResetArgs {
+    /// How to ask.
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    /// Settings
+    #[arg(value_name = "KEY", required_unless_present = "all")]
+    pub(crate) keys: Vec<String>,
+    /// Everything that was set
+    #[arg(long, conflicts_with = "keys")]
     pub(crate) all: bool,
 }
 

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use cli::{Cli, ClientArgs, Command};
+use cli::{Cli, ClientArgs, Command, GetArgs, ResetArgs, SetArgs};
 use view::{Filter, ViewError, What};
 
 fn main() -> ExitCode {
@@ -37,6 +37,9 @@ fn main() -> ExitCode {
         }
         Command::Manual { directory } => generate::manual(&directory),
         Command::Reload(client) => reload(&client),
+        Command::Set(args) => set(&args),
+        Command::Get(args) => get(&args),
+        Command::Reset(args) => reset(args),
         other => look(other),
     };
     match outcome {
@@ -72,6 +75,9 @@ fn look(command: Command) -> anyhow::Result<()> {
         Command::Run(_)
         | Command::Check(_)
         | Command::Reload(_)
+        | Command::Set(_)
+        | Command::Get(_)
+        | Command::Reset(_)
         | Command::Detach(_)
         | Command::Schema
         | Command::Completions { .. }
@@ -83,6 +89,37 @@ fn look(command: Command) -> anyhow::Result<()> {
 /// Has a running natgate read its configuration again.
 fn reload(client: &ClientArgs) -> anyhow::Result<()> {
     Ok(runtime()?.block_on(view::reload(&client.socket, client.json))?)
+}
+
+/// Sets something over what is written.
+fn set(args: &SetArgs) -> anyhow::Result<()> {
+    let (pairs, rest) = args.pairs.as_chunks();
+    if let [key] = rest {
+        let why = format!("value missing ({key}): every key needs one; write KEY VALUE");
+        return Err(ViewError::Invalid(why).into());
+    }
+    let changes = pairs.iter().map(|[key, value]| (key.clone(), Some(value.clone())));
+    let changes = changes.collect();
+    let ClientArgs { socket, json } = &args.client;
+    Ok(runtime()?.block_on(view::settings::change(socket, &changes, *json))?)
+}
+
+/// Takes back what was set.
+fn reset(args: ResetArgs) -> anyhow::Result<()> {
+    let ClientArgs { socket, json } = args.client;
+    let changes = args.keys.into_iter().map(|key| (key, None)).collect();
+    let runtime = runtime()?;
+    if args.all {
+        Ok(runtime.block_on(view::settings::reset(&socket, json))?)
+    } else {
+        Ok(runtime.block_on(view::settings::change(&socket, &changes, json))?)
+    }
+}
+
+/// Shows what can be set, and what is.
+fn get(args: &GetArgs) -> anyhow::Result<()> {
+    let ClientArgs { socket, json } = &args.client;
+    Ok(runtime()?.block_on(view::settings::show(socket, args.key.as_deref(), *json))?)
 }
 
 fn runtime() -> io::Result<tokio::runtime::Runtime> {

@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use conntrack::Timestamp;
 
-/// Packets in a turn that may open a session while there is overload. In a burst of 64 that is about a sixth of
-/// the time of a worker that needs 200 ns for a packet, and some 250,000 new sessions a second.
-const BUDGET: u32 = 4;
+use crate::snapshot::SlowPathBudget;
+
 /// Overload lasts this long after the last overflow.
 const LASTS: Duration = Duration::from_secs(1);
 
@@ -38,11 +37,11 @@ impl Overload {
         self.overflows = overflows;
     }
 
-    /// A turn begins.
-    pub(crate) fn begin(&mut self, now: Timestamp) {
+    /// A turn begins; `budget` is for when there is overload.
+    pub(crate) fn begin(&mut self, now: Timestamp, budget: SlowPathBudget) {
         // Where there are new flows only, there is nobody to protect.
         let limited = now < self.until && self.others > 0;
-        self.budget = if limited { BUDGET } else { u32::MAX };
+        self.budget = if limited { budget.0 } else { u32::MAX };
         self.new = 0;
     }
 
@@ -63,9 +62,11 @@ impl Overload {
 mod tests {
     use super::*;
 
+    const BUDGET: usize = 5;
+
     /// How many of `new` flows beside `established` packets may go on in a turn at `ms`.
     fn turn(overload: &mut Overload, new: usize, established: usize, ms: u64) -> usize {
-        overload.begin(Timestamp::from_millis(ms));
+        overload.begin(Timestamp::from_millis(ms), SlowPathBudget(BUDGET as u32));
         let admitted = (0..new).filter(|_| overload.admits()).count();
         overload.end(new + established);
         admitted
@@ -77,8 +78,8 @@ mod tests {
         overload.observe(0, Timestamp::from_millis(0));
         assert_eq!(turn(&mut overload, 60, 4, 1), 60, "nothing is lost");
         overload.observe(7, Timestamp::from_millis(100));
-        assert_eq!(turn(&mut overload, 60, 4, 101), BUDGET as usize);
-        assert_eq!(turn(&mut overload, 60, 4, 1_099), BUDGET as usize);
+        assert_eq!(turn(&mut overload, 60, 4, 101), BUDGET);
+        assert_eq!(turn(&mut overload, 60, 4, 1_099), BUDGET);
         overload.observe(7, Timestamp::from_millis(200));
         assert_eq!(turn(&mut overload, 60, 4, 1_100), 60, "it is over");
         overload.observe(8, Timestamp::from_millis(2_000));
@@ -87,6 +88,6 @@ mod tests {
         }
         assert_eq!(turn(&mut overload, 64, 0, 2_002), 64, "new flows only");
         assert_eq!(turn(&mut overload, 60, 4, 2_003), 60);
-        assert_eq!(turn(&mut overload, 60, 4, 2_004), BUDGET as usize, "the first of others");
+        assert_eq!(turn(&mut overload, 60, 4, 2_004), BUDGET, "the first of others");
     }
 }

@@ -206,7 +206,7 @@ impl<I: PacketIo> Worker<I> {
     /// and a slice of everything else. Returns the packets processed.
     pub fn turn(&mut self, now: Timestamp) -> usize {
         self.follow_snapshot(now);
-        self.overload.begin(now);
+        self.overload.begin(now, self.snapshot.policy.slow_path_budget);
         let arrived = self.take_burst(now);
         self.hand_off.wake();
         let packets = arrived + self.take_hand_offs(now);

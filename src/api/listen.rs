@@ -1,5 +1,6 @@
 //! Where does the stats socket listen, and who may hold it open?
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -8,12 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
 use super::pools::PoolRows;
@@ -62,6 +63,26 @@ pub(crate) enum ServeError {
     },
 }
 
+/// Who is at the other end of a connection, for the log.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Peer(Option<(u32, Option<i32>)>);
+
+impl Peer {
+    fn of(stream: &UnixStream) -> Self {
+        Self(stream.peer_cred().ok().map(|peer| (peer.uid(), peer.pid())))
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some((user, Some(process))) => write!(f, "user {user}, process {process}"),
+            Some((user, None)) => write!(f, "user {user}"),
+            None => f.write_str("somebody"),
+        }
+    }
+}
+
 /// Open listeners. The socket's file vanishes with it.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -94,33 +115,36 @@ impl Server {
     pub(crate) async fn serve(self, shared: Arc<Shared>) {
         let pools = Arc::new(PoolRows::new(Arc::clone(&shared)));
         let unix = accept_all(routes::all(Arc::clone(&shared), Arc::clone(&pools)), async || {
-            self.unix.accept().await.map(|(stream, _)| stream)
+            let (stream, _) = self.unix.accept().await?;
+            let peer = Peer::of(&stream);
+            Ok((stream, peer))
         });
         let tcp = async {
             let Some(listener) = &self.tcp else { return std::future::pending().await };
-            let accept = async || listener.accept().await.map(|(stream, _)| stream);
+            let accept =
+                async || listener.accept().await.map(|(stream, _)| (stream, Peer::default()));
             accept_all(routes::public(shared, pools), accept).await;
         };
         tokio::join!(unix, tcp);
     }
 }
 
-async fn accept_all<S>(router: Router, accept: impl AsyncFn() -> io::Result<S>)
+async fn accept_all<S>(router: Router, accept: impl AsyncFn() -> io::Result<(S, Peer)>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
-        let stream = match accept().await {
-            Ok(stream) => stream,
+        let (stream, peer) = match accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection to the stats socket");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        let service = TowerToHyperService::new(router.clone());
+        let service = TowerToHyperService::new(router.clone().layer(Extension(peer)));
         tokio::spawn(async move {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())

@@ -6,11 +6,12 @@ pub(crate) mod model;
 mod orders;
 mod pools;
 mod routes;
+mod settings;
 mod shared;
 mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
 
 pub(crate) use listen::Server;
-pub(crate) use orders::{Order, Orders, orders};
+pub(crate) use orders::{Order, Orders, Tune, orders};
 pub(crate) use shared::{InterfaceFacts, Shared, WorkerFacts, pool_name};

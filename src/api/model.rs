@@ -44,6 +44,8 @@ pub(crate) struct Status {
     pub(crate) warnings: Vec<String>,
     /// What was taken away and is still there, and what is to come, since the configuration changed.
     pub(crate) transitions: Vec<String>,
+    /// What was set at run time, over what is written.
+    pub(crate) settings: Vec<SettingRow>,
     /// The last time that the configuration was read again.
     pub(crate) last_reload: Option<LastReload>,
 }
@@ -76,6 +78,38 @@ pub(crate) struct Reloaded {
     pub(crate) warnings: Vec<String>,
     /// What is not in force yet, and why.
     pub(crate) waiting: Vec<String>,
+}
+
+/// `/v1/settings`: one setting that can change at run time.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub(crate) struct SettingRow {
+    /// Its name: that of the object's field, such as `pools.NAME.timers.udp`.
+    pub(crate) key: String,
+    /// What is in force.
+    pub(crate) value: String,
+    /// What the files and flags say.
+    pub(crate) written: String,
+    /// It was set at run time.
+    pub(crate) set: bool,
+    /// Who set it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) by: Option<String>,
+    /// When, in seconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) at: Option<u64>,
+}
+
+/// `PATCH /v1/settings`: what is different now.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub(crate) struct SettingChange {
+    /// Its name.
+    pub(crate) key: String,
+    /// What was in force.
+    pub(crate) old: String,
+    /// What is.
+    pub(crate) new: String,
+    /// It does not go back by itself: until it is reset, or natgate ends.
+    pub(crate) set: bool,
 }
 
 /// `/v1/pools`: one address pool.

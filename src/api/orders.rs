@@ -2,7 +2,7 @@
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::model::Reloaded;
+use super::model::{Reloaded, SettingChange};
 
 /// Orders that may wait.
 const WAITING: usize = 16;
@@ -12,6 +12,17 @@ const WAITING: usize = 16;
 pub(crate) enum Order {
     /// Read the configuration again. Refused with every mistake in it, a line each.
     Reload(oneshot::Sender<Result<Reloaded, Vec<String>>>),
+    /// Set something over what is written. Refused with everything that is wrong with it, a line each.
+    Tune(Tune, oneshot::Sender<Result<Vec<SettingChange>, Vec<String>>>),
+}
+
+/// What is to be set, and by whom.
+#[derive(Clone, Debug)]
+pub(crate) struct Tune {
+    /// Keys with their new values; `None`: as it is written. No list: everything as it is written.
+    pub(crate) changes: Option<Vec<(String, Option<String>)>>,
+    /// Who wants it.
+    pub(crate) by: String,
 }
 
 /// The way to the control thread.

@@ -18,6 +18,7 @@ use super::metrics;
 use super::model::{Problem, Reloaded};
 use super::orders::Order;
 use super::pools::PoolRows;
+use super::settings;
 use super::shared::Shared;
 use super::stream::{self, Filter};
 
@@ -33,6 +34,7 @@ const INDEX: &str = "natgate stats socket
 /v1/drops         packets dropped, by reason, with remedies
 /v1/workers       workers, their load and rings
 /v1/interfaces    interfaces of the gateway
+/v1/settings      what can be set at run time; PATCH an object KEY: value (null resets); DELETE: reset all
 /v1/reload        POST: read the configuration again, and bring it into force as a whole or not at all
 /metrics          for Prometheus
 /healthz          200 while the process lives
@@ -40,8 +42,8 @@ const INDEX: &str = "natgate stats socket
 ";
 
 #[derive(Clone)]
-struct App {
-    shared: Arc<Shared>,
+pub(super) struct App {
+    pub(super) shared: Arc<Shared>,
     pools: Arc<PoolRows>,
     streams: Arc<Semaphore>,
 }
@@ -65,6 +67,7 @@ pub(super) fn all(shared: Arc<Shared>, pools: Arc<PoolRows>) -> Router {
         )
         .route("/v1/sessions", get(sessions))
         .route("/v1/subscribers", get(subscribers))
+        .route("/v1/settings", get(settings::list).patch(settings::patch).delete(settings::reset))
         .route("/v1/reload", post(reload));
     finish(router, shared, pools)
 }
@@ -92,7 +95,8 @@ fn finish(router: Router<App>, shared: Arc<Shared>, pools: Arc<PoolRows>) -> Rou
     })
 }
 
-struct Refusal(StatusCode, String);
+/// An answer that is not what was asked for.
+pub(super) struct Refusal(pub(super) StatusCode, pub(super) String);
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
@@ -109,14 +113,22 @@ async fn ready(State(app): State<App>) -> (StatusCode, &'static str) {
 }
 
 async fn reload(State(app): State<App>) -> Result<Json<Reloaded>, Refusal> {
+    order(&app.shared, Order::Reload).await.map(Json)
+}
+
+/// Has something done by whoever changes something, and waits until it is.
+pub(super) async fn order<T>(
+    shared: &Shared,
+    what: impl FnOnce(oneshot::Sender<Result<T, Vec<String>>>) -> Order,
+) -> Result<T, Refusal> {
     let (reply, outcome) = oneshot::channel();
     let busy = || {
         let error = "natgate is busy with other orders, or stopping; try again";
         Refusal(StatusCode::SERVICE_UNAVAILABLE, error.into())
     };
-    app.shared.orders.try_send(Order::Reload(reply)).map_err(|_| busy())?;
+    shared.orders.try_send(what(reply)).map_err(|_| busy())?;
     match outcome.await {
-        Ok(Ok(reloaded)) => Ok(Json(reloaded)),
+        Ok(Ok(done)) => Ok(done),
         Ok(Err(lines)) => Err(Refusal(StatusCode::UNPROCESSABLE_ENTITY, lines.join("\n"))),
         Err(_) => Err(busy()),
     }

@@ -15,7 +15,9 @@ use dataplane::snapshot::{Published, Snapshot};
 
 use crate::mirror::{Link, MirrorState};
 
-use super::model::{DropRow, InterfaceRow, LastReload, PoolRow, Status, TunnelRow, WorkerRow};
+use super::model::{
+    DropRow, InterfaceRow, LastReload, PoolRow, SettingRow, Status, TunnelRow, WorkerRow,
+};
 use super::orders::Orders;
 
 /// What is fixed about a worker, and the way to ask it.
@@ -65,6 +67,8 @@ pub(crate) struct Shared {
     pub(crate) orders: Orders,
     /// What became of the configuration since the start.
     pub(crate) reloads: Mutex<Reloads>,
+    /// What can be set at run time.
+    pub(crate) settings: Mutex<Vec<SettingRow>>,
     /// Sessions that there may be, all workers together.
     pub(crate) sessions_maximum: u64,
     /// The time on the clock that the port-block directories use.
@@ -146,6 +150,16 @@ impl Shared {
     /// Takes over what is configured and not in force yet.
     pub(crate) fn set_waiting(&self, waiting: Vec<String>) {
         lock(&self.reloads).waiting = waiting;
+    }
+
+    /// What can be set at run time, and what is.
+    pub(crate) fn settings(&self) -> Vec<SettingRow> {
+        lock(&self.settings).clone()
+    }
+
+    /// Takes over what can be set at run time, and what is.
+    pub(crate) fn set_settings(&self, rows: Vec<SettingRow>) {
+        *lock(&self.settings) = rows;
     }
 
     /// Notes what came of reading the configuration again.
@@ -235,6 +249,7 @@ impl Shared {
             dropped_by_steering: (self.steering_drops)().iter().map(|(_, packets)| packets).sum(),
             warnings: self.all_warnings(),
             transitions: self.transitions(&snapshot),
+            settings: self.settings().into_iter().filter(|row| row.set).collect(),
             last_reload: lock(&self.reloads).last.clone(),
         }
     }

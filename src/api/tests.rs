@@ -146,6 +146,7 @@ fn shared(rows: usize, produced: &Arc<AtomicUsize>) -> Shared {
         host_warnings: Vec::new(),
         orders: orders().0,
         reloads: std::sync::Mutex::default(),
+        settings: std::sync::Mutex::default(),
         sessions_maximum: 1_000_000,
         now: Box::new(Timestamp::default),
         steering_drops: Box::new(|| vec![("pod-no-worker".into(), 4)]),

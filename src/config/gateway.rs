@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dataplane::counters::MAX_INTERFACES;
 use dataplane::interface::InterfaceId;
-use dataplane::snapshot::{Answers, MssClamp, Refused};
+use dataplane::snapshot::{Answers, MssClamp, Refused, SlowPathBudget};
 use tracing_subscriber::EnvFilter;
 
 use super::ask::{ANY, INTERFACE, LISTENING, PATH};
@@ -117,6 +117,8 @@ pub(crate) struct Gateway {
     pub(crate) error_interfaces: Option<Vec<String>>,
     /// What becomes of the segment sizes that the ends of TCP connections announce.
     pub(crate) mss_clamp: MssClamp,
+    /// What new flows get while there is overload.
+    pub(crate) slow_path_budget: SlowPathBudget,
 }
 
 impl Gateway {
@@ -156,6 +158,7 @@ impl Default for Gateway {
             answers: Answers::default(),
             error_interfaces: None,
             mss_clamp: MssClamp::default(),
+            slow_path_budget: SlowPathBudget::default(),
         }
     }
 }
@@ -182,6 +185,7 @@ const SPEC: Schema = Schema {
         "icmpErrors",
         "grace",
         "mssClamp",
+        "slowPathBudget",
     ],
     later: &["defaults", "drain", "trafficClass"],
 };
@@ -287,6 +291,9 @@ fn read_packet_path(group: &Group<'_>, gateway: &mut Gateway, problems: &mut Pro
     }
     if let Some(clamp) = group.get("mssClamp").and_then(|f| mss_clamp(f, problems)) {
         gateway.mss_clamp = clamp;
+    }
+    if let Some(budget) = group.get("slowPathBudget").and_then(|f| f.number(1..=64, problems)) {
+        gateway.slow_path_budget = SlowPathBudget(budget);
     }
     if let Some(sessions) = group.get("sessions").and_then(|f| f.number(64..=100_000_000, problems))
     {

@@ -25,6 +25,7 @@ mod succession_tests;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod tuning;
 mod whole;
 mod yaml;
 
@@ -47,6 +48,7 @@ pub(crate) use json_schema::json_schema;
 pub(crate) use problem::{ConfigErrors, Problem};
 pub(crate) use source::{Stamps, stamps};
 pub(crate) use succession::{Succession, relieved};
+pub(crate) use tuning::{Tuned, Tuning, all_values};
 
 use field::Field;
 use object::{Object, Objects};
@@ -84,13 +86,19 @@ pub(crate) struct Config {
     pub(crate) warnings: Vec<Problem>,
 }
 
-impl Config {
-    /// Reads what `args` say: the objects of `--config`, or what the other flags describe; flags
-    /// override settings of the `Gateway`. No pool may have one of the addresses of the `host`.
-    ///
-    /// # Errors
-    /// Every mistake in flags and objects.
-    pub(crate) fn load(args: &GatewayArgs, host: &[Ipv4Addr]) -> Result<Self, ConfigErrors> {
+/// Objects as they were read, before anything is set over them.
+#[derive(Debug)]
+pub(crate) struct Written {
+    args: GatewayArgs,
+    objects: Objects,
+    whole: Place,
+    problems: Problems,
+}
+
+impl Written {
+    /// Reads what `args` say: the objects of `--config`, or what the other flags describe. Mistakes show when a
+    /// [`Config`] is made of it.
+    pub(crate) fn read(args: &GatewayArgs) -> Self {
         let mut problems = Problems::default();
         let (objects, whole) = if let Some(path) = &args.config {
             flags::refuse_beside_config(args, &mut problems);
@@ -100,7 +108,33 @@ impl Config {
         } else {
             (flags::objects(args, &mut problems), Place::flag("--config"))
         };
-        assemble(objects, args, &whole, host, problems)
+        Self { args: args.clone(), objects, whole, problems }
+    }
+
+    /// The configuration with what `tuning` sets; flags override settings of the `Gateway`. No pool may have one of
+    /// the addresses of the `host`.
+    ///
+    /// # Errors
+    /// Every mistake in flags, objects and settings.
+    pub(crate) fn config(
+        &self,
+        host: &[Ipv4Addr],
+        tuning: &Tuning,
+    ) -> Result<Config, ConfigErrors> {
+        let mut objects = self.objects.clone();
+        tuning.over_pools(&mut objects.pools);
+        let problems = self.problems.clone();
+        assemble(objects, (&self.args, tuning), &self.whole, host, problems)
+    }
+}
+
+impl Config {
+    /// The configuration that `args` say, with nothing set over it.
+    ///
+    /// # Errors
+    /// Every mistake in flags and objects.
+    pub(crate) fn load(args: &GatewayArgs, host: &[Ipv4Addr]) -> Result<Self, ConfigErrors> {
+        Written::read(args).config(host, &Tuning::default())
     }
 
     /// The policy of this configuration, with all port blocks free.
@@ -115,7 +149,7 @@ impl Config {
 /// Reads what is in the objects and compares them.
 fn assemble(
     objects: Objects,
-    args: &GatewayArgs,
+    args: (&GatewayArgs, &Tuning),
     whole: &Place,
     host: &[Ipv4Addr],
     mut problems: Problems,
@@ -174,7 +208,7 @@ fn warn_of_answers_to_scans(
 
 fn read_gateway(
     objects: &Objects,
-    args: &GatewayArgs,
+    (args, tuning): (&GatewayArgs, &Tuning),
     whole: &Place,
     problems: &mut Problems,
 ) -> Gateway {
@@ -191,6 +225,7 @@ fn read_gateway(
     for (path, value) in flags::gateway_settings(args) {
         spec.set(path, value);
     }
+    tuning.over_gateway(&mut spec);
     // In what could not be read there may be a Gateway that names the interfaces.
     let complete = !objects.gateways.is_empty() || !objects.incomplete;
     gateway::read(&Field::new(&spec, "spec"), complete, problems)

@@ -37,7 +37,7 @@ const METADATA: Schema =
     Schema { of: "metadata", known: &["name", "labels", "annotations"], later: &["namespace"] };
 
 /// An object whose `spec` was not looked at yet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Object {
     pub(super) name: Placed<String>,
     pub(super) spec: Node,
@@ -51,7 +51,7 @@ impl Object {
 }
 
 /// All objects by kind.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Objects {
     pub(super) gateways: Vec<Object>,
     pub(super) pools: Vec<Object>,

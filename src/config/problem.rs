@@ -10,6 +10,8 @@ use super::ask::Ask;
 pub(crate) enum Origin {
     /// A flag of the command line, such as `--pool`.
     Flag(&'static str),
+    /// What was set at run time, by its key.
+    Setting(Arc<str>),
     /// A file or a directory as a whole.
     Path(Arc<str>),
     /// A place in a file; line and column count from 1.
@@ -28,6 +30,7 @@ impl Origin {
     fn order(&self) -> (u8, &str, u32, u32) {
         match self {
             Self::Flag(_) => (0, "", 0, 0),
+            Self::Setting(key) => (0, key, 0, 0),
             Self::Path(path) => (1, path, 0, 0),
             Self::File { file, line, column } => (1, file, *line, *column),
         }
@@ -38,6 +41,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Flag(name) => f.write_str(name),
+            Self::Setting(key) => write!(f, "natgate set {key}"),
             Self::Path(path) => f.write_str(path),
             Self::File { file, line, column } => write!(f, "{file}:{line}:{column}"),
         }
@@ -68,7 +72,7 @@ impl Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.origin {
-            Origin::Flag(_) => write!(f, "{}", self.origin),
+            Origin::Flag(_) | Origin::Setting(_) => write!(f, "{}", self.origin),
             _ if self.field.is_empty() => write!(f, "{}", self.origin),
             _ => write!(f, "{}: {}", self.origin, self.field),
         }
@@ -114,7 +118,7 @@ impl fmt::Display for ConfigErrors {
 }
 
 /// Collects problems while reading goes on.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Problems {
     errors: Vec<Problem>,
     warnings: Vec<Problem>,

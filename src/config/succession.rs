@@ -84,6 +84,7 @@ impl Succession {
         let mut policy = Policy::new(before.generation + 1, pools, rules, forwards, answers);
         policy.cuts = before.cuts + u32::from(cut);
         policy.mss_clamp = config.gateway.mss_clamp;
+        policy.slow_path_budget = config.gateway.slow_path_budget;
         Self { policy, waiting, problems: ground.problems }
     }
 
@@ -463,5 +464,6 @@ pub(crate) fn relieved(
         .with_former(former_forwards, &former_statics);
     let (rules, answers) = (before.rules.clone(), before.answers.clone());
     let policy = Policy::new(before.generation, pools, rules, forwards, answers);
-    Policy { cuts: before.cuts, mss_clamp: before.mss_clamp, ..policy }
+    let (mss_clamp, slow_path_budget) = (before.mss_clamp, before.slow_path_budget);
+    Policy { cuts: before.cuts, mss_clamp, slow_path_budget, ..policy }
 }

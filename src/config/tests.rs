@@ -15,7 +15,8 @@ pub(super) fn load(text: &str) -> Result<Config, ConfigErrors> {
     let documents = yaml::read(&Arc::from("t.yaml"), text, &mut problems);
     let objects = Objects::read(documents, &mut problems);
     let whole = Place::of(Origin::Path(Arc::from("t.yaml")));
-    assemble(objects, &GatewayArgs::default(), &whole, &[], problems)
+    let args = (&GatewayArgs::default(), &Tuning::default());
+    assemble(objects, args, &whole, &[], problems)
 }
 
 fn flags(args: &[(&str, &[&str])]) -> GatewayArgs {

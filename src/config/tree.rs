@@ -74,4 +74,17 @@ impl Node {
             }
         }
     }
+
+    /// Takes away what is at `path` below this map.
+    pub(super) fn remove(&mut self, path: &[&str]) {
+        let Value::Map(entries) = &mut self.value else { return };
+        match path {
+            [] => {}
+            [key] => entries.retain(|entry| entry.key != *key),
+            [key, rest @ ..] => {
+                let below = entries.iter_mut().filter(|entry| entry.key == *key);
+                below.for_each(|entry| entry.value.remove(rest));
+            }
+        }
+    }
 }

@@ -196,6 +196,7 @@ impl Dataplane {
             host_warnings: host_warnings(),
             orders,
             reloads: std::sync::Mutex::default(),
+            settings: std::sync::Mutex::default(),
             sessions_maximum: config.gateway.sessions.into(),
             now: Box::new(move || clock.now()),
             steering_drops: Box::new(move || steering_drops(&steering)),

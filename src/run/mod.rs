@@ -9,6 +9,7 @@ mod pods;
 mod reload;
 mod supervisor;
 mod table;
+mod tune;
 mod tunnel_hooks;
 mod watch;
 mod world;
@@ -30,7 +31,7 @@ use tracing::{info, warn};
 
 use crate::api::{Server, Shared, orders, pool_name};
 use crate::cli::GatewayArgs;
-use crate::config::{self, Config, OnExit};
+use crate::config::{self, Config, OnExit, Tuning, Written};
 use crate::mirror::{Mirror, MirrorState, Resolver};
 
 use self::dataplane::{Dataplane, Replaced};
@@ -51,10 +52,11 @@ const SURVEY: Duration = Duration::from_secs(1);
 /// Runs a gateway until SIGTERM or SIGINT.
 pub(crate) fn run(args: &GatewayArgs) -> anyhow::Result<()> {
     confine::process(args.seccomp)?;
-    let config = Config::load(args, &config::host_addresses()?)?;
+    let written = Written::read(args);
+    let config = written.config(&config::host_addresses()?, &Tuning::default())?;
     let log = Log::start(&config.gateway.log, config.gateway.log_format);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let ended = runtime.block_on(live(args, config, &log));
+    let ended = runtime.block_on(live(args, (written, config), &log));
     drop(runtime);
     match ended {
         Err(error) if error.is::<Replaced>() => {
@@ -76,7 +78,11 @@ fn start_again() -> anyhow::Error {
     anyhow::Error::new(command.args(arguments).exec()).context("cannot start again")
 }
 
-async fn live(args: &GatewayArgs, config: Config, log: &Log) -> anyhow::Result<()> {
+async fn live(
+    args: &GatewayArgs,
+    (written, config): (Written, Config),
+    log: &Log,
+) -> anyhow::Result<()> {
     let gateway = config.gateway.clone();
     // Before anything is started, so that a signal during the start is not lost.
     let mut terminate = signal(SignalKind::terminate())?;
@@ -111,7 +117,9 @@ async fn live(args: &GatewayArgs, config: Config, log: &Log) -> anyhow::Result<(
     let wishes = Wishes::new(hang_up, orders, args.config.as_deref());
     let running = Running { world, dataplane, shared, log, overlaps };
     let ended = [terminate, interrupt];
-    follow(running, mirror, Reload::new(args.clone(), config), wishes, ended, serving).await
+    let reload = Reload::new(args.clone(), written, config);
+    reload.show_settings(&running.shared);
+    follow(running, mirror, reload, wishes, ended, serving).await
 }
 
 /// Follows the world until it is told to end.

@@ -14,14 +14,15 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::{error, info};
 
-use crate::api::Order;
-use crate::api::model::{LastReload, Reloaded};
+use crate::api::model::{LastReload, Reloaded, SettingChange};
+use crate::api::{Order, Shared, Tune};
 use crate::cli::GatewayArgs;
-use crate::config::{self, Config, ConfigErrors, Succession, what_changes};
+use crate::config::{self, Config, ConfigErrors, Succession, Written, what_changes};
 use crate::mirror::MirrorState;
 
 use super::Running;
 use super::left::{self, Findings};
+use super::tune::{Ground, report as report_tuning};
 use super::watch::Watch;
 
 /// A policy that was replaced is kept for so long: workers leave it within a burst, and should not be the ones who
@@ -40,6 +41,8 @@ pub(super) enum Trigger {
     Files,
     /// `natgate reload`, or whoever speaks to the stats socket.
     Command(oneshot::Sender<Outcome>),
+    /// `natgate set` or `reset`: what is written is as before, and something else is laid over it.
+    Tune(Tune, oneshot::Sender<Result<Vec<SettingChange>, Vec<String>>>),
 }
 
 impl Trigger {
@@ -48,6 +51,7 @@ impl Trigger {
             Self::Signal => "SIGHUP",
             Self::Files => "changed files",
             Self::Command(_) => "natgate reload",
+            Self::Tune(..) => "natgate set",
         }
     }
 }
@@ -58,6 +62,7 @@ pub(super) struct Prepared {
     config: Config,
     /// `None`: it says the same as the one in force.
     succession: Option<Succession>,
+    ground: Ground,
 }
 
 /// What has come to an end beside the traffic.
@@ -94,7 +99,10 @@ impl Wishes {
         tokio::select! {
             _ = self.hang_up.recv() => Trigger::Signal,
             () = changed => Trigger::Files,
-            Some(Order::Reload(reply)) = self.orders.recv() => Trigger::Command(reply),
+            Some(order) = self.orders.recv() => match order {
+                Order::Reload(reply) => Trigger::Command(reply),
+                Order::Tune(tune, reply) => Trigger::Tune(tune, reply),
+            },
         }
     }
 }
@@ -112,6 +120,7 @@ struct Reading {
 pub(super) struct Reload {
     args: GatewayArgs,
     config: Arc<Config>,
+    ground: Ground,
     triggers: VecDeque<Trigger>,
     reading: Option<Reading>,
     /// Port forwards that wait until nobody else has their ports.
@@ -123,11 +132,14 @@ pub(super) struct Reload {
 }
 
 impl Reload {
-    /// `config` is in force; it was read by `args`.
-    pub(super) fn new(args: GatewayArgs, config: Config) -> Self {
+    /// `config` is in force; it was read by `args`, as `written`.
+    pub(super) fn new(args: GatewayArgs, written: Written, config: Config) -> Self {
+        let config = Arc::new(config);
+        let ground = Ground::new(written, Arc::clone(&config));
         Self {
             args,
-            config: Arc::new(config),
+            config,
+            ground,
             triggers: VecDeque::new(),
             reading: None,
             waiting: Vec::new(),
@@ -155,7 +167,18 @@ impl Reload {
         let Some(trigger) = self.triggers.pop_front() else { return };
         let (args, config) = (self.args.clone(), Arc::clone(&self.config));
         let (before, now) = (running.world.shared_policy(), running.dataplane.now());
-        let read = move || prepare(&args, &config, &before, now);
+        let ground = self.ground.clone();
+        let tune = match &trigger {
+            Trigger::Tune(tune, _) => Some(tune.clone()),
+            _ => None,
+        };
+        let read = move || {
+            let (ground, new) = match tune {
+                Some(tune) => ground.tuned(&tune)?,
+                None => ground.read_again(&args)?,
+            };
+            prepare(ground, new, &config, &before, now)
+        };
         let task = tokio::task::spawn_blocking(read);
         self.reading = Some(Reading { trigger, begun: Instant::now(), task });
     }
@@ -200,33 +223,15 @@ impl Reload {
         state: &MirrorState,
     ) {
         let Some(Reading { trigger, begun, .. }) = self.reading.take() else { return };
-        let name = trigger.name();
+        let (name, before) = (trigger.name(), Arc::clone(&self.config));
         let outcome = match read {
             Ok(prepared) => self.enforce(prepared, begun, running, state),
             Err(ConfigErrors(problems)) => Err(problems.iter().map(ToString::to_string).collect()),
         };
-        match &outcome {
-            Ok(done) if done.changed => {
-                let (generation, took_ms) = (done.generation, done.took_ms);
-                info!(generation, took_ms, changes = done.changes.join("; "), "{name}: reloaded");
-            }
-            Ok(done) => info!(generation = done.generation, "{name}: nothing has changed"),
-            Err(lines) => {
-                for line in lines {
-                    error!("{name}: {line}");
-                }
-                error!(
-                    mistakes = lines.len(),
-                    "{name}: nothing was changed; the configuration before stays"
-                );
-            }
+        match &trigger {
+            Trigger::Tune(tune, _) => report_tuning(tune, &before, &self.config, &outcome),
+            _ => report(name, &outcome, running),
         }
-        running.shared.note_reload(LastReload {
-            trigger: name.to_owned(),
-            at: SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
-            ok: outcome.is_ok(),
-            problems: outcome.as_ref().err().cloned().unwrap_or_default(),
-        });
         let survey = self.survey(running);
         match (trigger, outcome) {
             (Trigger::Command(reply), Ok(reloaded)) if survey => {
@@ -234,6 +239,9 @@ impl Reload {
             }
             (Trigger::Command(reply), outcome) => {
                 let _ = reply.send(outcome);
+            }
+            (Trigger::Tune(_, reply), outcome) => {
+                let _ = reply.send(outcome.map(|_| self.ground.changes(&before, &self.config)));
             }
             _ => {}
         }
@@ -246,9 +254,11 @@ impl Reload {
         running: &mut Running<'_>,
         state: &MirrorState,
     ) -> Outcome {
-        let Prepared { config, succession } = prepared;
+        let Prepared { config, succession, ground } = prepared;
         let took_ms = || u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let Some(Succession { policy, waiting, .. }) = succession else {
+            self.ground = ground;
+            self.show_settings(&running.shared);
             let generation = running.world.policy().generation;
             return Ok(Reloaded { generation, took_ms: took_ms(), ..Reloaded::default() });
         };
@@ -262,7 +272,8 @@ impl Reload {
         }
         let warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
         running.shared.set_warnings(warnings.clone());
-        self.config = Arc::new(config);
+        (self.config, self.ground) = (Arc::new(config), ground);
+        self.show_settings(&running.shared);
         running.dataplane.announce();
         let waiting = self.waiting_lines();
         Ok(Reloaded { generation, changed: true, took_ms: took_ms(), changes, warnings, waiting })
@@ -328,6 +339,11 @@ impl Reload {
         }
     }
 
+    /// Shows what can be set, and what is.
+    pub(super) fn show_settings(&self, shared: &Shared) {
+        shared.set_settings(self.ground.rows(&self.config));
+    }
+
     fn waiting_lines(&self) -> Vec<String> {
         let line = |f: &PortForward| {
             let (first, last) = (f.ports.start(), f.ports.end());
@@ -340,23 +356,48 @@ impl Reload {
     }
 }
 
-/// Reads the configuration and finds out what becomes of what is there.
+/// Says what came of reading the configuration again.
+fn report(name: &str, outcome: &Outcome, running: &Running<'_>) {
+    match outcome {
+        Ok(done) if done.changed => {
+            let (generation, took_ms) = (done.generation, done.took_ms);
+            info!(generation, took_ms, changes = done.changes.join("; "), "{name}: reloaded");
+        }
+        Ok(done) => info!(generation = done.generation, "{name}: nothing has changed"),
+        Err(lines) => {
+            for line in lines {
+                error!("{name}: {line}");
+            }
+            error!(
+                mistakes = lines.len(),
+                "{name}: nothing was changed; the configuration before stays"
+            );
+        }
+    }
+    running.shared.note_reload(LastReload {
+        trigger: name.to_owned(),
+        at: SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
+        ok: outcome.is_ok(),
+        problems: outcome.as_ref().err().cloned().unwrap_or_default(),
+    });
+}
+
+/// Finds out what becomes of what is there when `config` takes the place of `current`.
 fn prepare(
-    args: &GatewayArgs,
+    ground: Ground,
+    config: Config,
     current: &Config,
     before: &Policy,
     now: Timestamp,
 ) -> Result<Prepared, ConfigErrors> {
-    let host = config::host_addresses().map_err(|error| config::failure(&error.to_string()))?;
-    let config = Config::load(args, &host)?;
     if config == *current {
-        return Ok(Prepared { config, succession: None });
+        return Ok(Prepared { config, succession: None, ground });
     }
     let mut problems = config::needs_restart(&current.gateway, &config.gateway);
     let mut succession = Succession::new(&config, before, now);
     problems.append(&mut succession.problems);
     if problems.is_empty() {
-        Ok(Prepared { config, succession: Some(succession) })
+        Ok(Prepared { config, succession: Some(succession), ground })
     } else {
         Err(ConfigErrors(problems))
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Method, Request, Response, StatusCode, header};
@@ -20,18 +20,23 @@ const LONG_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Sends one request; the body is still to be read.
 pub(super) async fn get(socket: &Path, path: &str) -> Result<Response<Incoming>, ViewError> {
-    ask(socket, Method::GET, path, PATIENCE).await
+    ask(socket, (Method::GET, path), Bytes::new(), PATIENCE).await
 }
 
 /// Orders something and reads the whole answer.
-pub(super) async fn post(socket: &Path, path: &str) -> Result<Bytes, ViewError> {
-    whole(socket, ask(socket, Method::POST, path, LONG_PATIENCE).await?).await
+pub(super) async fn order(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> Result<Bytes, ViewError> {
+    whole(socket, ask(socket, (method, path), body, LONG_PATIENCE).await?).await
 }
 
 async fn ask(
     socket: &Path,
-    method: Method,
-    path: &str,
+    (method, path): (Method, &str),
+    body: Bytes,
     patience: Duration,
 ) -> Result<Response<Incoming>, ViewError> {
     let why = |why: String| ViewError::Answer { path: socket.to_owned(), why };
@@ -42,7 +47,7 @@ async fn ask(
         let (mut sender, connection) = handshake.map_err(|error| why(error.to_string()))?;
         tokio::spawn(connection);
         let request = Request::builder().method(method).uri(path).header(header::HOST, "natgate");
-        let request = request.body(Empty::<Bytes>::new());
+        let request = request.body(Full::new(body));
         let request = request.map_err(|error| why(error.to_string()))?;
         sender.send_request(request).await.map_err(|error| why(error.to_string()))
     });

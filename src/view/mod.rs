@@ -3,12 +3,16 @@
 mod client;
 mod human;
 mod lists;
+pub(crate) mod settings;
 mod tables;
 #[cfg(test)]
 mod tests;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+
+use hyper::Method;
+use hyper::body::Bytes;
 
 use crate::api::model::{DropRow, InterfaceRow, PoolRow, Reloaded, Status, WorkerRow};
 
@@ -84,7 +88,7 @@ pub(crate) enum ViewError {
 /// Has the natgate that listens on `socket` read its configuration again, and prints what came of it. Must be called
 /// within a tokio runtime.
 pub(crate) async fn reload(socket: &Path, json: bool) -> Result<(), ViewError> {
-    let body = client::post(socket, "/v1/reload").await?;
+    let body = client::order(socket, Method::POST, "/v1/reload", Bytes::new()).await?;
     if json {
         crate::say(&format!("{}\n", String::from_utf8_lossy(&body)));
         return Ok(());

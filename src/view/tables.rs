@@ -5,7 +5,7 @@ use std::fmt::Write;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 
 use super::human::{bytes, count, millis};
-use crate::api::model::{DropRow, InterfaceRow, PoolRow, Reloaded, Status, WorkerRow};
+use crate::api::model::{DropRow, InterfaceRow, PoolRow, Reloaded, SettingRow, Status, WorkerRow};
 
 /// Columns of a terminal that tables are made for.
 const WIDTH: u16 = 100;
@@ -57,6 +57,11 @@ pub(super) fn status(status: &Status) -> String {
             line("", problem.clone());
         }
     }
+    for SettingRow { key, value, written, by, at, .. } in &status.settings {
+        let by = by.as_deref().unwrap_or("somebody");
+        let when = ago(at.unwrap_or_default());
+        line("set", format!("{key} {value} (written: {written}), {when} by {by}"));
+    }
     for transition in &status.transitions {
         line("in transition", transition.clone());
     }
@@ -85,6 +90,15 @@ pub(super) fn reloaded(reloaded: &Reloaded) -> String {
         }
     }
     text
+}
+
+pub(super) fn settings(rows: &[SettingRow]) -> String {
+    let row = |row: &SettingRow| {
+        let set = row.at.map(|at| format!("{}, {}", ago(at), row.by.as_deref().unwrap_or("-")));
+        let cells = [&row.key, &row.value, &row.written].map(String::clone);
+        cells.into_iter().chain([set.unwrap_or_default()]).collect()
+    };
+    table(&["SETTING", ">NOW", ">WRITTEN", "SET"], rows.iter().map(row))
 }
 
 pub(super) fn pools(rows: &[PoolRow]) -> String {
