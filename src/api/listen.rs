@@ -1,5 +1,6 @@
 //! Where does the stats socket listen, and who may hold it open?
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -7,21 +8,24 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
 use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::pools::PoolRows;
 use super::routes;
 use super::shared::Shared;
 
-/// Connections at a time, for each listener.
+/// Connections at a time, for each listener; beyond, whoever is silent makes room.
 const CONNECTIONS: usize = 64;
 /// A client must send its request within this time, and the next one on the same connection.
 const HEADER_TIME: Duration = Duration::from_secs(10);
@@ -133,9 +137,8 @@ async fn accept_all<S>(router: Router, accept: impl AsyncFn() -> io::Result<(S, 
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut guests = Guests::default();
     loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
         let (stream, peer) = match accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -144,8 +147,17 @@ where
                 continue;
             }
         };
-        let service = TowerToHyperService::new(router.clone().layer(Extension(peer)));
-        tokio::spawn(async move {
+        guests.make_room().await;
+        let asked = Arc::new(AtomicBool::new(false));
+        let has_asked = Arc::clone(&asked);
+        let router = router.clone().layer(Extension(peer)).layer(from_fn(
+            move |request: Request, next: Next| {
+                has_asked.store(true, Ordering::Relaxed);
+                next.run(request)
+            },
+        ));
+        let service = TowerToHyperService::new(router);
+        guests.admit(asked, async move {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_TIME)
@@ -153,8 +165,45 @@ where
             if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_TIME, connection).await {
                 tracing::debug!(%error, "a client of the stats socket");
             }
-            drop(permit);
         });
+    }
+}
+
+/// The connections of a listener, oldest first.
+#[derive(Default)]
+struct Guests {
+    tasks: JoinSet<()>,
+    /// Whether they have asked anything, and how to end them.
+    all: VecDeque<(Arc<AtomicBool>, AbortHandle)>,
+}
+
+impl Guests {
+    fn admit(
+        &mut self,
+        asked: Arc<AtomicBool>,
+        connection: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let task = self.tasks.spawn(connection);
+        self.all.push_back((asked, task));
+    }
+
+    /// Returns when there is room for one more: whoever has been silent the longest goes, so that many who say
+    /// nothing keep nobody out. Those who have asked are waited for.
+    async fn make_room(&mut self) {
+        loop {
+            while self.tasks.try_join_next().is_some() {}
+            self.all.retain(|(_, task)| !task.is_finished());
+            if self.all.len() < CONNECTIONS {
+                return;
+            }
+            // Whoever came just now gets the time to ask.
+            tokio::task::yield_now().await;
+            let silent = self.all.iter().position(|(asked, _)| !asked.load(Ordering::Relaxed));
+            if let Some((_, task)) = silent.and_then(|at| self.all.remove(at)) {
+                task.abort();
+            }
+            self.tasks.join_next().await;
+        }
     }
 }
 
