@@ -68,6 +68,13 @@ struct GatewaySpec {
     grace: u64,
     mss_clamp: serde_json::Value,
     slow_path_budget: u32,
+    drain: Drain,
+}
+
+#[derive(Serialize)]
+struct Drain {
+    /// Seconds.
+    grace: u64,
 }
 
 #[derive(Serialize)]
@@ -300,6 +307,7 @@ impl From<&Gateway> for GatewaySpec {
             error_interfaces,
             mss_clamp,
             slow_path_budget,
+            drain_grace,
         } = gateway;
         Self {
             internal: internal.clone(),
@@ -338,6 +346,7 @@ impl From<&Gateway> for GatewaySpec {
             grace: answers.grace.as_secs(),
             mss_clamp: clamp(*mss_clamp),
             slow_path_budget: slow_path_budget.0,
+            drain: Drain { grace: drain_grace.as_secs() },
         }
     }
 }
@@ -378,6 +387,7 @@ impl GatewaySpec {
             ("grace", format!("{} s", self.grace)),
             ("mssClamp", self.mss_clamp.to_string().trim_matches('"').to_owned()),
             ("slowPathBudget", self.slow_path_budget.to_string()),
+            ("drain", format!("grace of {} s", self.drain.grace)),
         ]
     }
 }

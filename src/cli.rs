@@ -112,6 +112,19 @@ Example:
   natgate reset pools.default.timers.udp
   natgate reset --all")]
     Reset(ResetArgs),
+    /// Open no new sessions any more: empty the gateway, and show what remains
+    #[command(after_long_help = "\
+Example:
+  natgate drain
+  natgate drain --wait --timeout 600 && systemctl stop natgate
+
+Established sessions go on, and end when they do. New flows are dropped as `draining`, and their senders told as the pool
+says of exhaustion. /readyz answers 503, so that load balancers and Kubernetes look elsewhere. `natgate undrain`, or a
+restart, ends it.")]
+    Drain(DrainArgs),
+    /// Open new sessions again
+    #[command(after_long_help = "Example:\n  natgate undrain")]
+    Undrain(ClientArgs),
     /// Print the JSON schema of the objects, for editors and pipelines
     #[command(after_long_help = "\
 Example:
@@ -209,6 +222,9 @@ pub(crate) struct GatewayArgs {
     /// Most sessions, all workers together [default: 1048576]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub(crate) sessions: Option<String>,
+    /// At SIGTERM, open no new sessions and wait so many seconds for the others to end [default: 0]
+    #[arg(long, value_name = "SECONDS", allow_hyphen_values = true)]
+    pub(crate) grace: Option<String>,
     /// Lower the segment size that TCP connections announce: auto (to what their ways carry), off, or to
     /// so many bytes [default: auto]
     #[arg(long, value_name = "HOW", allow_hyphen_values = true)]
@@ -301,6 +317,20 @@ pub(crate) struct DropsArgs {
     /// Show reasons for which nothing was dropped, too
     #[arg(long)]
     pub(crate) all: bool,
+}
+
+/// Flags of `drain`.
+#[derive(Args, Debug)]
+pub(crate) struct DrainArgs {
+    /// How to ask.
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    /// Wait until no session is left
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Wait so many seconds at most, and fail if there are sessions still; what was begun goes on
+    #[arg(long, value_name = "SECONDS", requires = "wait")]
+    pub(crate) timeout: Option<u64>,
 }
 
 /// Flags of `set`.

@@ -16,10 +16,11 @@ mod view;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 
-use cli::{Cli, ClientArgs, Command, GetArgs, ResetArgs, SetArgs};
+use cli::{Cli, ClientArgs, Command, DrainArgs, GetArgs, ResetArgs, SetArgs};
 use view::{Filter, ViewError, What};
 
 fn main() -> ExitCode {
@@ -37,6 +38,8 @@ fn main() -> ExitCode {
         }
         Command::Manual { directory } => generate::manual(&directory),
         Command::Reload(client) => reload(&client),
+        Command::Drain(args) => drain(&args),
+        Command::Undrain(client) => undrain(&client),
         Command::Set(args) => set(&args),
         Command::Get(args) => get(&args),
         Command::Reset(args) => reset(args),
@@ -75,6 +78,8 @@ fn look(command: Command) -> anyhow::Result<()> {
         Command::Run(_)
         | Command::Check(_)
         | Command::Reload(_)
+        | Command::Drain(_)
+        | Command::Undrain(_)
         | Command::Set(_)
         | Command::Get(_)
         | Command::Reset(_)
@@ -89,6 +94,19 @@ fn look(command: Command) -> anyhow::Result<()> {
 /// Has a running natgate read its configuration again.
 fn reload(client: &ClientArgs) -> anyhow::Result<()> {
     Ok(runtime()?.block_on(view::reload(&client.socket, client.json))?)
+}
+
+/// Empties the gateway.
+fn drain(args: &DrainArgs) -> anyhow::Result<()> {
+    let ClientArgs { socket, json } = &args.client;
+    let patience = args.timeout.map_or(Duration::MAX, Duration::from_secs);
+    let wait = args.wait.then_some(patience);
+    Ok(runtime()?.block_on(view::drain::begin(socket, wait, *json))?)
+}
+
+/// Fills it again.
+fn undrain(client: &ClientArgs) -> anyhow::Result<()> {
+    Ok(runtime()?.block_on(view::drain::end(&client.socket, client.json))?)
 }
 
 /// Sets something over what is written.

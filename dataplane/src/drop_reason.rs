@@ -136,6 +136,8 @@ drop_reasons! {
     HandOffFull = "hand-off-full", "steer the NIC's queues by source address, or add workers";
     /// A new flow while receive rings overflow: established ones go first.
     Overload = "overload", "look for a flood of new flows (quota.newPerSecond bounds a pod's); else add workers";
+    /// A new flow while natgate is drained: established ones go on.
+    Draining = "draining", "natgate undrain, or let new flows take another gateway";
     /// The transmit ring was full.
     TransmitFull = "transmit-full", "the link or the kernel is slower than the traffic";
     /// More pings to pool addresses than natgate answers.

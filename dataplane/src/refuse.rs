@@ -131,7 +131,8 @@ impl<I: PacketIo> Worker<I> {
             | DropReason::QuotaRate
             | DropReason::ProtocolClash
             | DropReason::PoolExhausted
-            | DropReason::TableFull => self.exhausted(parsed),
+            | DropReason::TableFull
+            | DropReason::Draining => self.exhausted(parsed),
             DropReason::NoSession if self.is_public(parsed.packet.dst.addr) => {
                 by_setting(answers.unmapped, parsed, IcmpError::PortUnreachable)
             }

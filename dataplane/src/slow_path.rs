@@ -136,9 +136,12 @@ impl<I: PacketIo> Worker<I> {
         }
     }
 
-    /// Whether there is time for one more session. A segment that opens none is refused without search.
+    /// Whether one more session may begin, and there is time for it. A segment that opens none is refused without search.
     fn may_open(&mut self, packet: &Packet) -> Result<(), DropReason> {
         let opens = packet.segment().is_none_or(|segment| segment.flags.opens());
+        if opens && self.snapshot.policy.draining {
+            return Err(DropReason::Draining);
+        }
         if opens && !self.overload.admits() { Err(DropReason::Overload) } else { Ok(()) }
     }
 

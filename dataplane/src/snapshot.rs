@@ -50,6 +50,8 @@ pub struct Policy {
     pub mss_clamp: MssClamp,
     /// What new flows get while there is overload.
     pub slow_path_budget: SlowPathBudget,
+    /// No session is opened any more; those that there are go on.
+    pub draining: bool,
 }
 
 /// Packets in a turn that may open a session while receive rings overflow.
@@ -214,6 +216,7 @@ impl Policy {
             answers,
             mss_clamp,
             slow_path_budget,
+            draining: false,
         }
     }
 

@@ -58,6 +58,11 @@ impl Export {
             &[(&[("version", &status.version)], 1)],
         )?;
         families.plain_gauge("ready", "1 once traffic flows", u64::from(status.ready))?;
+        families.plain_gauge(
+            "draining",
+            "1 while no session is opened any more",
+            u64::from(status.drained_since.is_some()),
+        )?;
         families.plain_gauge("uptime_seconds", "Time since the start", status.uptime_s)?;
         families.plain_gauge(
             "config_generation",

@@ -1,5 +1,6 @@
 //! How does one look into a running natgate? By HTTP over a Unix socket, and by metrics over TCP.
 
+mod drain;
 mod listen;
 mod metrics;
 pub(crate) mod model;

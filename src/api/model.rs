@@ -14,6 +14,8 @@ pub(crate) struct Status {
     pub(crate) uptime_s: u64,
     /// Traffic flows.
     pub(crate) ready: bool,
+    /// Since when no session is opened any more, in seconds since 1970.
+    pub(crate) drained_since: Option<u64>,
     /// Where the configuration came from.
     pub(crate) config: String,
     /// Raised by every change of configuration.
@@ -110,6 +112,38 @@ pub(crate) struct SettingChange {
     pub(crate) new: String,
     /// It does not go back by itself: until it is reset, or natgate ends.
     pub(crate) set: bool,
+}
+
+/// `/v1/drain`: whether sessions are opened, and what there is.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub(crate) struct Drain {
+    /// Since when no session is opened any more, in seconds since 1970.
+    pub(crate) drained_since: Option<u64>,
+    /// Sessions that remain.
+    pub(crate) sessions: u64,
+    /// New flows that were refused since natgate started.
+    pub(crate) refused: u64,
+    /// What remains, by pool.
+    pub(crate) pools: Vec<Remainder>,
+}
+
+/// What remains of a pool's sessions.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub(crate) struct Remainder {
+    /// The pool.
+    pub(crate) pool: String,
+    /// Sessions.
+    pub(crate) sessions: u64,
+    /// Established TCP connections among them.
+    pub(crate) established: u64,
+    /// Packets of the busiest session.
+    pub(crate) most_packets: u64,
+    /// Milliseconds since a packet of the one that is silent for longest.
+    pub(crate) longest_idle_ms: u64,
+    /// Milliseconds until the last one ends, if nothing comes.
+    pub(crate) last_expires_in_ms: u64,
+    /// The session that has carried most packets, and is likely to stay.
+    pub(crate) busiest: String,
 }
 
 /// `/v1/pools`: one address pool.

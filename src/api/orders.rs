@@ -14,6 +14,8 @@ pub(crate) enum Order {
     Reload(oneshot::Sender<Result<Reloaded, Vec<String>>>),
     /// Set something over what is written. Refused with everything that is wrong with it, a line each.
     Tune(Tune, oneshot::Sender<Result<Vec<SettingChange>, Vec<String>>>),
+    /// Open no session any more (`true`), or open them again.
+    Drain(bool, oneshot::Sender<Result<(), Vec<String>>>),
 }
 
 /// What is to be set, and by whom.

@@ -14,6 +14,7 @@ use conntrack::Protocol;
 use serde::Deserialize;
 use tokio::sync::{Semaphore, oneshot};
 
+use super::drain;
 use super::metrics;
 use super::model::{Problem, Reloaded};
 use super::orders::Order;
@@ -35,10 +36,11 @@ const INDEX: &str = "natgate stats socket
 /v1/workers       workers, their load and rings
 /v1/interfaces    interfaces of the gateway
 /v1/settings      what can be set at run time; PATCH an object KEY: value (null resets); DELETE: reset all
+/v1/drain         what remains; POST: open no session any more; DELETE: open them again
 /v1/reload        POST: read the configuration again, and bring it into force as a whole or not at all
 /metrics          for Prometheus
 /healthz          200 while the process lives
-/readyz           200 once traffic flows, 503 before
+/readyz           200 once traffic flows, 503 before, and while natgate is drained
 ";
 
 #[derive(Clone)]
@@ -68,6 +70,7 @@ pub(super) fn all(shared: Arc<Shared>, pools: Arc<PoolRows>) -> Router {
         .route("/v1/sessions", get(sessions))
         .route("/v1/subscribers", get(subscribers))
         .route("/v1/settings", get(settings::list).patch(settings::patch).delete(settings::reset))
+        .route("/v1/drain", get(drain::show).post(drain::begin).delete(drain::end))
         .route("/v1/reload", post(reload));
     finish(router, shared, pools)
 }
@@ -105,10 +108,12 @@ impl IntoResponse for Refusal {
 }
 
 async fn ready(State(app): State<App>) -> (StatusCode, &'static str) {
-    if app.shared.is_ready() {
-        (StatusCode::OK, "ready\n")
-    } else {
+    if !app.shared.is_ready() {
         (StatusCode::SERVICE_UNAVAILABLE, "starting\n")
+    } else if app.shared.drained_since().is_some() {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining: no new sessions\n")
+    } else {
+        (StatusCode::OK, "ready\n")
     }
 }
 
@@ -184,7 +189,7 @@ async fn subscribers(
     Ok(lines(stream::subscribers(app.shared, &filter, permit)))
 }
 
-fn permit(app: &App) -> Result<tokio::sync::OwnedSemaphorePermit, Refusal> {
+pub(super) fn permit(app: &App) -> Result<tokio::sync::OwnedSemaphorePermit, Refusal> {
     Arc::clone(&app.streams).try_acquire_owned().map_err(|_| {
         let error = format!("{STREAMS} lists are being read already; end one and try again");
         Refusal(StatusCode::SERVICE_UNAVAILABLE, error)

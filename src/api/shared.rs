@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use conntrack::{PoolId, Standing, Timestamp};
 use crossbeam::channel::Sender;
@@ -77,6 +77,8 @@ pub(crate) struct Shared {
     pub(crate) steering_drops: Box<dyn Fn() -> Vec<(String, u64)> + Send + Sync>,
     /// Set once traffic flows.
     pub(crate) ready: AtomicBool,
+    /// Since when no session is opened, in seconds since 1970; 0: sessions are opened.
+    pub(crate) drained_since: AtomicU64,
     /// How often the mirror lost netlink messages and read the tables anew.
     pub(crate) mirror_resyncs: AtomicU64,
     /// What the kernel's tables say now.
@@ -133,6 +135,18 @@ impl Shared {
     /// Whether traffic flows.
     pub(crate) fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
+    }
+
+    /// Since when no session is opened any more, in seconds since 1970.
+    pub(crate) fn drained_since(&self) -> Option<u64> {
+        Some(self.drained_since.load(Ordering::Acquire)).filter(|since| *since > 0)
+    }
+
+    /// Notes whether sessions are opened.
+    pub(crate) fn set_draining(&self, draining: bool) {
+        let now = SystemTime::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_secs().max(1));
+        let since = if draining { self.drained_since().unwrap_or(now) } else { 0 };
+        self.drained_since.store(since, Ordering::Release);
     }
 
     /// What the operator should know: of the start, and of now.
@@ -234,6 +248,7 @@ impl Shared {
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs(),
             ready: self.is_ready(),
+            drained_since: self.drained_since(),
             config: self.config.clone(),
             config_generation: snapshot.policy.generation,
             roads_generation: snapshot.roads.generation,

@@ -129,7 +129,7 @@ fn stream<Row: Send + 'static, Shown: Serialize>(
 }
 
 /// Asks one worker and passes its rows on, until it has no more or `pass` wants none.
-fn relay<Row>(
+pub(super) fn relay<Row>(
     shared: &Shared,
     number: usize,
     ask: &impl Fn(Sender<Vec<Row>>) -> Request,

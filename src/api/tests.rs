@@ -151,6 +151,7 @@ fn shared(rows: usize, produced: &Arc<AtomicUsize>) -> Shared {
         now: Box::new(Timestamp::default),
         steering_drops: Box::new(|| vec![("pod-no-worker".into(), 4)]),
         ready: AtomicBool::new(false),
+        drained_since: AtomicU64::new(0),
         mirror_resyncs: AtomicU64::new(0),
         kernel: std::sync::Mutex::default(),
     }

@@ -39,6 +39,7 @@ pub(crate) fn needs_restart(running: &Gateway, wanted: &Gateway) -> Vec<Problem>
         answers: _,
         mss_clamp: _,
         slow_path_budget: _,
+        drain_grace: _,
         error_interfaces: _,
     } = running;
     let pair = |field: &'static str, old: &dyn Debug, new: &dyn Debug| {

@@ -23,11 +23,12 @@ pub(super) fn gateway_settings(args: &GatewayArgs) -> Vec<Setting> {
     if !args.external.is_empty() {
         add("--external", &["interfaces", "external"][..], texts("--external", &args.external));
     }
-    let plain: [(&'static str, &'static [&'static str], &Option<String>); 4] = [
+    let plain: [(&'static str, &'static [&'static str], &Option<String>); 5] = [
         ("--workers", &["workers"], &args.workers),
         ("--queues", &["queues"], &args.queues),
         ("--sessions", &["sessions"], &args.sessions),
         ("--mss-clamp", &["mssClamp"], &args.mss_clamp),
+        ("--grace", &["drain", "grace"], &args.grace),
     ];
     for (flag, path, value) in plain {
         if let Some(value) = value {

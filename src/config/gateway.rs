@@ -117,6 +117,8 @@ pub(crate) struct Gateway {
     pub(crate) error_interfaces: Option<Vec<String>>,
     /// What becomes of the segment sizes that the ends of TCP connections announce.
     pub(crate) mss_clamp: MssClamp,
+    /// How long natgate waits for sessions to end when it is told to stop.
+    pub(crate) drain_grace: Duration,
     /// What new flows get while there is overload.
     pub(crate) slow_path_budget: SlowPathBudget,
 }
@@ -158,6 +160,7 @@ impl Default for Gateway {
             answers: Answers::default(),
             error_interfaces: None,
             mss_clamp: MssClamp::default(),
+            drain_grace: Duration::ZERO,
             slow_path_budget: SlowPathBudget::default(),
         }
     }
@@ -186,11 +189,13 @@ const SPEC: Schema = Schema {
         "grace",
         "mssClamp",
         "slowPathBudget",
+        "drain",
     ],
-    later: &["defaults", "drain", "trafficClass"],
+    later: &["defaults", "trafficClass"],
 };
 const ICMP_ERRORS: Schema =
     Schema { of: "icmpErrors", known: &["rate", "perSubscriber", "interfaces"], later: &[] };
+const DRAIN: Schema = Schema { of: "drain", known: &["grace"], later: &[] };
 /// Names of the values of [`Refused`].
 const REFUSALS: [(&str, Refused); 3] =
     [("icmp", Refused::Icmp), ("reset", Refused::Reset), ("silent", Refused::Silent)];
@@ -349,6 +354,11 @@ fn read_answers(group: &Group<'_>, gateway: &mut Gateway, problems: &mut Problem
 }
 
 fn read_service(group: &Group<'_>, gateway: &mut Gateway, problems: &mut Problems) {
+    if let Some(drain) = group.get("drain").and_then(|f| f.group(&DRAIN, problems))
+        && let Some(seconds) = drain.get("grace").and_then(|f| f.number(0..=86_400_u32, problems))
+    {
+        gateway.drain_grace = Duration::from_secs(seconds.into());
+    }
     if let Some(path) = group.get("socket").and_then(|f| socket(f, problems)) {
         gateway.socket = path;
     }

@@ -201,6 +201,7 @@ impl Dataplane {
             now: Box::new(move || clock.now()),
             steering_drops: Box::new(move || steering_drops(&steering)),
             ready: AtomicBool::new(false),
+            drained_since: AtomicU64::new(0),
             mirror_resyncs: AtomicU64::new(0),
             kernel: std::sync::Mutex::default(),
         }

@@ -2,6 +2,7 @@
 
 pub(crate) mod confine;
 mod dataplane;
+mod ending;
 mod journal;
 mod left;
 mod log;
@@ -35,8 +36,9 @@ use crate::config::{self, Config, OnExit, Tuning, Written};
 use crate::mirror::{Mirror, MirrorState, Resolver};
 
 use self::dataplane::{Dataplane, Replaced};
+use self::ending::Ending;
 use self::log::Log;
-use self::reload::{Reload, Wishes};
+use self::reload::{Reload, Wish, Wishes};
 use self::supervisor::Supervisor;
 use self::world::{Overlaps, World};
 
@@ -136,6 +138,7 @@ async fn follow(
     let mut signs = Supervisor::interval();
     let mut watch = tokio::time::interval(WATCH);
     let mut surveys = tokio::time::interval(SURVEY);
+    let mut ending = Ending::default();
     loop {
         tokio::select! {
             _ = watch.tick() => running.watch()?,
@@ -145,11 +148,22 @@ async fn follow(
             }
             _ = signs.tick() => supervisor.sign(&running.shared),
             () = &mut serving => bail!("the stats socket has ended; see the log above"),
-            wish = wishes.next() => reload.want(wish, &running),
+            wish = wishes.next() => match wish {
+                Wish::Read(trigger) => reload.want(trigger, &running),
+                Wish::Drain(on, reply) => {
+                    let done = reload.drain(on, &mut running, &mirror.state());
+                    // Who has gone meanwhile finds it in the status.
+                    let _ = reply.send(done.map_err(|error| vec![error]));
+                }
+            },
             done = reload.done() => reload.take(done, &mut running, &mirror.state()),
             _ = surveys.tick() => drop(reload.survey(&running)),
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            () = async { tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} } } => {
+                if ending.told(&mut reload, &mut running, &mirror.state(), &mut supervisor) {
+                    break;
+                }
+            }
+            () = ending.over(&running.shared) => break,
         }
     }
     running.shared.ready.store(false, Ordering::Release);

@@ -74,7 +74,16 @@ pub(super) enum Done {
     Surveyed(Findings),
 }
 
-/// Everybody who may want the configuration read again.
+/// What somebody wants.
+#[derive(Debug)]
+pub(super) enum Wish {
+    /// The configuration is to be read again, or something to be laid over it.
+    Read(Trigger),
+    /// No session is to be opened any more, or they are again.
+    Drain(bool, oneshot::Sender<Result<(), Vec<String>>>),
+}
+
+/// Everybody who may want something.
 #[derive(Debug)]
 pub(super) struct Wishes {
     hang_up: Signal,
@@ -89,21 +98,23 @@ impl Wishes {
     }
 
     /// The next one. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Trigger {
+    pub(super) async fn next(&mut self) -> Wish {
         let changed = async {
             match &mut self.files {
                 Some(files) => files.changed().await,
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
+        let trigger = tokio::select! {
             _ = self.hang_up.recv() => Trigger::Signal,
             () = changed => Trigger::Files,
             Some(order) = self.orders.recv() => match order {
                 Order::Reload(reply) => Trigger::Command(reply),
                 Order::Tune(tune, reply) => Trigger::Tune(tune, reply),
+                Order::Drain(on, reply) => return Wish::Drain(on, reply),
             },
-        }
+        };
+        Wish::Read(trigger)
     }
 }
 
@@ -129,6 +140,8 @@ pub(super) struct Reload {
     /// Who is told when the survey has come back.
     answer: Option<(oneshot::Sender<Outcome>, Reloaded)>,
     replaced: VecDeque<(Instant, Arc<Policy>)>,
+    /// No session is opened any more, whatever is read.
+    draining: bool,
 }
 
 impl Reload {
@@ -146,12 +159,39 @@ impl Reload {
             survey: None,
             answer: None,
             replaced: VecDeque::new(),
+            draining: false,
         }
     }
 
     /// The configuration in force.
     pub(super) fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Opens no session any more, or opens them again.
+    pub(super) fn drain(
+        &mut self,
+        on: bool,
+        running: &mut Running<'_>,
+        state: &MirrorState,
+    ) -> Result<(), String> {
+        if on == self.draining {
+            return Ok(());
+        }
+        self.draining = on;
+        let policy = Policy::clone(running.world.policy());
+        if let Err(error) = self.publish(policy, running, state) {
+            self.draining = !on;
+            return Err(error);
+        }
+        running.shared.set_draining(on);
+        let sessions = running.shared.sum(|worker| &worker.sessions);
+        if on {
+            info!(sessions, "draining: no new sessions; those that there are go on");
+        } else {
+            info!(sessions, "not draining any more: new sessions are opened");
+        }
+        Ok(())
     }
 
     /// Has the configuration read again, beside the traffic; after what is read already.
@@ -286,6 +326,7 @@ impl Reload {
         running: &mut Running<'_>,
         state: &MirrorState,
     ) -> Result<(), String> {
+        let policy = Policy { draining: self.draining, ..policy };
         let world = running.world.with_policy(policy);
         world.refuse_taken_addresses(state).map_err(|error| error.to_string())?;
         running

@@ -10,6 +10,8 @@ use crate::api::Shared;
 
 /// How often the manager hears the status, if no watchdog wants to hear more.
 const STATUS: Duration = Duration::from_secs(5);
+/// It takes no longer to stop, once it has begun.
+const STOPPING: Duration = Duration::from_secs(20);
 /// Signs of life in a watchdog's time; one may come late.
 const SIGNS: u32 = 3;
 
@@ -38,6 +40,17 @@ impl Supervisor {
     /// Traffic flows.
     pub(super) fn ready(&mut self, shared: &Shared) {
         self.say(&[NotifyState::Ready, NotifyState::Status(&status(shared, &[]))]);
+    }
+
+    /// The end has begun, and may take so long.
+    pub(super) fn draining(&mut self, grace: Duration) {
+        let more = (grace + STOPPING).as_micros();
+        let more = u32::try_from(more).unwrap_or(u32::MAX);
+        self.say(&[
+            NotifyState::Stopping,
+            NotifyState::ExtendTimeoutUsec(more),
+            NotifyState::Status("stopping: draining"),
+        ]);
     }
 
     /// The end has begun.
@@ -90,10 +103,11 @@ fn status(shared: &Shared, stuck: &[usize]) -> String {
     if !shared.is_ready() {
         return "an interface is gone".to_owned();
     }
+    let draining = shared.drained_since().map_or("", |_| "draining, ");
     let sessions = shared.sum(|worker| &worker.sessions);
     let subscribers = shared.sum(|worker| &worker.subscribers);
     let workers = shared.workers.len();
-    format!("{workers} workers, {subscribers} subscribers, {sessions} sessions")
+    format!("{draining}{workers} workers, {subscribers} subscribers, {sessions} sessions")
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What does an operator see? The stats socket's answers, as tables for people or JSON for programs.
 
 mod client;
+pub(crate) mod drain;
 mod human;
 mod lists;
 pub(crate) mod settings;
@@ -80,6 +81,14 @@ pub(crate) enum ViewError {
     /// natgate refuses a configuration: every mistake, a line each.
     #[error("{0}")]
     Invalid(String),
+    /// Sessions are left when the time to wait is over.
+    #[error(
+        "not empty ({left} sessions): they have not ended in time; wait on, or see natgate sessions"
+    )]
+    NotEmpty {
+        /// How many.
+        left: u64,
+    },
     /// The output failed.
     #[error("cannot write the output: {0}; see that there is room")]
     Output(#[from] io::Error),

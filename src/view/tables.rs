@@ -5,7 +5,9 @@ use std::fmt::Write;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 
 use super::human::{bytes, count, millis};
-use crate::api::model::{DropRow, InterfaceRow, PoolRow, Reloaded, SettingRow, Status, WorkerRow};
+use crate::api::model::{
+    Drain, DropRow, InterfaceRow, PoolRow, Reloaded, Remainder, SettingRow, Status, WorkerRow,
+};
 
 /// Columns of a terminal that tables are made for.
 const WIDTH: u16 = 100;
@@ -32,7 +34,11 @@ fn table(titles: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String
 }
 
 pub(super) fn status(status: &Status) -> String {
-    let ready = if status.ready { "ready" } else { "starting" };
+    let ready = match (status.ready, status.drained_since) {
+        (false, _) => "starting".to_owned(),
+        (true, None) => "ready".to_owned(),
+        (true, Some(since)) => format!("DRAINING since {}", ago(since)),
+    };
     let share = 100.0 * status.sessions as f64 / status.sessions_maximum.max(1) as f64;
     let up = millis(status.uptime_s * 1000);
     let mut text = format!("natgate {}: {ready}, up {up}, pid {}\n", status.version, status.pid);
@@ -90,6 +96,31 @@ pub(super) fn reloaded(reloaded: &Reloaded) -> String {
         }
     }
     text
+}
+
+pub(super) fn drain(drain: &Drain) -> String {
+    let mut text = match drain.drained_since {
+        Some(since) => format!("draining since {}: no new sessions\n", ago(since)),
+        None => "not draining: new sessions are opened\n".to_owned(),
+    };
+    let (sessions, refused) = (count(drain.sessions), count(drain.refused));
+    let _ = writeln!(text, "{sessions} sessions remain; {refused} new flows were refused\n");
+    if drain.pools.is_empty() {
+        return text;
+    }
+    let row = |pool: &Remainder| {
+        vec![
+            pool.pool.clone(),
+            count(pool.sessions),
+            count(pool.established),
+            millis(pool.longest_idle_ms),
+            millis(pool.last_expires_in_ms),
+            pool.busiest.clone(),
+        ]
+    };
+    let titles =
+        ["POOL", ">SESSIONS", ">ESTABLISHED", ">LONGEST IDLE", ">LAST EXPIRES IN", "BUSIEST"];
+    text + &table(&titles, drain.pools.iter().map(row)) + "\n"
 }
 
 pub(super) fn settings(rows: &[SettingRow]) -> String {

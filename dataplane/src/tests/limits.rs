@@ -3,6 +3,7 @@
 use conntrack::{EventKind, Limit, Quota};
 
 use super::*;
+use crate::snapshot::Policy;
 
 #[test]
 fn dns_replies_find_the_worker_that_asked() {
@@ -73,4 +74,31 @@ fn new_flows_give_way_while_the_receive_ring_overflows() {
     assert_eq!(rig.dropped(DropReason::Overload), 16);
     rig.advance(Duration::from_millis(1_100));
     assert_eq!(burst(&mut rig, 5_002), 41, "it is over");
+}
+
+/// Everything that would open a session is dropped, from both sides; what has one passes, and so does what needs none.
+#[test]
+fn a_drained_gateway_opens_no_session_and_keeps_those_it_has() {
+    let mut rig = Rig::new(2);
+    let old = udp((pod(1), 4000), (SERVER, 4433), b"hi");
+    let public = seen(&rig.one(INSIDE, &old).unwrap().1).src;
+    let drain = |rig: &Rig, draining: bool| {
+        let snapshot = rig.snapshot.get();
+        let policy = Policy { draining, ..Policy::clone(&snapshot.policy) };
+        rig.snapshot.publish(Snapshot { policy: Arc::new(policy), ..(*snapshot).clone() });
+    };
+    drain(&rig, true);
+    let fresh = |n: u8| udp((pod(n), 5000), (SERVER, 4433), b"hi");
+    for n in 1..=4 {
+        rig.inject(INSIDE, &fresh(n));
+        rig.run();
+    }
+    rig.inject(INSIDE, &tcp((pod(2), 6000), (SERVER, 80), "S", b""));
+    rig.run();
+    assert_eq!(rig.dropped(DropReason::Draining), 5);
+    assert!(rig.one(INSIDE, &old).is_some(), "an old flow was cut");
+    assert!(rig.one(OUTSIDE, &udp((SERVER, 4433), public, b"back")).is_some());
+    drain(&rig, false);
+    assert_eq!(rig.one(INSIDE, &fresh(2)).unwrap().0, OUTSIDE);
+    assert_eq!(rig.dropped(DropReason::Draining), 5);
 }
