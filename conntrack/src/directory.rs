@@ -97,6 +97,17 @@ fn is_over(until: u32, now: Timestamp) -> bool {
     now.wrapping_sub(until) & SECONDS_MASK < 1 << (SECONDS_BITS - 1)
 }
 
+/// Whether a block with this word may become `holder`'s.
+fn is_available(word: u64, holder: Holder, now: Timestamp) -> bool {
+    match decode(word) {
+        BlockState::Free => true,
+        BlockState::Held(_) | BlockState::Closed => false,
+        BlockState::Resting(last, until) => {
+            holder.overlay == 0 && last == holder.subscriber || is_over(until, now)
+        }
+    }
+}
+
 fn ports_of(block: u16, shift: u32) -> RangeInclusive<u16> {
     let start = u32::from(block) << shift;
     start as u16..=(start + (1 << shift) - 1) as u16
@@ -222,6 +233,13 @@ impl Directory {
         ports_of(block.0, self.shift)
     }
 
+    /// The ports of all blocks, from the first to the last.
+    pub(crate) fn all_ports(&self) -> Option<RangeInclusive<u16>> {
+        let last = self.words.len().checked_sub(1)?;
+        let last = BlockNumber(self.first + last as u16);
+        Some(*self.ports(BlockNumber(self.first)).start()..=*self.ports(last).end())
+    }
+
     /// The blocks that are held now, and by whom: what a journal has to know. Walks the directory.
     pub fn held_blocks(&self) -> impl Iterator<Item = (BlockNumber, Holder)> + '_ {
         let numbers = (self.first..).map(BlockNumber);
@@ -344,16 +362,24 @@ impl Directory {
         index < self.words.len() && self.claim_at(index, holder, now).is_some()
     }
 
+    /// Whether [`claim`](Self::claim) would find a block; claims none.
+    pub(crate) fn has_claimable(&self, holder: Holder, now: Timestamp) -> bool {
+        let barren = self.counts.barren.load(Ordering::Acquire);
+        self.held() < self.blocks()
+            && now.as_secs() >= u64::from(barren as u32)
+            && self.words.iter().any(|w| is_available(w.load(Ordering::Acquire), holder, now))
+    }
+
+    /// Whether [`claim_block`](Self::claim_block) would get exactly `block`; does not claim it.
+    pub(crate) fn is_claimable(&self, block: BlockNumber, holder: Holder, now: Timestamp) -> bool {
+        let word = self.word(block);
+        word.is_some_and(|word| is_available(word.load(Ordering::Acquire), holder, now))
+    }
+
     fn claim_at(&self, index: usize, holder: Holder, now: Timestamp) -> Option<BlockNumber> {
         let word = &self.words[index];
         let seen = word.load(Ordering::Acquire);
-        let available = match decode(seen) {
-            BlockState::Free => true,
-            BlockState::Held(_) | BlockState::Closed => false,
-            BlockState::Resting(last, until) => {
-                holder.overlay == 0 && last == holder.subscriber || is_over(until, now)
-            }
-        };
+        let available = is_available(seen, holder, now);
         let held = encode(BlockState::Held(holder));
         let won = available
             && word.compare_exchange(seen, held, Ordering::AcqRel, Ordering::Relaxed).is_ok();

@@ -15,6 +15,8 @@
 //! Where ports are not shared, 4, 6 and 7 fall away (RFC 4787 REQ-1 and REQ-3). Class and parity, where the pool keeps them, hold in
 //! every step but the first: a flow is refused rather than given a port of another kind (decision 0007).
 
+mod prospect;
+
 use crate::address::PortClass;
 use crate::block::{Parity, PortBlock};
 use crate::directory::Holder;
@@ -147,9 +149,18 @@ impl Search<'_> {
             return None;
         }
         let port = self.key.src.port;
-        let mut held = false;
+        if self.blocks(holding).any(|block| block.holds(port)) {
+            return self.preserved_in_blocks(holding).map(Lease::of);
+        }
+        let claimed = holding.claim_port(self.pool, port, self.holder, self.random, self.now)?;
+        let public = self.endpoint(claimed.address, port);
+        Some(Lease { claimed: Some(claimed), ..Lease::of(public) })
+    }
+
+    /// The pod's own port, in a block that it holds.
+    fn preserved_in_blocks(&self, holding: &Holding) -> Option<Endpoint> {
+        let port = self.key.src.port;
         for block in self.blocks(holding).filter(|block| block.holds(port)) {
-            held = true;
             let public = self.endpoint(block.address, port);
             let shared = || {
                 let used = block.is_used(self.key.protocol, port);
@@ -157,15 +168,10 @@ impl Search<'_> {
                 used && !reserved && self.sharing != Sharing::Nobody && self.is_free(public)
             };
             if block.is_unused(self.key.protocol, port) || shared() {
-                return Some(Lease::of(public));
+                return Some(public);
             }
         }
-        if held {
-            return None;
-        }
-        let claimed = holding.claim_port(self.pool, port, self.holder, self.random, self.now)?;
-        let public = self.endpoint(claimed.address, port);
-        Some(Lease { claimed: Some(claimed), ..Lease::of(public) })
+        None
     }
 
     /// The lease of a connection that is over, if nothing else can be had; claims nothing.

@@ -95,7 +95,7 @@ impl Holding {
     }
 
     /// How much of `limit` is used, and how much there is. `protocol`: of the flow that is concerned.
-    fn usage(&self, pool: &Pool, limit: Limit, protocol: Protocol) -> (u64, u64) {
+    pub(crate) fn usage(&self, pool: &Pool, limit: Limit, protocol: Protocol) -> (u64, u64) {
         let quota = &pool.settings.quota;
         let (used, limit) = match limit {
             Limit::Blocks => {

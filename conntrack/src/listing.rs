@@ -66,7 +66,7 @@ impl Nat {
         (start < end).then(|| (start..end).filter_map(move |number| self.session_view(number, now)))
     }
 
-    fn session_view(&self, number: usize, now: Timestamp) -> Option<SessionView> {
+    pub(crate) fn session_view(&self, number: usize, now: Timestamp) -> Option<SessionView> {
         let (session, owner) = self.table.live(number)?;
         let expires_in_ms = self.pool(owner.pool).map_or(0, |pool| {
             let settings = &pool.settings;

@@ -6,6 +6,7 @@ mod end;
 mod follow;
 mod hit;
 mod open;
+mod prospect;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 pub use change::Claimant;
 pub use follow::{Farewell, Obituary};
 pub use hit::{Acknowledgement, Hit};
+pub use prospect::{Means, Prospect, Reached, Usage};
 
 use crate::endpoint::{Endpoint, FlowKey, Protocol};
 use crate::events::{EventKind, Events};

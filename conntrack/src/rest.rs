@@ -57,6 +57,13 @@ impl Rests {
         oldest.is_some_and(|rest| rest.until <= now)
     }
 
+    /// Those that are over, the oldest first.
+    pub(crate) fn due(&self, pool: PoolId, now: Timestamp) -> impl Iterator<Item = &Rest> {
+        let queue = self.queues.get(pool.index());
+        let all = (0..).map_while(move |place| queue?.get(place));
+        all.take_while(move |rest| rest.until <= now)
+    }
+
     /// The oldest one, if it is over at `now` or there are more than `max`.
     fn pop(&mut self, pool: PoolId, max: usize, now: Timestamp) -> Option<Rest> {
         let queue = self.queues.get_mut(pool.index())?;

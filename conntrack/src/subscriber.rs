@@ -1,6 +1,7 @@
 //! What does a pod hold? Its blocks, its sessions, its quota.
 
 mod all;
+mod prospect;
 
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use all::Subscribers;
+pub(crate) use prospect::Claimable;
 
 use crate::address::PortClass;
 use crate::block::{Parity, PortBlock, Returned};
@@ -103,7 +105,7 @@ struct RefusedLately {
 }
 
 /// What one subscriber holds in one pool.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Holding {
     pub(crate) pool: PoolId,
     /// Index of the address that the subscriber is paired with (RFC 4787 REQ-2).
@@ -126,7 +128,7 @@ pub(crate) struct Holding {
 }
 
 /// What is remembered of a holding that gave blocks back, or met a limit.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Rare {
     /// Events about soft and hard limits.
     pub(crate) told_soft: Told,
@@ -139,7 +141,7 @@ pub(crate) struct Rare {
 }
 
 impl Holding {
-    fn new(pool: PoolId) -> Self {
+    pub(crate) fn new(pool: PoolId) -> Self {
         Self {
             pool,
             anchor: None,

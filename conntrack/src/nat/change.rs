@@ -12,6 +12,7 @@ use crate::directory::{BlockNumber, BlockState, Directory, Holder};
 use crate::endpoint::{Endpoint, Protocol};
 use crate::pool::{IpId, Pool, Standing};
 use crate::session::{Direction, Slot, Via};
+use crate::subscriber::Holding;
 use crate::time::Timestamp;
 
 /// A live session, as [`Nat::sweep`] asks about it.
@@ -147,7 +148,11 @@ impl Nat {
     /// Whether a mapping that the subscriber `number` has at `public` may have one more session: its public endpoint is
     /// still the pool's to give.
     pub(super) fn is_good(&mut self, number: u32, pool: &Pool, public: Endpoint) -> bool {
-        let holding = self.subscribers.get_mut(number).holding_mut(pool.id);
+        Self::is_good_in(self.subscribers.get_mut(number).holding_mut(pool.id), pool, public)
+    }
+
+    /// The same, for what a subscriber holds in the pool.
+    pub(super) fn is_good_in(holding: &mut Holding, pool: &Pool, public: Endpoint) -> bool {
         let Some(block) = holding.block_of(pool, public) else { return false };
         let index = usize::from(holding.blocks[block].address);
         pool.standing(index) != Standing::Gone && !pool.addresses[index].is_reserved(public.port)

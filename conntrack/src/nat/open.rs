@@ -16,7 +16,7 @@ use crate::tcp::{Segment, State};
 use crate::time::Timestamp;
 
 /// Ports whose rest is over that a new flow wakes at most.
-const WAKE_BUDGET: u32 = 64;
+pub(super) const WAKE_BUDGET: u32 = 64;
 
 impl From<NoBlock> for Refusal {
     fn from(no_block: NoBlock) -> Self {
@@ -38,7 +38,7 @@ impl From<NotAdded> for Refusal {
 }
 
 /// The state in which a session begins that a packet from `realm` opens.
-fn first_state(key: &FlowKey, first: Option<&Segment>) -> Result<State, Refusal> {
+pub(super) fn first_state(key: &FlowKey, first: Option<&Segment>) -> Result<State, Refusal> {
     match (key.protocol, first) {
         (Protocol::Tcp, Some(segment)) if segment.flags.opens() => Ok(match key.realm {
             Realm::Internal => State::SynSent,
@@ -50,7 +50,7 @@ fn first_state(key: &FlowKey, first: Option<&Segment>) -> Result<State, Refusal>
 }
 
 /// The flow from inside whose session a packet with `key` belongs to, if `internal` in `overlay` is its inner end.
-fn outbound_key(key: &FlowKey, internal: Endpoint, overlay: u16) -> FlowKey {
+pub(super) fn outbound_key(key: &FlowKey, internal: Endpoint, overlay: u16) -> FlowKey {
     let dst = match key.realm {
         Realm::Internal => key.dst,
         Realm::External => key.src,
@@ -235,7 +235,7 @@ impl Nat {
     }
 
     /// Whether a mapping may have one more session (RFC 6888 REQ-5).
-    fn has_room(&self, mapping: u32, pool: &Pool) -> Result<(), Refusal> {
+    pub(super) fn has_room(&self, mapping: u32, pool: &Pool) -> Result<(), Refusal> {
         let limit = pool.settings.quota.sessions_per_mapping;
         if limit.is_some_and(|limit| self.mappings.get(mapping).sessions >= limit) {
             return Err(Refusal::QuotaSessions);

@@ -11,6 +11,7 @@ mod mapping;
 mod overlay;
 mod portless;
 mod ports;
+mod prospect;
 mod quotas;
 mod random;
 mod reload;
