@@ -45,8 +45,8 @@ pub use events::{Event, EventKind, Limit};
 pub use key::{HashedKey, Secret, Side};
 pub use listing::{SessionView, SubscriberView};
 pub use nat::{
-    Acknowledgement, Admission, Claimant, Farewell, FixedMapping, Hit, Means, Memory, Nat, NatStats,
-    Obituary, Prospect, Reached, Refusal, Usage,
+    Acknowledgement, Admission, Claimant, Farewell, FixedMapping, Hit, Means, Memory, Nat,
+    NatStats, Obituary, Prospect, Reached, Refusal, Usage,
 };
 pub use pool::{
     Behavior, HoldDown, InboundRefresh, IpId, MidStream, OnExhaustion, OnExpiry, Overlap, Pool,

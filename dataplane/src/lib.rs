@@ -11,6 +11,7 @@ mod burst;
 pub mod counters;
 pub mod drop_reason;
 mod error_limit;
+pub mod explain;
 mod farewell;
 pub mod forward;
 mod fragment;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::Ipv4Addr;
 
-use conntrack::{Endpoint, FlowKey, Protocol, Realm, Rewrite, Segment};
+use conntrack::{Endpoint, FlowKey, Protocol, Realm, Rewrite, Segment, TcpFlags};
 
 use crate::drop_reason::DropReason;
 use crate::interface::Mac;
@@ -106,6 +106,34 @@ impl Packet {
     #[inline]
     pub(crate) fn of_frame(frame: &[u8]) -> Result<Self, DropReason> {
         Self::parse(frame.get(ethernet::HEADER..).ok_or(DropReason::Malformed)?)
+    }
+
+    /// The first packet of a flow that is only thought of: small, and fragmented if need be.
+    pub(crate) fn opening(
+        protocol: Protocol,
+        src: Endpoint,
+        dst: Endpoint,
+    ) -> Result<Self, DropReason> {
+        if !is_forwardable(src.addr) || !is_forwardable(dst.addr) {
+            return Err(DropReason::BadAddress);
+        }
+        let packet = Self {
+            src,
+            dst,
+            transport: Transport::Udp,
+            l4: (ethernet::HEADER + ipv4::HEADER) as u16,
+            len: 60,
+            ttl: 64,
+            number: protocol.number(),
+            fragment: FragmentField::default(),
+            id: 0,
+        };
+        Ok(match protocol {
+            Protocol::Tcp => packet.with(Transport::Tcp(Segment::bare(TcpFlags::SYN))),
+            Protocol::Udp => packet,
+            Protocol::Icmp => packet.with(Transport::Icmp(Query::Echo)),
+            Protocol::Other(number) => packet.parse_other(number),
+        })
     }
 
     /// Parses an IPv4 packet (RFC 1812 5.2.2: length, version, header length, checksum).

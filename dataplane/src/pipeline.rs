@@ -278,7 +278,7 @@ impl<I: PacketIo> Worker<I> {
     }
 
     /// Which side the packet came from; on a one-armed interface the source address tells.
-    fn realm_of(&self, packet: &Packet, interface: InterfaceId) -> Realm {
+    pub(crate) fn realm_of(&self, packet: &Packet, interface: InterfaceId) -> Realm {
         let internal = self.interface(interface).is_some_and(|interface| {
             let roles = interface.roles;
             // An error may be from any router; what it is about tells.

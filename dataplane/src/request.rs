@@ -8,6 +8,8 @@ use std::sync::Arc;
 use conntrack::{Endpoint, PoolId, Protocol};
 use crossbeam::channel::Sender;
 
+use crate::explain::{Explanation, Flow};
+
 /// A question to one worker. The worker answers in slices between bursts and stops when the
 /// receiver is gone; a slice may be empty (a sign of life), and the end of the answer is the end of the channel.
 #[derive(Debug)]
@@ -16,6 +18,8 @@ pub enum Request {
     Sessions(SessionFilter, Sender<Vec<SessionRow>>),
     /// List subscribers.
     Subscribers(SubscriberFilter, Sender<Vec<SubscriberRow>>),
+    /// Say what would become of the first packet of a flow; only its home answers.
+    Explain(Flow, Sender<Explanation>),
     /// Announce the pool addresses that are on-link by gratuitous ARP.
     Announce,
     /// Finish the burst and return.

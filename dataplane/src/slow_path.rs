@@ -146,7 +146,7 @@ impl<I: PacketIo> Worker<I> {
     }
 
     /// Whether the way to `addr` is by an interface that has pods only.
-    fn lies_inside(&self, addr: Ipv4Addr) -> bool {
+    pub(crate) fn lies_inside(&self, addr: Ipv4Addr) -> bool {
         let roads = &self.snapshot.roads;
         let interface = roads.interface_of(roads.next_hop(&Journey::to(addr)));
         let roles = interface.and_then(|id| self.interface(id)).map(|interface| interface.roles);
@@ -155,7 +155,7 @@ impl<I: PacketIo> Worker<I> {
 
     /// The fixed mapping that a flow from inside leaves by: of a 1:1 address always, of a port forward if the
     /// rule's pool has its address. So an internal endpoint has one public endpoint (RFC 4787 REQ-1).
-    fn fixed_for(&self, key: &FlowKey, pool: PoolId) -> Option<Fixed> {
+    pub(crate) fn fixed_for(&self, key: &FlowKey, pool: PoolId) -> Option<Fixed> {
         let forwards = &self.snapshot.policy.forwards;
         // Configuration names pods of overlay 0.
         let internal = Some(key.src).filter(|_| key.overlay == 0)?;

@@ -483,6 +483,10 @@ impl<I: PacketIo> Worker<I> {
             match request {
                 Request::Stop => self.stopping = true,
                 Request::Announce => self.announcements = self.announcements_due(),
+                Request::Explain(flow, reply) => {
+                    // Who asked may have gone.
+                    let _ = self.explain(&flow, now).map(|answer| reply.try_send(answer));
+                }
                 other => self.listings.extend(Listing::new(other)),
             }
         }

@@ -182,6 +182,7 @@ fn worker(number: u16, rows: usize, produced: Arc<AtomicUsize>) -> WorkerFacts {
                     answer(&[row], &to, &woken, &produced);
                 }
                 Request::Announce | Request::Stop => return,
+                Request::Explain(..) => {}
             }
         }
     });

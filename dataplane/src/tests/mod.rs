@@ -7,6 +7,7 @@
 mod anybody;
 mod attack;
 mod damage;
+mod explain;
 mod fixed_rig;
 mod forwards;
 mod fragments;
