@@ -50,11 +50,13 @@ Shows every setting in force, and warns of each requirement of an RFC that a set
 the pool's profile. Needs no privileges. Every mistake is shown at once; exit status 2 if there is one.")]
     Check(CheckArgs),
     /// Show the state of the running gateway
-    #[command(after_long_help = "Example:\n  natgate status\n  natgate status --json")]
-    Status(ClientArgs),
+    #[command(
+        after_long_help = "Example:\n  natgate status\n  natgate status --watch\n  natgate status --json"
+    )]
+    Status(ViewArgs),
     /// Show address pools and how full they are
     #[command(after_long_help = "Example:\n  natgate pools\n  natgate pools --json")]
-    Pools(ClientArgs),
+    Pools(ViewArgs),
     /// Show subscribers: internal addresses with what they hold
     #[command(after_long_help = "\
 Example:
@@ -71,11 +73,32 @@ Example:
     #[command(after_long_help = "Example:\n  natgate drops\n  natgate drops --all --json")]
     Drops(DropsArgs),
     /// Show the workers and their load
-    #[command(after_long_help = "Example:\n  natgate workers\n  natgate workers --json")]
-    Workers(ClientArgs),
+    #[command(after_long_help = "Example:\n  natgate workers --watch 1\n  natgate workers --json")]
+    Workers(ViewArgs),
     /// Show the interfaces of the gateway
     #[command(after_long_help = "Example:\n  natgate interfaces\n  natgate interfaces --json")]
-    Interfaces(ClientArgs),
+    Interfaces(ViewArgs),
+    /// Tell what would become of a flow, and why: rule, pool, public endpoint, limits, way and MTU
+    #[command(after_long_help = "\
+Example:
+  natgate explain --from 10.244.1.7 --to 192.0.2.80:443
+  natgate explain --from 10.244.1.7:5353 --to 192.0.2.53:53/udp --json
+  natgate explain --from 198.51.100.1 --to 203.0.113.10:443
+  natgate explain --from 10.244.1.7 --to 192.0.2.80:443 --vni 7
+
+Asks the running gateway and changes nothing: no session is opened, no port taken. What depends on the moment of a
+packet's arrival (overload, rates of ICMP errors) is left out.")]
+    Explain(ExplainArgs),
+    /// Write chosen packets into a file for Wireshark, before and after translation, with what became of them
+    #[command(after_long_help = "\
+Example:
+  natgate capture -w all.pcapng --from 10.244.1.7 --count 100
+  natgate capture -w drops.pcapng --drops
+  natgate capture -w - --drops no-rule --seconds 10 | tshark -r - -T fields -e frame.comment
+
+A capture ends by itself: after --count packets, or --seconds. What does not fit its bounds is missed, counted and told.
+Packets that the steering program drops or leaves to the kernel are not in it.")]
+    Capture(CaptureArgs),
     /// Read the configuration of the running gateway again, and bring it into force
     #[command(after_long_help = "\
 Example:
@@ -268,12 +291,23 @@ pub(crate) struct ClientArgs {
     pub(crate) json: bool,
 }
 
+/// Flags of every command of the live view.
+#[derive(Args, Debug)]
+pub(crate) struct ViewArgs {
+    /// How to ask.
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    /// Show it again every so many seconds, until Ctrl-C
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = seconds)]
+    pub(crate) watch: Option<f64>,
+}
+
 /// Flags of `subscribers`.
 #[derive(Args, Debug)]
 pub(crate) struct SubscribersArgs {
     /// How to ask.
     #[command(flatten)]
-    pub(crate) client: ClientArgs,
+    pub(crate) view: ViewArgs,
     /// Only this internal address
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) address: Option<Ipv4Addr>,
@@ -290,7 +324,7 @@ pub(crate) struct SubscribersArgs {
 pub(crate) struct SessionsArgs {
     /// How to ask.
     #[command(flatten)]
-    pub(crate) client: ClientArgs,
+    pub(crate) view: ViewArgs,
     /// Only sessions in which this address takes part: internal, public or remote
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) address: Option<Ipv4Addr>,
@@ -313,7 +347,7 @@ pub(crate) struct SessionsArgs {
 pub(crate) struct DropsArgs {
     /// How to ask.
     #[command(flatten)]
-    pub(crate) client: ClientArgs,
+    pub(crate) view: ViewArgs,
     /// Show reasons for which nothing was dropped, too
     #[arg(long)]
     pub(crate) all: bool,
@@ -369,6 +403,55 @@ pub(crate) struct ResetArgs {
     pub(crate) all: bool,
 }
 
+/// Flags of `explain`.
+#[derive(Args, Debug)]
+pub(crate) struct ExplainArgs {
+    /// How to ask.
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    /// Who sends: ADDRESS or ADDRESS:PORT
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    pub(crate) from: String,
+    /// To whom: ADDRESS:PORT[/tcp|/udp] or ADDRESS[/icmp]; tcp, unless another protocol is named
+    #[arg(long, value_name = "ADDRESS[:PORT][/PROTOCOL]")]
+    pub(crate) to: String,
+    /// The packet arrives by the tunnel with this number, where pods of several have one address
+    #[arg(long, value_name = "N")]
+    pub(crate) vni: Option<u32>,
+}
+
+/// Flags of `capture`.
+#[derive(Args, Debug)]
+pub(crate) struct CaptureArgs {
+    /// Stats socket of the running natgate
+    #[arg(long, value_name = "PATH", env = "NATGATE_SOCKET", default_value = DEFAULT_SOCKET)]
+    pub(crate) socket: PathBuf,
+    /// The file; -: standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) write: PathBuf,
+    /// Only what is dropped, for this reason if one is named
+    #[arg(long, value_name = "REASON", num_args = 0..=1, default_missing_value = "")]
+    pub(crate) drops: Option<String>,
+    /// One end, before or after translation: address or prefix
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) from: Option<String>,
+    /// The other end
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) to: Option<String>,
+    /// Packets at most [default: 10000]
+    #[arg(long, value_name = "N")]
+    pub(crate) count: Option<u64>,
+    /// Seconds at most [default: 60]
+    #[arg(long, value_name = "S")]
+    pub(crate) seconds: Option<u64>,
+    /// Bytes of each packet at most [default: 256]
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) snap: Option<u64>,
+    /// Packets a second at most, of each worker [default: 10000]
+    #[arg(long, value_name = "N")]
+    pub(crate) rate: Option<u64>,
+}
+
 /// Flags of `detach`.
 #[derive(Args, Debug)]
 pub(crate) struct DetachArgs {
@@ -378,6 +461,11 @@ pub(crate) struct DetachArgs {
     /// Every interface that carries a program of natgate
     #[arg(long, conflicts_with = "interfaces")]
     pub(crate) all: bool,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().ok().filter(|seconds| (0.1..=86_400.0).contains(seconds));
+    seconds.ok_or_else(|| "give seconds, from 0.1 to 86400".to_owned())
 }
 
 fn protocol(text: &str) -> Result<Protocol, String> {

@@ -3,10 +3,12 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod capture;
 mod check;
 mod cli;
 mod config;
 mod detach;
+mod explain;
 mod generate;
 mod mirror;
 #[cfg(test)]
@@ -43,6 +45,8 @@ fn main() -> ExitCode {
         Command::Set(args) => set(&args),
         Command::Get(args) => get(&args),
         Command::Reset(args) => reset(args),
+        Command::Explain(args) => explain(&args),
+        Command::Capture(args) => capture(args),
         other => look(other),
     };
     match outcome {
@@ -53,17 +57,17 @@ fn main() -> ExitCode {
 
 /// Shows what a running natgate says.
 fn look(command: Command) -> anyhow::Result<()> {
-    let (client, what) = match command {
-        Command::Status(client) => (client, What::Status),
-        Command::Pools(client) => (client, What::Pools),
-        Command::Workers(client) => (client, What::Workers),
-        Command::Interfaces(client) => (client, What::Interfaces),
-        Command::Drops(args) => (args.client, What::Drops { all: args.all }),
+    let (view, what) = match command {
+        Command::Status(view) => (view, What::Status),
+        Command::Pools(view) => (view, What::Pools),
+        Command::Workers(view) => (view, What::Workers),
+        Command::Interfaces(view) => (view, What::Interfaces),
+        Command::Drops(args) => (args.view, What::Drops { all: args.all }),
         Command::Subscribers(args) => {
             let address = args.address.map(|address| address.to_string());
             let filter =
                 Filter { address, pool: args.pool, limit: args.limit, ..Filter::default() };
-            (args.client, What::Subscribers(filter))
+            (args.view, What::Subscribers(filter))
         }
         Command::Sessions(args) => {
             let filter = Filter {
@@ -73,7 +77,7 @@ fn look(command: Command) -> anyhow::Result<()> {
                 state: args.state,
                 limit: args.limit,
             };
-            (args.client, What::Sessions(filter))
+            (args.view, What::Sessions(filter))
         }
         Command::Run(_)
         | Command::Check(_)
@@ -83,12 +87,49 @@ fn look(command: Command) -> anyhow::Result<()> {
         | Command::Set(_)
         | Command::Get(_)
         | Command::Reset(_)
+        | Command::Explain(_)
+        | Command::Capture(_)
         | Command::Detach(_)
         | Command::Schema
         | Command::Completions { .. }
         | Command::Manual { .. } => return Ok(()),
     };
-    Ok(runtime()?.block_on(view::show(&client.socket, &what, client.json))?)
+    let ClientArgs { socket, json } = view.client;
+    let shown = async {
+        match view.watch.map(Duration::from_secs_f64) {
+            Some(interval) => view::watch(&socket, &what, json, interval).await,
+            None => view::show(&socket, &what, json).await,
+        }
+    };
+    Ok(runtime()?.block_on(shown)?)
+}
+
+/// Tells what would become of a flow.
+fn explain(args: &cli::ExplainArgs) -> anyhow::Result<()> {
+    let question = [("from", Some(args.from.clone())), ("to", Some(args.to.clone()))];
+    let vni = ("vni", args.vni.map(|vni| vni.to_string()));
+    let asked = question.into_iter().chain([vni]);
+    let query: Vec<(&str, String)> = asked.filter_map(|(name, it)| Some((name, it?))).collect();
+    let (socket, json) = (&args.client.socket, args.client.json);
+    Ok(runtime()?.block_on(view::explain(socket, &query, json))?)
+}
+
+/// Captures packets.
+fn capture(args: cli::CaptureArgs) -> anyhow::Result<()> {
+    let text = |number: Option<u64>| number.map(|number| number.to_string());
+    let fields = [
+        ("drops", args.drops),
+        ("from", args.from),
+        ("to", args.to),
+        ("count", text(args.count)),
+        ("seconds", text(args.seconds)),
+        ("snap", text(args.snap)),
+        ("rate", text(args.rate)),
+    ];
+    let query: Vec<(&str, String)> =
+        fields.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+    let target = capture::Target::new(&args.write);
+    Ok(runtime()?.block_on(capture::capture(&args.socket, &query, &target))?)
 }
 
 /// Has a running natgate read its configuration again.

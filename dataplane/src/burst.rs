@@ -34,8 +34,9 @@ impl<I: PacketIo> Worker<I> {
             self.take_out_of_tunnels(&mut burst);
         }
         if packets > 0 {
+            self.counters().bursts.add(1);
             let given = self.counters().handed_over.get();
-            if self.hand_off.workers() > 1 && self.many_elsewhere {
+            if self.hand_off.workers() > 1 && self.many_elsewhere && self.tap.is_none() {
                 self.send_home(&mut burst);
             }
             self.process(&mut burst, Came::ByInterface, now);
@@ -83,6 +84,9 @@ impl<I: PacketIo> Worker<I> {
     /// A burst, stage by stage. A stage's reads of memory don't wait for each other.
     #[inline]
     fn process(&mut self, burst: &mut Vec<Received<I::Frame>>, by: Came, now: Timestamp) {
+        if self.tap.is_some() {
+            return self.process_captured(burst, by, now);
+        }
         let mut glances = std::mem::take(&mut self.glances);
         let mut odd = std::mem::take(&mut self.odd);
         match by {

@@ -7,6 +7,7 @@ use crossbeam::utils::CachePadded;
 
 use crate::drop_reason::DropReason;
 use crate::interface::InterfaceId;
+use crate::load::Latency;
 use crate::refuse::IcmpError;
 
 /// A number that one thread raises and others read.
@@ -122,6 +123,12 @@ pub struct WorkerCounters {
     pub busy_loops: Counter,
     /// Loops that found none.
     pub idle_loops: Counter,
+    /// Nanoseconds of turns that found packets.
+    pub busy_nanos: Counter,
+    /// Bursts received that were not empty.
+    pub bursts: Counter,
+    /// How long packets stay, of one busy turn in 64.
+    pub latency: Latency,
     /// Times the worker slept.
     pub sleeps: Counter,
     /// Fragments made of packets that were too big for the next link.

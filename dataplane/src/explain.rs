@@ -138,7 +138,7 @@ impl<I: PacketIo> Worker<I> {
                 self.outcome(&parsed, flow, &mut found, now).unwrap_or_else(Outcome::Refused)
             }
         };
-        Some(self.explanation(flow, realm, found, outcome))
+        Some(self.explanation(flow, realm, &found, outcome))
     }
 
     fn parsed(&self, packet: Packet, realm: Realm, flow: &Flow) -> Parsed {
@@ -246,6 +246,7 @@ impl<I: PacketIo> Worker<I> {
         found.pool = Some(pool);
         let key = parsed.flow_key()?;
         self.explain_way(parsed, flow, found, packet.dst.addr)?;
+        self.explain_drain()?;
         let prospect = if let Some(fixed) = self.fixed_for(&key, pool) {
             let Fixed { internal, public, pool } = fixed;
             found.pool = Some(pool);
@@ -272,6 +273,7 @@ impl<I: PacketIo> Worker<I> {
         if hairpin.is_none() && self.snapshot.policy.rules.knows_source(packet.src.addr) {
             return Err(DropReason::Spoofed);
         }
+        self.explain_drain()?;
         let forwards = &self.snapshot.policy.forwards;
         let reached = match forwards.by_public(key.protocol, key.dst) {
             Some(Fixed { internal, public, pool }) => {
@@ -288,6 +290,11 @@ impl<I: PacketIo> Worker<I> {
         Ok(Outcome::Reaches(reached))
     }
 
+    /// While natgate is drained nothing is opened.
+    fn explain_drain(&self) -> Result<(), DropReason> {
+        if self.snapshot.policy.draining { Err(DropReason::Draining) } else { Ok(()) }
+    }
+
     /// The next hop, if the packet may take that way.
     fn explain_way(
         &self,
@@ -298,7 +305,7 @@ impl<I: PacketIo> Worker<I> {
     ) -> Result<NextHop, DropReason> {
         let overlay = found.ends.map_or(0, |[(_, overlay), _]| overlay);
         let kept = found.slot.map(|slot| AdjacencyId(self.nat.hop(slot).adjacency));
-        let journey = Journey { overlay, kept, ..parsed.journey(destination, flow.arrival) };
+        let journey = Journey { kept, overlay, ..parsed.journey(destination, flow.arrival) };
         let hop = self.way_to(&journey);
         self.may_leave(hop, parsed.realm, &parsed.packet)?;
         match self.exit_by(hop) {
@@ -312,7 +319,7 @@ impl<I: PacketIo> Worker<I> {
         &self,
         flow: &Flow,
         realm: Realm,
-        found: Found,
+        found: &Found,
         outcome: Outcome,
     ) -> Explanation {
         let turns_back = found.ends.is_some_and(|[(there, _), _]| self.is_public(there));
@@ -330,7 +337,7 @@ impl<I: PacketIo> Worker<I> {
             }
             _ => Vec::new(),
         };
-        let Found { rule, pool, .. } = found;
+        let &Found { rule, pool, .. } = found;
         Explanation { worker: self.id, realm, rule, pool, outcome, usage, turns_back, there, back }
     }
 

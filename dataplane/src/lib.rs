@@ -8,6 +8,7 @@
 
 mod answer;
 mod burst;
+pub mod capture;
 pub mod counters;
 pub mod drop_reason;
 mod error_limit;
@@ -25,6 +26,7 @@ pub mod interface;
 pub mod io;
 mod ip_id;
 mod listing;
+pub mod load;
 pub mod lpm;
 pub mod memory;
 mod mtu;

@@ -91,7 +91,7 @@ impl Listing {
             Request::Subscribers(filter, reply) => {
                 Some(Self::Subscribers(Answer::new(filter, reply)))
             }
-            Request::Explain(..) | Request::Announce | Request::Stop => None,
+            Request::Explain(..) | Request::Capture(_) | Request::Announce | Request::Stop => None,
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use conntrack::{Endpoint, PoolId, Protocol};
 use crossbeam::channel::Sender;
 
+use crate::capture::CaptureOrder;
 use crate::explain::{Explanation, Flow};
 
 /// A question to one worker. The worker answers in slices between bursts and stops when the
@@ -20,6 +21,8 @@ pub enum Request {
     Subscribers(SubscriberFilter, Sender<Vec<SubscriberRow>>),
     /// Say what would become of the first packet of a flow; only its home answers.
     Explain(Flow, Sender<Explanation>),
+    /// Copy packets.
+    Capture(CaptureOrder),
     /// Announce the pool addresses that are on-link by gratuitous ARP.
     Announce,
     /// Finish the burst and return.

@@ -7,6 +7,7 @@ use conntrack::{HashedKey, Nat, Secret, Timestamp};
 use crossbeam::channel::{Receiver, Sender};
 
 use crate::answer::{self, RateLimit};
+use crate::capture::Tap;
 use crate::counters::{AllCounters, WorkerCounters};
 use crate::drop_reason::DropReason;
 use crate::error_limit::ErrorLimits;
@@ -18,6 +19,7 @@ use crate::interface::{Interface, InterfaceId};
 use crate::io::{BURST, PacketIo, Received};
 use crate::ip_id::IpIds;
 use crate::listing::{Listing, Progress};
+use crate::load::Load;
 use crate::overload::Overload;
 use crate::pipeline::{Arrival, Fate, Parsed};
 use crate::plain::{Glance, Lane};
@@ -89,6 +91,9 @@ pub struct Worker<I: PacketIo> {
     pub(crate) fragments: Fragments<I::Frame>,
     pub(crate) ip_ids: IpIds,
     pub(crate) overload: Overload,
+    load: Load,
+    /// Packets are copied for somebody.
+    pub(crate) tap: Option<Box<Tap>>,
     /// Sessions that had been created at the end of the last turn.
     created: u64,
     /// A packet that is being cut into pieces.
@@ -156,6 +161,8 @@ impl<I: PacketIo> Worker<I> {
             fragments: Fragments::new(lifetime),
             ip_ids: IpIds::new(id, hand_off.workers(), &shared.secret),
             overload: Overload::default(),
+            load: Load::default(),
+            tap: None,
             created: 0,
             datagram: Vec::new(),
             hand_off,
@@ -188,7 +195,14 @@ impl<I: PacketIo> Worker<I> {
     pub fn run(mut self) -> I {
         let mut spin = Spin::new();
         while !self.stopping {
-            if self.turn(self.shared.clock.now()) > 0 || self.unfinished {
+            let begin = self.shared.clock.elapsed();
+            let busy = self.load.turn(begin);
+            self.counters().busy_nanos.add(busy.as_nanos() as u64);
+            let packets = self.turn(Timestamp::from_millis(begin.as_millis() as u64));
+            if packets > 0 {
+                self.load.found(begin);
+            }
+            if packets > 0 || self.unfinished {
                 spin.found();
             } else if spin.again() || self.stopping {
                 std::hint::spin_loop();
@@ -207,14 +221,18 @@ impl<I: PacketIo> Worker<I> {
     pub fn turn(&mut self, now: Timestamp) -> usize {
         self.follow_snapshot(now);
         self.overload.begin(now, self.snapshot.policy.slow_path_budget);
+        let timed = self.load.is_timed().then(|| self.shared.clock.elapsed());
         let arrived = self.take_burst(now);
         self.hand_off.wake();
         let packets = arrived + self.take_hand_offs(now);
         self.hand_off.wake();
         self.overload.end(packets);
-        if packets > 0 && now >= self.next_housekeeping {
+        if packets > 0 && (timed.is_some() || now >= self.next_housekeeping) {
             // It is always due when a packet ends a long silence, which must not wait for it.
             self.io.flush();
+        }
+        if packets > 0 {
+            self.note_time(timed, packets);
         }
         let listing = self.serve_requests(now);
         let expiring = self.expire(now, packets > 0);
@@ -248,6 +266,19 @@ impl<I: PacketIo> Worker<I> {
             self.cutting = self.nat.sweep(at, count, now, |claimant| !policy.stands(claimant));
         }
         self.cutting.is_some()
+    }
+
+    /// Counts how long the packets of this turn stayed, if it is timed.
+    #[inline]
+    fn note_time(&mut self, begin: Option<Duration>, packets: usize) {
+        match begin {
+            None => self.load.pass(),
+            Some(begin) => {
+                let time = self.shared.clock.elapsed().saturating_sub(begin);
+                let counters = &self.shared.counters[usize::from(self.id)];
+                self.load.timed(&counters.latency, time, packets);
+            }
+        }
     }
 
     /// This worker's counters.
@@ -362,6 +393,7 @@ impl<I: PacketIo> Worker<I> {
     #[inline]
     pub(crate) fn transmit_by(&mut self, mut frame: I::Frame, way: Out, flow: u64) -> bool {
         let len = self.io.bytes(&frame).len() as u64;
+        self.note_sent(way.interface, &frame);
         let by = match way.tunnel {
             None => Some(way.interface),
             Some(tunnel) => self.put_into_tunnel(tunnel, &mut frame, flow),
@@ -402,6 +434,7 @@ impl<I: PacketIo> Worker<I> {
             return self.send_back(interface, frame, now);
         }
         let len = self.io.bytes(&frame).len() as u64;
+        self.note_sent(interface, &frame);
         let sent = self.io.transmit(interface, frame);
         if sent {
             let counters = self.counters().interface(interface);
@@ -437,6 +470,7 @@ impl<I: PacketIo> Worker<I> {
     fn keep_house(&mut self, now: Timestamp) {
         self.next_housekeeping = now + Duration::from_millis(100);
         self.drop_overdue(now);
+        self.end_capture(now);
         for neighbour in self.hold.ask_again(now) {
             self.ask_for(neighbour);
         }
@@ -483,9 +517,12 @@ impl<I: PacketIo> Worker<I> {
             match request {
                 Request::Stop => self.stopping = true,
                 Request::Announce => self.announcements = self.announcements_due(),
+                Request::Capture(order) => self.start_capture(order),
                 Request::Explain(flow, reply) => {
-                    // Who asked may have gone.
-                    let _ = self.explain(&flow, now).map(|answer| reply.try_send(answer));
+                    if let Some(answer) = self.explain(&flow, now) {
+                        // Who asked may have gone.
+                        drop(reply.try_send(answer));
+                    }
                 }
                 other => self.listings.extend(Listing::new(other)),
             }

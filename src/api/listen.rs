@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::load;
 use super::pools::PoolRows;
 use super::routes;
 use super::shared::Shared;
@@ -117,6 +118,7 @@ impl Server {
 
     /// Answers until the future is dropped.
     pub(crate) async fn serve(self, shared: Arc<Shared>) {
+        let looked_at = Arc::clone(&shared);
         let pools = Arc::new(PoolRows::new(Arc::clone(&shared)));
         let unix = accept_all(routes::all(Arc::clone(&shared), Arc::clone(&pools)), async || {
             let (stream, _) = self.unix.accept().await?;
@@ -129,7 +131,17 @@ impl Server {
                 async || listener.accept().await.map(|(stream, _)| (stream, Peer::default()));
             accept_all(routes::public(shared, pools), accept).await;
         };
-        tokio::join!(unix, tcp);
+        let looks = async {
+            let mut interval = tokio::time::interval(load::INTERVAL);
+            loop {
+                let now = interval.tick().await;
+                looked_at.loads.observe(&looked_at.counters, now.into_std());
+            }
+        };
+        tokio::select! {
+            ((), ()) = async { tokio::join!(unix, tcp) } => {}
+            () = looks => {}
+        }
     }
 }
 

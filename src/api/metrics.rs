@@ -1,5 +1,7 @@
 //! What does Prometheus see? The counters as they are at the moment of the scrape (`OpenMetrics` text).
 
+mod latency;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -45,7 +47,8 @@ impl Collector for Export {
         self.events(&mut families)?;
         self.sessions(&mut families)?;
         self.pools(&mut families)?;
-        self.workers(&mut families)
+        self.workers(&mut families)?;
+        latency::encode(&self.shared.counters, &mut families.encoder)
     }
 }
 
@@ -85,6 +88,12 @@ impl Export {
             "mirror_resyncs",
             "Times that netlink messages were lost and the kernel's tables were read anew",
             resyncs,
+        )?;
+        let nanos = self.shared.mirror_lag_nanos.load(std::sync::atomic::Ordering::Relaxed);
+        families.seconds_gauge(
+            "mirror_lag_seconds",
+            "From when the kernel told of its last change until the workers had it",
+            nanos as f64 / 1e9,
         )
     }
 
@@ -182,6 +191,21 @@ impl Export {
         for (name, help, of) in GAUGES {
             families.gauge(name, help, &labelled(&self.by_worker(*of)))?;
         }
+        let received: Vec<_> = self
+            .shared
+            .counters
+            .iter()
+            .enumerate()
+            .map(|(number, worker)| {
+                let packets = worker.interfaces.iter().map(|it| it.received_packets.get()).sum();
+                ([("worker", number.to_string())], packets)
+            })
+            .collect();
+        families.counter(
+            "received_packets",
+            "Packets received by interfaces; by bursts: how full these are",
+            &labelled(&received),
+        )?;
         for (name, help, of) in COUNTERS {
             families.counter(name, help, &labelled(&self.by_worker(*of)))?;
         }
@@ -246,6 +270,7 @@ const COUNTERS: &[(&str, &str, Of)] = &[
     ("rests_cut_short", "Ports that rested for less than they should", |w| &w.rests_cut_short),
     ("busy_loops", "Loops that found packets", |w| &w.busy_loops),
     ("idle_loops", "Loops that found none", |w| &w.idle_loops),
+    ("bursts", "Bursts received that were not empty", |w| &w.bursts),
     ("sleeps", "Times that the worker slept", |w| &w.sleeps),
     ("wakeups", "Wake-up system calls", |w| &w.wakeups),
     ("transmit_ring_full_packets", "Packets that did not fit a transmit ring", |w| {
@@ -280,6 +305,11 @@ struct Families<'a> {
 impl Families<'_> {
     fn plain_counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
         self.counter::<&str>(name, help, &[(&[], value)])
+    }
+
+    fn seconds_gauge(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
+        let mut family = self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        family.encode_gauge(&value)
     }
 
     fn plain_gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {

@@ -2,6 +2,7 @@
 
 mod drain;
 mod listen;
+mod load;
 mod metrics;
 pub(crate) mod model;
 mod orders;
@@ -14,5 +15,6 @@ mod stream;
 pub(crate) mod tests;
 
 pub(crate) use listen::Server;
+pub(crate) use load::Loads;
 pub(crate) use orders::{Order, Orders, Tune, orders};
 pub(crate) use shared::{InterfaceFacts, Shared, WorkerFacts, pool_name};

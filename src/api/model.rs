@@ -208,8 +208,12 @@ pub(crate) struct WorkerRow {
     pub(crate) subscribers: u64,
     /// Packets that took the slow path.
     pub(crate) slow_path: u64,
-    /// Share of the loops that found packets, 0 to 1.
+    /// Share of the loops that found packets since the start, 0 to 1.
     pub(crate) busy_ratio: f64,
+    /// Share of the last second that went into packets, 0 to 1.
+    pub(crate) load: f64,
+    /// How long packets stayed in the last ten seconds.
+    pub(crate) latency: LatencyRow,
     /// Times that the worker slept.
     pub(crate) sleeps: u64,
     /// Wake-up system calls.
@@ -226,6 +230,20 @@ pub(crate) struct WorkerRow {
     pub(crate) fill_ring_empty: u64,
     /// Events lost.
     pub(crate) events_lost: u64,
+}
+
+/// How long packets stay, from before their burst was received until it was handed to the interfaces, of one busy turn in 64.
+/// Nothing where none was timed.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
+pub(crate) struct LatencyRow {
+    /// Packets that were timed.
+    pub(crate) packets: u64,
+    /// Nanoseconds that half of them took at most.
+    pub(crate) p50_ns: Option<u64>,
+    /// The same of 99 in 100.
+    pub(crate) p99_ns: Option<u64>,
+    /// The same of 999 in 1,000.
+    pub(crate) p999_ns: Option<u64>,
 }
 
 /// `/v1/interfaces`: one interface of the gateway.

@@ -22,6 +22,8 @@ use super::pools::PoolRows;
 use super::settings;
 use super::shared::Shared;
 use super::stream::{self, Filter};
+use crate::explain::model::Explained;
+use crate::explain::{Asked, Question};
 
 /// Streams of sessions and subscribers at a time.
 const STREAMS: usize = 16;
@@ -37,6 +39,8 @@ const INDEX: &str = "natgate stats socket
 /v1/interfaces    interfaces of the gateway
 /v1/settings      what can be set at run time; PATCH an object KEY: value (null resets); DELETE: reset all
 /v1/drain         what remains; POST: open no session any more; DELETE: open them again
+/v1/capture       packets as pcapng; ?drops= ?from= ?to= ?count= ?seconds= ?snap= ?rate=
+/v1/explain       what would become of a flow; ?from= ?to= ?vni=
 /v1/reload        POST: read the configuration again, and bring it into force as a whole or not at all
 /metrics          for Prometheus
 /healthz          200 while the process lives
@@ -48,6 +52,7 @@ pub(super) struct App {
     pub(super) shared: Arc<Shared>,
     pools: Arc<PoolRows>,
     streams: Arc<Semaphore>,
+    captures: Arc<Semaphore>,
 }
 
 /// What the TCP address serves.
@@ -71,6 +76,8 @@ pub(super) fn all(shared: Arc<Shared>, pools: Arc<PoolRows>) -> Router {
         .route("/v1/subscribers", get(subscribers))
         .route("/v1/settings", get(settings::list).patch(settings::patch).delete(settings::reset))
         .route("/v1/drain", get(drain::show).post(drain::begin).delete(drain::end))
+        .route("/v1/explain", get(explain))
+        .route("/v1/capture", get(capture))
         .route("/v1/reload", post(reload));
     finish(router, shared, pools)
 }
@@ -95,6 +102,7 @@ fn finish(router: Router<App>, shared: Arc<Shared>, pools: Arc<PoolRows>) -> Rou
         shared,
         pools,
         streams: Arc::new(Semaphore::new(STREAMS)),
+        captures: Arc::new(Semaphore::new(1)),
     })
 }
 
@@ -187,6 +195,32 @@ async fn subscribers(
     let filter = check(&app.shared, query)?;
     let permit = permit(&app)?;
     Ok(lines(stream::subscribers(app.shared, &filter, permit)))
+}
+
+async fn capture(
+    State(app): State<App>,
+    query: Result<Query<crate::capture::Asked>, QueryRejection>,
+) -> Result<Response, Refusal> {
+    let Query(asked) = query.map_err(|rejection| bad(rejection.body_text()))?;
+    let wanted = crate::capture::Wanted::read(&asked).map_err(bad)?;
+    let permit = Arc::clone(&app.captures).try_acquire_owned().map_err(|_| {
+        let error = "a capture is under way already; end it and try again";
+        Refusal(StatusCode::SERVICE_UNAVAILABLE, error.to_owned())
+    })?;
+    let body = crate::capture::stream(app.shared, &wanted, permit)
+        .map_err(|error| Refusal(StatusCode::SERVICE_UNAVAILABLE, error))?;
+    Ok(([(header::CONTENT_TYPE, "application/x-pcapng")], body).into_response())
+}
+
+async fn explain(
+    State(app): State<App>,
+    query: Result<Query<Asked>, QueryRejection>,
+) -> Result<Json<Explained>, Refusal> {
+    let Query(asked) = query.map_err(|rejection| bad(rejection.body_text()))?;
+    let question = Question::read(&asked).map_err(bad)?;
+    let told = tokio::task::spawn_blocking(move || crate::explain::explain(&app.shared, &question));
+    let told = told.await.map_err(|error| error.to_string()).flatten();
+    Ok(Json(told.map_err(|error| Refusal(StatusCode::SERVICE_UNAVAILABLE, error))?))
 }
 
 pub(super) fn permit(app: &App) -> Result<tokio::sync::OwnedSemaphorePermit, Refusal> {

@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime};
 
 use conntrack::{PoolId, Standing, Timestamp};
 use crossbeam::channel::Sender;
+use crossbeam::utils::CachePadded;
 use dataplane::DropReason;
 use dataplane::counters::{AllCounters, Counter, WorkerCounters};
 use dataplane::interface::InterfaceId;
@@ -15,8 +16,10 @@ use dataplane::snapshot::{Published, Snapshot};
 
 use crate::mirror::{Link, MirrorState};
 
+use super::load::Loads;
 use super::model::{
-    DropRow, InterfaceRow, LastReload, PoolRow, SettingRow, Status, TunnelRow, WorkerRow,
+    DropRow, InterfaceRow, LastReload, LatencyRow, PoolRow, SettingRow, Status, TunnelRow,
+    WorkerRow,
 };
 use super::orders::Orders;
 
@@ -75,12 +78,18 @@ pub(crate) struct Shared {
     pub(crate) now: Box<dyn Fn() -> Timestamp + Send + Sync>,
     /// Drops of the steering program: reason and packets.
     pub(crate) steering_drops: Box<dyn Fn() -> Vec<(String, u64)> + Send + Sync>,
+    /// The workers' counters of the last seconds.
+    pub(crate) loads: Loads,
+    /// What is known of flows.
+    pub(crate) explain: crate::explain::Facts,
     /// Set once traffic flows.
     pub(crate) ready: AtomicBool,
     /// Since when no session is opened, in seconds since 1970; 0: sessions are opened.
     pub(crate) drained_since: AtomicU64,
     /// How often the mirror lost netlink messages and read the tables anew.
     pub(crate) mirror_resyncs: AtomicU64,
+    /// How long the kernel's last change took from its message to the workers, in nanoseconds.
+    pub(crate) mirror_lag_nanos: AtomicU64,
     /// What the kernel's tables say now.
     pub(crate) kernel: Mutex<KernelFacts>,
 }
@@ -316,7 +325,12 @@ impl Shared {
 
     pub(crate) fn worker_rows(&self) -> Vec<WorkerRow> {
         let rows = self.workers.iter().zip(self.counters.iter()).enumerate();
-        rows.map(|(number, (facts, counters))| worker_row(number, facts, counters)).collect()
+        let times = (self.started, Instant::now());
+        let row =
+            |(number, (facts, counters)): (usize, (&WorkerFacts, &CachePadded<WorkerCounters>))| {
+                worker_row(number, facts, counters, self.loads.of(number, counters, times))
+            };
+        rows.map(row).collect()
     }
 
     pub(crate) fn interface_rows(&self) -> Vec<InterfaceRow> {
@@ -378,7 +392,12 @@ fn dropped(worker: &WorkerCounters) -> u64 {
     worker.drops.iter().map(Counter::get).sum()
 }
 
-fn worker_row(number: usize, facts: &WorkerFacts, counters: &WorkerCounters) -> WorkerRow {
+fn worker_row(
+    number: usize,
+    facts: &WorkerFacts,
+    counters: &WorkerCounters,
+    (load, latency): (f64, LatencyRow),
+) -> WorkerRow {
     let (busy, idle) = (counters.busy_loops.get(), counters.idle_loops.get());
     WorkerRow {
         worker: number,
@@ -394,6 +413,8 @@ fn worker_row(number: usize, facts: &WorkerFacts, counters: &WorkerCounters) -> 
         sessions: counters.sessions.get(),
         subscribers: counters.subscribers.get(),
         slow_path: counters.slow_path.get(),
+        load,
+        latency,
         busy_ratio: busy as f64 / (busy + idle).max(1) as f64,
         sleeps: counters.sleeps.get(),
         wakeups: counters.wakeups.get(),

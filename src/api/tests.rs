@@ -95,7 +95,7 @@ fn interface() -> Interface {
     }
 }
 
-fn shared(rows: usize, produced: &Arc<AtomicUsize>) -> Shared {
+fn counted() -> AllCounters {
     let counters: AllCounters = (0..2).map(|_| crossbeam::utils::CachePadded::default()).collect();
     counters[0].drops[DropReason::TcpNotSyn.index()].add(5);
     counters[1].drops[DropReason::TcpNotSyn.index()].add(7);
@@ -105,6 +105,11 @@ fn shared(rows: usize, produced: &Arc<AtomicUsize>) -> Shared {
     counters[1].sessions.set(3);
     counters[1].busy_loops.add(1);
     counters[1].idle_loops.add(3);
+    counters
+}
+
+fn shared(rows: usize, produced: &Arc<AtomicUsize>) -> Shared {
+    let counters = counted();
     let address = Ipv4Addr::new(203, 0, 113, 7);
     let pool = Arc::new(Pool::new(PoolId(0), "main", PoolSettings::default(), [address]));
     let holder =
@@ -150,9 +155,12 @@ fn shared(rows: usize, produced: &Arc<AtomicUsize>) -> Shared {
         sessions_maximum: 1_000_000,
         now: Box::new(Timestamp::default),
         steering_drops: Box::new(|| vec![("pod-no-worker".into(), 4)]),
+        loads: Loads::default(),
+        explain: crate::explain::Facts::new(Box::new(|_, _, _| true)),
         ready: AtomicBool::new(false),
         drained_since: AtomicU64::new(0),
         mirror_resyncs: AtomicU64::new(0),
+        mirror_lag_nanos: AtomicU64::new(0),
         kernel: std::sync::Mutex::default(),
     }
 }
@@ -171,18 +179,21 @@ fn worker(number: u16, rows: usize, produced: Arc<AtomicUsize>) -> WorkerFacts {
                 Request::Subscribers(_, to) => {
                     let pool = PoolId(0);
                     let blocks = vec![(Ipv4Addr::new(203, 0, 113, 7), 2)];
-                    let row = SubscriberRow {
+                    let row = |low: usize| SubscriberRow {
                         worker: number,
-                        address: Ipv4Addr::new(10, 0, 0, number as u8),
+                        address: Ipv4Addr::new(10, (low >> 8) as u8, low as u8, number as u8),
                         sessions: 9,
                         created: 10,
                         refused: 1,
-                        holdings: vec![HoldingRow { pool, blocks }],
+                        holdings: vec![HoldingRow { pool, blocks: blocks.clone() }],
                     };
-                    answer(&[row], &to, &woken, &produced);
+                    // A few sessions are one subscriber's; of many, each has one.
+                    let subscribers = if rows < 1_000 { rows.min(1) } else { rows };
+                    let all: Vec<_> = (0..subscribers).map(row).collect();
+                    answer(&all, &to, &woken, &produced);
                 }
                 Request::Announce | Request::Stop => return,
-                Request::Explain(..) => {}
+                Request::Explain(..) | Request::Capture(_) => {}
             }
         }
     });
@@ -411,8 +422,15 @@ fn metrics_are_well_formed() {
                     assert!(value.parse::<f64>().is_ok(), "{line}");
                     let name = sample.split('{').next().unwrap();
                     assert!(name.starts_with("natgate_"), "{line}");
-                    let family = name.strip_suffix("_total").unwrap_or(name);
-                    let kind = if family == name { "gauge" } else { "counter" };
+                    let suffixes = [
+                        ("_total", "counter"),
+                        ("_sum", "histogram"),
+                        ("_count", "histogram"),
+                        ("_bucket", "histogram"),
+                    ];
+                    let of = |(suffix, kind)| Some((name.strip_suffix(suffix)?, kind));
+                    let (family, kind) =
+                        suffixes.into_iter().find_map(of).unwrap_or((name, "gauge"));
                     assert!(helped.contains(family) && types[family] == kind, "{line}");
                 }
                 _ => panic!("not a metric: {line}"),

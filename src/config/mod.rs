@@ -63,6 +63,8 @@ const STATIC_POOL: &str = "(static)";
 pub(crate) struct PoolConfig {
     /// Its name.
     pub(crate) name: String,
+    /// The profile that its settings begin with.
+    pub(crate) profile: &'static str,
     /// Its settings.
     pub(crate) settings: PoolSettings,
     /// Its addresses, without overlap, in the order given.
@@ -129,6 +131,11 @@ impl Written {
 }
 
 impl Config {
+    /// The profile of each pool, by its name.
+    pub(crate) fn profiles(&self) -> impl Iterator<Item = (String, &'static str)> {
+        self.pools.iter().map(|pool| (pool.name.clone(), pool.profile))
+    }
+
     /// The configuration that `args` say, with nothing set over it.
     ///
     /// # Errors
@@ -176,7 +183,12 @@ fn assemble(
     let pool_config = |(name, spec): whole::NamedPool| {
         let spec = spec?;
         let ranges = spec.ranges.into_iter().map(|range| range.value).collect();
-        Some(PoolConfig { name: name.value, settings: spec.settings, ranges })
+        Some(PoolConfig {
+            name: name.value,
+            profile: spec.profile,
+            settings: spec.settings,
+            ranges,
+        })
     };
     let pools = pools.into_iter().filter_map(pool_config).collect();
     Ok(Config { gateway, pools, rules, forwards, statics, warnings })

@@ -16,6 +16,7 @@ mod profile;
 /// A pool as read, before it is compared with the other objects.
 #[derive(Debug)]
 pub(super) struct PoolSpec {
+    pub(super) profile: &'static str,
     pub(super) settings: PoolSettings,
     pub(super) ranges: Vec<Placed<AddressRange>>,
 }
@@ -69,7 +70,7 @@ pub(super) fn read(spec: &Field<'_>, problems: &mut Problems) -> Option<PoolSpec
     let ranges = group
         .required("addresses", remedy, problems)
         .map_or_else(Vec::new, |field| read_addresses(field, problems));
-    Some(PoolSpec { settings, ranges })
+    Some(PoolSpec { profile: profile.name(), settings, ranges })
 }
 
 fn read_shared(group: &Group<'_>, problems: &mut Problems) {

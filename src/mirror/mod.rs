@@ -99,6 +99,8 @@ pub(crate) struct MirrorState {
     pub(crate) host_addresses: Vec<Ipv4Net>,
     /// How often a state was published.
     pub(crate) rebuilds: u64,
+    /// When the kernel told of the first change that this state has and the one before had not.
+    pub(crate) changed_at: Option<std::time::Instant>,
     /// How often messages were lost and everything was read anew.
     pub(crate) resyncs: u64,
 }

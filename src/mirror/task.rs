@@ -52,6 +52,8 @@ pub(super) struct Task {
     reading: Option<Reading>,
     /// When reading may begin, and when publishing.
     read_at: Instant,
+    /// When the first change was noticed that is not published yet.
+    changed_at: Option<std::time::Instant>,
     publish_at: Option<Instant>,
     rested: Instant,
     audit_at: Instant,
@@ -78,6 +80,7 @@ impl Task {
             stale: Stale::default(),
             reading: None,
             read_at: now,
+            changed_at: None,
             publish_at: None,
             rested: now,
             audit_at: now + AUDIT,
@@ -171,6 +174,7 @@ impl Task {
             self.ask_due();
         }
         if self.publish_at.is_none() && self.atlas.take_changed() {
+            self.changed_at = Some(std::time::Instant::now());
             self.publish_at = Some(self.rested.max(Instant::now() + COLLECT));
         }
     }
@@ -283,8 +287,10 @@ impl Task {
         }
         let refused = [&self.atlas.refused(), self.served.refused()].concat();
         let overlays = self.atlas.overlays();
+        let changed_at = self.changed_at.take();
         self.publish.send_modify(|state| {
             let state = Arc::make_mut(state);
+            state.changed_at = changed_at;
             (state.roads, state.refused, state.overlays) = (roads, refused, overlays);
             state.rebuilds += 1;
         });

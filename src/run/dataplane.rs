@@ -25,9 +25,10 @@ use dataplane::xsk::{
 };
 use tracing::{error, info};
 
-use crate::api::{InterfaceFacts, Orders, Shared, WorkerFacts};
+use crate::api::{InterfaceFacts, Loads, Orders, Shared, WorkerFacts};
 use crate::cli::Seccomp;
 use crate::config::{Config, Gateway, Mode, Succession};
+use crate::explain::Facts;
 use crate::mirror::MirrorState;
 
 use super::confine;
@@ -181,7 +182,10 @@ impl Dataplane {
                 warnings: report.warnings.clone(),
             };
         }
-        let steering = Arc::clone(&self.steering);
+        let (steering, asked) = (Arc::clone(&self.steering), Arc::clone(&self.steering));
+        let explain =
+            Facts::new(Box::new(move |roles, src, dst| lock(&asked).takes(roles, src, dst)));
+        explain.set_profiles(config.profiles());
         let clock = self.shared.clock;
         Shared {
             counters: Arc::clone(&self.shared.counters),
@@ -200,9 +204,12 @@ impl Dataplane {
             sessions_maximum: config.gateway.sessions.into(),
             now: Box::new(move || clock.now()),
             steering_drops: Box::new(move || steering_drops(&steering)),
+            loads: Loads::default(),
+            explain,
             ready: AtomicBool::new(false),
             drained_since: AtomicU64::new(0),
             mirror_resyncs: AtomicU64::new(0),
+            mirror_lag_nanos: AtomicU64::new(0),
             kernel: std::sync::Mutex::default(),
         }
     }

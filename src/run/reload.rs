@@ -312,6 +312,7 @@ impl Reload {
         }
         let warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
         running.shared.set_warnings(warnings.clone());
+        running.shared.explain.set_profiles(config.profiles());
         (self.config, self.ground) = (Arc::new(config), ground);
         self.show_settings(&running.shared);
         running.dataplane.announce();

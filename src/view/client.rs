@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LONG_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Sends one request; the body is still to be read.
-pub(super) async fn get(socket: &Path, path: &str) -> Result<Response<Incoming>, ViewError> {
+pub(crate) async fn get(socket: &Path, path: &str) -> Result<Response<Incoming>, ViewError> {
     ask(socket, (Method::GET, path), Bytes::new(), PATIENCE).await
 }
 

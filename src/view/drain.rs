@@ -56,7 +56,7 @@ fn print(socket: &Path, body: &[u8], json: bool) -> Result<(), ViewError> {
         say(&format!("{}\n", String::from_utf8_lossy(body)));
         return Ok(());
     }
-    say(&tables::drain(&read::<Drain>(socket, body)?));
+    say(&tables::drain(&read::<Drain>(socket, body)?, super::screen::Screen::of_stdout().width));
     Ok(())
 }
 

@@ -27,7 +27,7 @@ fn scaled(value: u64, from: u64) -> Option<(f64, char)> {
 }
 
 /// Milliseconds as `0.4s`, `12s`, `3m20s`, `2h04m`, `3d02h`.
-pub(super) fn millis(value: u64) -> String {
+pub(crate) fn millis(value: u64) -> String {
     let seconds = value / 1000;
     match seconds {
         0..10 => format!("{:.1}s", value as f64 / 1000.0),
@@ -35,6 +35,16 @@ pub(super) fn millis(value: u64) -> String {
         60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
         3600..86_400 => format!("{}h{:02}m", seconds / 3600, seconds / 60 % 60),
         _ => format!("{}d{:02}h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
+/// Nanoseconds as `850 ns`, `12.3 µs`, `4.5 ms`; nothing as `-`.
+pub(super) fn nanos(value: Option<u64>) -> String {
+    match value {
+        None => "-".to_owned(),
+        Some(value @ 0..1_000) => format!("{value} ns"),
+        Some(value @ 1_000..1_000_000) => format!("{:.1} µs", value as f64 / 1e3),
+        Some(value) => format!("{:.1} ms", value as f64 / 1e6),
     }
 }
 
@@ -51,6 +61,7 @@ mod tests {
         assert_eq!(count(u64::MAX), "18.4 E");
         assert_eq!(bytes(999), "999 B");
         assert_eq!(bytes(3_400_000), "3.4 MB");
+        assert_eq!([None, Some(850), Some(12_340)].map(nanos), ["-", "850 ns", "12.3 µs"]);
         assert_eq!(millis(400), "0.4s");
         assert_eq!(millis(200_000), "3m20s");
         assert_eq!(millis(7_440_000), "2h04m");

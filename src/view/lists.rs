@@ -8,7 +8,9 @@ use http_body_util::BodyExt;
 use hyper::body::{Bytes, Incoming};
 use serde::de::DeserializeOwned;
 
-use super::human::{bytes, millis};
+use super::columns::{Column, Rows};
+use super::human::{bytes, count, millis};
+use super::screen::Screen;
 use super::{Filter, ViewError, client};
 use crate::api::model::{Problem, SessionRow, SubscriberRow};
 
@@ -86,85 +88,94 @@ fn parse<T: DeserializeOwned>(socket: &Path, line: &[u8]) -> Result<T, ViewError
         .map_err(|error| ViewError::Answer { path: socket.to_owned(), why: error.to_string() })
 }
 
-/// Prints the lines as they are, or each as `row` writes it, below `header`; `none` if there is no row.
+/// Prints the lines as they are, or each as a row of `columns`; `none` if there is no row.
 async fn print<T: DeserializeOwned>(
-    out: &mut impl Write,
+    (out, screen): (&mut impl Write, Screen),
     mut lines: Lines,
     json: bool,
-    (header, none): (&str, &str),
-    row: impl Fn(&T) -> String,
+    (columns, none): (&[Column], &str),
+    row: impl Fn(&T) -> Vec<String>,
 ) -> Result<(), ViewError> {
     let socket = lines.socket.clone();
-    let mut rows = 0_u64;
-    while let Some(line) = lines.next().await? {
-        if json {
+    if json {
+        while let Some(line) = lines.next().await? {
             out.write_all(line)?;
             out.write_all(b"\n")?;
-            continue;
         }
-        if rows == 0 {
-            writeln!(out, "{header}")?;
-        }
-        rows += 1;
-        writeln!(out, "{}", row(&parse(&socket, line)?))?;
+        return Ok(());
     }
-    if rows == 0 && !json {
+    let mut rows = Rows::new(out, screen, columns);
+    while let Some(line) = lines.next().await? {
+        rows.push(row(&parse(&socket, line)?))?;
+    }
+    let any = rows.finish()?;
+    if !any {
         writeln!(out, "{none}")?;
     }
     Ok(())
 }
 
-fn heading(colour: bool, text: &str) -> String {
-    if colour { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() }
-}
+const SESSIONS: [Column; 9] = [
+    Column::left(""),
+    Column::left("INTERNAL"),
+    Column::left("PUBLIC"),
+    Column::left("REMOTE"),
+    Column::left("STATE").cut(),
+    Column::right("IDLE").spare(1),
+    Column::right("BYTES").spare(2),
+    Column::left("RULE").spare(3),
+    Column::right("ENDS IN").spare(4),
+];
 
 pub(super) async fn sessions(
     out: &mut impl Write,
-    colour: bool,
+    screen: Screen,
     lines: Lines,
     json: bool,
 ) -> Result<(), ViewError> {
-    let header = format!(
-        "{:<5}{:<22}{:<22}{:<22}{:<12}{:>7}{:>10}",
-        "", "INTERNAL", "PUBLIC", "REMOTE", "STATE", "IDLE", "BYTES"
-    );
     let row = |row: &SessionRow| {
-        format!(
-            "{:<5}{:<22}{:<22}{:<22}{:<12}{:>7}{:>10}",
-            row.protocol,
-            row.internal,
-            row.public,
-            row.remote,
-            row.state,
+        vec![
+            row.protocol.clone(),
+            row.internal.clone(),
+            row.public.clone(),
+            row.remote.clone(),
+            row.state.clone(),
             millis(u64::from(row.idle_ms)),
-            bytes(row.bytes_out + row.bytes_in)
-        )
+            bytes(row.bytes_out + row.bytes_in),
+            row.rule.clone(),
+            millis(u64::from(row.expires_in_ms)),
+        ]
     };
-    print(out, lines, json, (&heading(colour, &header), "no sessions"), row).await
+    print((out, screen), lines, json, (&SESSIONS, "no sessions"), row).await
 }
+
+const SUBSCRIBERS: [Column; 7] = [
+    Column::left("SUBSCRIBER"),
+    Column::right("SESSIONS"),
+    Column::right("CREATED"),
+    Column::right("REFUSED"),
+    Column::right("BLOCKS"),
+    Column::left("PUBLIC ADDRESSES").cut(),
+    Column::right("WORKER").spare(1),
+];
 
 pub(super) async fn subscribers(
     out: &mut impl Write,
-    colour: bool,
+    screen: Screen,
     lines: Lines,
     json: bool,
 ) -> Result<(), ViewError> {
-    let header = format!(
-        "{:<16}{:>7}{:>10}{:>10}{:>10}{:>8}  {}",
-        "SUBSCRIBER", "WORKER", "SESSIONS", "CREATED", "REFUSED", "BLOCKS", "PUBLIC ADDRESSES"
-    );
     let row = |row: &SubscriberRow| {
         let addresses: Vec<&str> = row.holdings.iter().map(|held| held.address.as_str()).collect();
-        format!(
-            "{:<16}{:>7}{:>10}{:>10}{:>10}{:>8}  {}",
-            row.address,
-            row.worker,
-            row.sessions,
-            row.created,
-            row.refused,
-            row.blocks,
-            addresses.join(" ")
-        )
+        vec![
+            row.address.clone(),
+            count(u64::from(row.sessions)),
+            count(row.created),
+            count(row.refused),
+            row.blocks.to_string(),
+            addresses.join(" "),
+            row.worker.to_string(),
+        ]
     };
-    print(out, lines, json, (&heading(colour, &header), "no subscribers"), row).await
+    print((out, screen), lines, json, (&SUBSCRIBERS, "no subscribers"), row).await
 }

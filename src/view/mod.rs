@@ -1,20 +1,29 @@
 //! What does an operator see? The stats socket's answers, as tables for people or JSON for programs.
 
 mod client;
+mod columns;
 pub(crate) mod drain;
 mod human;
 mod lists;
+mod screen;
 pub(crate) mod settings;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod watch;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use hyper::Method;
 use hyper::body::Bytes;
 
+pub(crate) use client::get;
+pub(crate) use human::millis;
+pub(crate) use screen::wrap;
+pub(crate) use watch::watch;
+
+use self::screen::Screen;
 use crate::api::model::{DropRow, InterfaceRow, PoolRow, Reloaded, Status, WorkerRow};
 
 /// What to show.
@@ -37,6 +46,18 @@ pub(crate) enum What {
     Workers,
     /// Interfaces.
     Interfaces,
+}
+
+impl What {
+    /// The same, with so many rows of a list at most.
+    fn at_most(&self, rows: usize) -> Self {
+        let mut what = self.clone();
+        if let Self::Sessions(filter) | Self::Subscribers(filter) = &mut what {
+            let rows = rows as u64;
+            filter.limit = Some(filter.limit.map_or(rows, |limit| limit.min(rows)));
+        }
+        what
+    }
 }
 
 /// Which rows of a list to show; `None` means any. The server checks the values.
@@ -108,14 +129,33 @@ pub(crate) async fn reload(socket: &Path, json: bool) -> Result<(), ViewError> {
     Ok(())
 }
 
+/// Has the natgate that listens on `socket` tell what would become of a flow, and prints it. Must be called within a tokio
+/// runtime.
+pub(crate) async fn explain(
+    socket: &Path,
+    query: &[(&str, String)],
+    json: bool,
+) -> Result<(), ViewError> {
+    let query = serde_urlencoded::to_string(query)
+        .map_err(|error| ViewError::Refused(format!("bad query: {error}")))?;
+    let body = client::fetch(socket, &format!("/v1/explain?{query}")).await?;
+    if json {
+        crate::say(&format!("{}\n", String::from_utf8_lossy(&body)));
+        return Ok(());
+    }
+    let explained = serde_json::from_slice(&body)
+        .map_err(|error| ViewError::Answer { path: socket.to_owned(), why: error.to_string() })?;
+    crate::say(&crate::explain::text(&explained, Screen::of_stdout().width));
+    Ok(())
+}
+
 /// Fetches `what` from the natgate that listens on `socket` and prints it to standard output: JSON if
 /// `json`, else for people. A reader that goes away early (`| head`) is no error. Must be called within a
 /// tokio runtime.
 pub(crate) async fn show(socket: &Path, what: &What, json: bool) -> Result<(), ViewError> {
-    let stdout = io::stdout();
-    let colour = stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    let mut out = io::BufWriter::new(stdout.lock());
-    match show_to(&mut out, colour, socket, what, json).await {
+    let screen = Screen::of_stdout();
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    match show_to(&mut out, screen, socket, what, json).await {
         Err(ViewError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result,
     }
@@ -123,7 +163,7 @@ pub(crate) async fn show(socket: &Path, what: &What, json: bool) -> Result<(), V
 
 async fn show_to(
     out: &mut impl Write,
-    colour: bool,
+    screen: Screen,
     socket: &Path,
     what: &What,
     json: bool,
@@ -131,12 +171,12 @@ async fn show_to(
     let path = match what {
         What::Sessions(filter) => {
             let rows = lists::open(socket, "/v1/sessions", filter).await?;
-            lists::sessions(out, colour, rows, json).await?;
+            lists::sessions(out, screen, rows, json).await?;
             return Ok(out.flush()?);
         }
         What::Subscribers(filter) => {
             let rows = lists::open(socket, "/v1/subscribers", filter).await?;
-            lists::subscribers(out, colour, rows, json).await?;
+            lists::subscribers(out, screen, rows, json).await?;
             return Ok(out.flush()?);
         }
         What::Status => "/v1/status",
@@ -151,32 +191,59 @@ async fn show_to(
         out.write_all(b"\n")?;
         return Ok(out.flush()?);
     }
-    let text = render(what, &body)
+    let text = render(what, &body, screen.width)
         .map_err(|error| ViewError::Answer { path: socket.to_owned(), why: error.to_string() })?;
-    write_table(out, colour && *what != What::Status, &text)?;
+    write_table(out, screen, what, &text)?;
     Ok(out.flush()?)
 }
 
-fn render(what: &What, body: &[u8]) -> serde_json::Result<String> {
+fn render(what: &What, body: &[u8], width: usize) -> serde_json::Result<String> {
     Ok(match what {
-        What::Pools => tables::pools(&serde_json::from_slice::<Vec<PoolRow>>(body)?),
-        What::Drops { all } => tables::drops(serde_json::from_slice::<Vec<DropRow>>(body)?, *all),
-        What::Workers => tables::workers(&serde_json::from_slice::<Vec<WorkerRow>>(body)?),
-        What::Interfaces => tables::interfaces(&serde_json::from_slice::<Vec<InterfaceRow>>(body)?),
+        What::Pools => tables::pools(&serde_json::from_slice::<Vec<PoolRow>>(body)?, width),
+        What::Drops { all } => {
+            tables::drops(serde_json::from_slice::<Vec<DropRow>>(body)?, *all, width)
+        }
+        What::Workers => tables::workers(&serde_json::from_slice::<Vec<WorkerRow>>(body)?, width),
+        What::Interfaces => {
+            tables::interfaces(&serde_json::from_slice::<Vec<InterfaceRow>>(body)?, width)
+        }
         What::Status | What::Sessions(_) | What::Subscribers(_) => {
-            tables::status(&serde_json::from_slice::<Status>(body)?)
+            tables::status(&serde_json::from_slice::<Status>(body)?, width)
         }
     })
 }
 
-/// Prints a table; its first line stands out on a terminal.
-fn write_table(out: &mut impl Write, colour: bool, text: &str) -> io::Result<()> {
-    for (number, line) in text.lines().enumerate() {
-        if colour && number == 0 {
-            writeln!(out, "\x1b[1m{}\x1b[0m", line.trim_end())?;
-        } else {
-            writeln!(out, "{}", line.trim_end())?;
+/// Prints a table; on a terminal its first line stands out, and so does what should not be.
+fn write_table(out: &mut impl Write, screen: Screen, what: &What, text: &str) -> io::Result<()> {
+    for (number, line) in text.lines().map(str::trim_end).enumerate() {
+        let titles = number == 0 && *what != What::Status;
+        match if titles { Some(BOLD) } else { alarm(what, line) } {
+            Some(code) => writeln!(out, "{}", screen.paint(code, line))?,
+            None => writeln!(out, "{line}")?,
         }
     }
     Ok(())
+}
+
+const BOLD: u8 = 1;
+const RED: u8 = 31;
+const YELLOW: u8 = 33;
+
+/// The colour of a line that says something unusual.
+fn alarm(what: &What, line: &str) -> Option<u8> {
+    let starts = |word: &str| line.trim_start().starts_with(word);
+    let share = |line: &str| {
+        let before = line.split_once(" %")?.0.split_whitespace().next_back()?;
+        before.parse::<f64>().ok()
+    };
+    match what {
+        What::Interfaces if line.split_whitespace().nth(2) == Some("down") => Some(RED),
+        What::Status if line.contains("REFUSED") => Some(RED),
+        What::Pools | What::Workers => match share(line) {
+            Some(90.0..) => Some(RED),
+            Some(75.0..) => Some(YELLOW),
+            _ => None,
+        },
+        _ => (starts("warning") || starts("in transition")).then_some(YELLOW),
+    }
 }

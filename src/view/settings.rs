@@ -49,7 +49,7 @@ pub(crate) async fn show(socket: &Path, key: Option<&str>, json: bool) -> Result
         let text = serde_json::to_string(&rows).map_err(|error| unreadable(socket, &error))?;
         say(&format!("{text}\n"));
     } else {
-        say(&format!("{}\n", tables::settings(&rows)));
+        say(&format!("{}\n", tables::settings(&rows, super::screen::Screen::of_stdout().width)));
     }
     Ok(())
 }

@@ -4,19 +4,18 @@ use std::fmt::Write;
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 
-use super::human::{bytes, count, millis};
+use super::columns::shorten;
+use super::human::{bytes, count, millis, nanos};
+use super::screen::wrap;
 use crate::api::model::{
     Drain, DropRow, InterfaceRow, PoolRow, Reloaded, Remainder, SettingRow, Status, WorkerRow,
 };
 
-/// Columns of a terminal that tables are made for.
-const WIDTH: u16 = 100;
-
 /// A table with a header line; columns whose title begins with `>` are aligned to the right.
-fn table(titles: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+fn table(width: usize, titles: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
+    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width as u16);
     let align = |index: usize| {
         let right = titles.get(index).is_some_and(|title| title.starts_with('>'));
         if right { CellAlignment::Right } else { CellAlignment::Left }
@@ -30,10 +29,13 @@ fn table(titles: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String
     for row in rows {
         table.add_row(cells(row));
     }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 1));
+    }
     table.to_string()
 }
 
-pub(super) fn status(status: &Status) -> String {
+pub(super) fn status(status: &Status, width: usize) -> String {
     let ready = match (status.ready, status.drained_since) {
         (false, _) => "starting".to_owned(),
         (true, None) => "ready".to_owned(),
@@ -43,7 +45,7 @@ pub(super) fn status(status: &Status) -> String {
     let up = millis(status.uptime_s * 1000);
     let mut text = format!("natgate {}: {ready}, up {up}, pid {}\n", status.version, status.pid);
     let mut line = |name: &str, value: String| {
-        let _ = writeln!(text, "  {name:<14}{value}");
+        wrap(&mut text, &format!("  {name:<14}{value}"), 16, width);
     };
     line("config", format!("{} (generation {})", status.config, status.config_generation));
     line("workers", status.workers.to_string());
@@ -98,7 +100,7 @@ pub(super) fn reloaded(reloaded: &Reloaded) -> String {
     text
 }
 
-pub(super) fn drain(drain: &Drain) -> String {
+pub(super) fn drain(drain: &Drain, width: usize) -> String {
     let mut text = match drain.drained_since {
         Some(since) => format!("draining since {}: no new sessions\n", ago(since)),
         None => "not draining: new sessions are opened\n".to_owned(),
@@ -120,40 +122,30 @@ pub(super) fn drain(drain: &Drain) -> String {
     };
     let titles =
         ["POOL", ">SESSIONS", ">ESTABLISHED", ">LONGEST IDLE", ">LAST EXPIRES IN", "BUSIEST"];
-    text + &table(&titles, drain.pools.iter().map(row)) + "\n"
+    text + &table(width, &titles, drain.pools.iter().map(row)) + "\n"
 }
 
-pub(super) fn settings(rows: &[SettingRow]) -> String {
+pub(super) fn settings(rows: &[SettingRow], width: usize) -> String {
     let row = |row: &SettingRow| {
         let set = row.at.map(|at| format!("{}, {}", ago(at), row.by.as_deref().unwrap_or("-")));
         let cells = [&row.key, &row.value, &row.written].map(String::clone);
         cells.into_iter().chain([set.unwrap_or_default()]).collect()
     };
-    table(&["SETTING", ">NOW", ">WRITTEN", "SET"], rows.iter().map(row))
+    table(width, &["SETTING", ">NOW", ">WRITTEN", "SET"], rows.iter().map(row))
 }
 
-pub(super) fn pools(rows: &[PoolRow]) -> String {
+pub(super) fn pools(rows: &[PoolRow], width: usize) -> String {
     if rows.is_empty() {
         return "no pools".to_owned();
     }
-    let titles = [
-        "POOL",
-        ">ADDRESSES",
-        ">LEAVING",
-        ">BLOCKS",
-        ">HELD",
-        ">RESTING",
-        ">FREE",
-        ">USED",
-        ">BLOCK SIZE",
-    ];
+    let titles =
+        ["POOL", ">ADDRESSES", ">BLOCKS", ">HELD", ">RESTING", ">FREE", ">USED", ">PORTS/BLOCK"];
     let row = |row: &PoolRow| {
         let free = row.blocks.saturating_sub(row.blocks_held + row.blocks_resting);
         let used = 100.0 * row.blocks_held as f64 / row.blocks.max(1) as f64;
         vec![
-            row.pool.clone(),
+            shorten(&row.pool, 20),
             row.addresses.to_string(),
-            row.leaving.to_string(),
             count(row.blocks),
             count(row.blocks_held),
             count(row.blocks_resting),
@@ -162,77 +154,82 @@ pub(super) fn pools(rows: &[PoolRow]) -> String {
             row.block_size.to_string(),
         ]
     };
-    table(&titles, rows.iter().map(row))
+    let mut text = table(width, &titles, rows.iter().map(row));
+    for row in rows.iter().filter(|row| row.leaving > 0) {
+        let _ = write!(
+            text,
+            "\nleaving ({}): {} addresses that still have sessions",
+            row.pool, row.leaving
+        );
+    }
+    text
 }
 
 /// Most frequent first.
-pub(super) fn drops(mut rows: Vec<DropRow>, all: bool) -> String {
+pub(super) fn drops(mut rows: Vec<DropRow>, all: bool, width: usize) -> String {
     rows.retain(|row| all || row.packets > 0);
     if rows.is_empty() {
         return "no drops".to_owned();
     }
     rows.sort_by(|a, b| b.packets.cmp(&a.packets).then_with(|| a.reason.cmp(&b.reason)));
     let row = |row: DropRow| vec![count(row.packets), row.reason, row.place, row.remedy];
-    table(&[">PACKETS", "REASON", "WHERE", "REMEDY"], rows.into_iter().map(row))
+    table(width, &[">PACKETS", "REASON", "WHERE", "REMEDY"], rows.into_iter().map(row))
 }
 
-pub(super) fn workers(rows: &[WorkerRow]) -> String {
+pub(super) fn workers(rows: &[WorkerRow], width: usize) -> String {
     if rows.is_empty() {
         return "no workers".to_owned();
     }
     let titles = [
-        ">WORKER",
+        "WORKER",
         ">CORE",
-        ">BUSY",
+        ">LOAD",
         ">RECEIVED",
-        ">FORWARDED",
+        ">SENT",
         ">DROPPED",
         ">OVER",
         ">TAKEN",
         ">SESSIONS",
-        "QUEUES",
+        ">P50",
+        ">P99",
     ];
     let row = |row: &WorkerRow| {
         vec![
             row.worker.to_string(),
             row.core.map_or_else(|| "-".to_owned(), |core| core.to_string()),
-            format!("{:.0} %", 100.0 * row.busy_ratio),
+            format!("{:.0} %", 100.0 * row.load),
             count(row.received),
             count(row.forwarded),
             count(row.dropped),
             count(row.handed_over),
             count(row.taken_over),
             count(row.sessions),
-            row.queues.join(" "),
+            nanos(row.latency.p50_ns),
+            nanos(row.latency.p99_ns),
         ]
     };
-    table(&titles, rows.iter().map(row))
+    let mut text = table(width, &titles, rows.iter().map(row));
+    for row in rows {
+        text.push('\n');
+        wrap(&mut text, &format!("queues ({}): {}", row.worker, row.queues.join(" ")), 12, width);
+        text.truncate(text.trim_end().len());
+    }
+    text
 }
 
-pub(super) fn interfaces(rows: &[InterfaceRow]) -> String {
+pub(super) fn interfaces(rows: &[InterfaceRow], width: usize) -> String {
     if rows.is_empty() {
         return "no interfaces".to_owned();
     }
-    let titles = [
-        "INTERFACE",
-        "ROLES",
-        "DRIVER",
-        "MODE",
-        ">QUEUES",
-        "LINK",
-        ">MTU",
-        ">RX",
-        ">RX BYTES",
-        ">TX",
-        ">TX BYTES",
-    ];
+    let titles = ["INTERFACE", "SIDE", "LINK", ">MTU", ">RX", ">RX BYTES", ">TX", ">TX BYTES"];
+    let side = |row: &InterfaceRow| match row.roles.as_slice() {
+        [one] => one.clone(),
+        _ => "both".to_owned(),
+    };
     let row = |row: &InterfaceRow| {
         vec![
             row.interface.clone(),
-            row.roles.join(" "),
-            row.driver.clone(),
-            row.mode.clone(),
-            row.queues.to_string(),
+            side(row),
             if row.up { "up" } else { "down" }.to_owned(),
             row.mtu.to_string(),
             count(row.received_packets),
@@ -241,13 +238,24 @@ pub(super) fn interfaces(rows: &[InterfaceRow]) -> String {
             bytes(row.transmitted_bytes),
         ]
     };
-    let mut text = table(&titles, rows.iter().map(row));
+    let mut text = table(width, &titles, rows.iter().map(row));
+    let mut line = |text_of: String| {
+        text.push('\n');
+        wrap(&mut text, &text_of, 2, width);
+        text.truncate(text.trim_end().len());
+    };
     for row in rows {
+        let InterfaceRow { interface, driver, mode, queues, mac, .. } = row;
         if let Some(tunnel) = &row.tunnel {
-            let _ = write!(text, "\ntunnel ({}): {tunnel}", row.interface);
+            line(format!("{interface}: {tunnel} · {mac}"));
+        } else {
+            let s = if *queues == 1 { "" } else { "s" };
+            line(format!("{interface}: {driver} · {mode} · {queues} queue{s} · {mac}"));
         }
+    }
+    for row in rows {
         for warning in &row.warnings {
-            let _ = write!(text, "\nwarning ({}): {warning}", row.interface);
+            line(format!("warning ({}): {warning}", row.interface));
         }
     }
     text

@@ -5,7 +5,7 @@ use crate::api::tests::Fake;
 
 async fn shown(fake: &Fake, what: What, json: bool) -> Result<String, ViewError> {
     let mut out = Vec::new();
-    show_to(&mut out, false, &fake.socket, &what, json).await?;
+    show_to(&mut out, Screen::PLAIN, &fake.socket, &what, json).await?;
     Ok(String::from_utf8(out).unwrap())
 }
 
@@ -28,8 +28,7 @@ fn tables_for_people() {
         for (what, expected) in commands {
             let text = shown(&fake, what.clone(), false).await.unwrap();
             assert!(text.contains(expected), "{what:?}: {text}");
-            let longest = text.lines().map(|line| line.chars().count()).max().unwrap();
-            assert!(longest <= 100, "{what:?} is {longest} wide:\n{text}");
+            fits(&what, &text);
             println!("{text}");
         }
         let drops = shown(&fake, What::Drops { all: false }, false).await.unwrap();
@@ -43,6 +42,65 @@ fn tables_for_people() {
         assert!(!drops.contains("malformed"), "{drops}");
         let all = shown(&fake, What::Drops { all: true }, false).await.unwrap();
         assert!(all.contains("malformed"));
+    });
+}
+
+#[track_caller]
+fn fits(what: &What, text: &str) {
+    let longest = text.lines().map(|line| line.chars().count()).max().unwrap();
+    assert!(longest <= 80, "{what:?} is {longest} wide:\n{text}");
+}
+
+fn every_table() -> Vec<What> {
+    vec![
+        What::Status,
+        What::Pools,
+        What::Subscribers(Filter::default()),
+        What::Sessions(Filter::default()),
+        What::Drops { all: true },
+        What::Workers,
+        What::Interfaces,
+    ]
+}
+
+#[test]
+fn tables_fit_80_columns_with_0_and_with_10_000_subscribers() {
+    for rows in [0, 10_000] {
+        let fake = Fake::new(rows);
+        fake.run(async || {
+            for what in every_table() {
+                let text = shown(&fake, what.clone(), false).await.unwrap();
+                fits(&what, &text);
+                if let What::Subscribers(_) | What::Sessions(_) = what {
+                    let expected = if rows == 0 { 1 } else { 2 * rows + 1 };
+                    assert_eq!(text.lines().count(), expected, "{what:?}");
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn wide_screens_show_more_and_colours_are_for_terminals_only() {
+    let fake = Fake::new(3);
+    fake.run(async || {
+        let on = async |screen: Screen, what: What| {
+            let mut out = Vec::new();
+            show_to(&mut out, screen, &fake.socket, &what, false).await.unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        let sessions = || What::Sessions(Filter::default());
+        let wide = Screen { width: 200, ..Screen::PLAIN };
+        let (narrow, wide) = (on(Screen::PLAIN, sessions()).await, on(wide, sessions()).await);
+        assert!(wide.contains("ENDS IN") && !narrow.contains("ENDS IN"), "{wide}{narrow}");
+        for what in every_table() {
+            let plain = on(Screen::PLAIN, what.clone()).await;
+            let painted = on(Screen { colour: true, ..Screen::PLAIN }, what.clone()).await;
+            assert!(!plain.contains('\x1b'), "{plain}");
+            assert!(painted.contains("\x1b[") || what == What::Status, "{painted}");
+        }
+        let interfaces = on(Screen { colour: true, ..Screen::PLAIN }, What::Interfaces).await;
+        assert!(interfaces.contains("\x1b[31meth0") && interfaces.contains("\x1b[33mwarning"));
     });
 }
 
@@ -82,7 +140,7 @@ fn errors_say_what_to_do() {
         let error = shown(&fake, What::Sessions(bad), false).await.unwrap_err();
         assert_eq!(error.to_string(), "bad value 'a b&c' (address): give an IPv4 address");
         let nowhere = Path::new("/nonexistent/natgate.sock");
-        let error = show_to(&mut Vec::new(), false, nowhere, &What::Status, false).await.unwrap_err();
+        let error = show_to(&mut Vec::new(), Screen::PLAIN, nowhere, &What::Status, false).await.unwrap_err();
         assert_eq!(
             error.to_string(),
             "cannot reach natgate (/nonexistent/natgate.sock): no such file; is 'natgate run' running, \
@@ -109,7 +167,8 @@ fn a_reader_that_goes_away_ends_the_list() {
     let fake = Fake::new(100_000);
     fake.run(async || {
         let what = What::Sessions(Filter::default());
-        let error = show_to(&mut Head(5000), false, &fake.socket, &what, false).await.unwrap_err();
+        let error =
+            show_to(&mut Head(5000), Screen::PLAIN, &fake.socket, &what, false).await.unwrap_err();
         assert!(matches!(error, ViewError::Output(e) if e.kind() == io::ErrorKind::BrokenPipe));
     });
 }

@@ -92,6 +92,13 @@ impl Gateway {
         self.process.stderr()
     }
 
+    /// A client command that is yet to run.
+    pub fn client(&self, arguments: &[String]) -> Result<Command> {
+        let mut command = Command::new(natgate_binary()?);
+        command.args(arguments).arg("--socket").arg(&self.socket);
+        Ok(command)
+    }
+
     /// Runs a client command: exit status, standard output, standard error.
     pub fn command(&self, arguments: &[&str]) -> Result<(i32, String, String)> {
         let mut command = Command::new(natgate_binary()?);

@@ -158,7 +158,7 @@ proptest! {
     fn a_packet_fares_as_explained(
         workers in prop::sample::select(vec![1u16, 2, 4]),
         settings in settings(),
-        router in any::<bool>(),
+        (router, draining) in (any::<bool>(), prop::bool::weighted(0.1)),
         shots in prop::collection::vec(shot(), 1..60),
     ) {
         let answers = Answers { denied: Refused::Silent, ..Answers::default() };
@@ -168,6 +168,9 @@ proptest! {
                 let roads = Arc::make_mut(&mut snapshot.roads);
                 Arc::make_mut(&mut roads.adjacencies)[1].mac = None;
             });
+        }
+        if draining {
+            change(&rig, |snapshot| Arc::make_mut(&mut snapshot.policy).draining = true);
         }
         rig.run();
         for shot in shots {

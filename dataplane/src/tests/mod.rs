@@ -6,6 +6,7 @@
 
 mod anybody;
 mod attack;
+mod capture;
 mod damage;
 mod explain;
 mod fixed_rig;

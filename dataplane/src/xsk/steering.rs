@@ -115,6 +115,10 @@ pub struct Steering {
 const KERNEL_DESTINATIONS: usize = 1;
 const SETS: [&str; 4] = ["internal", "kernel_destinations", "pools", "exempt"];
 
+fn holds(set: &BTreeSet<Ipv4Net>, addr: Ipv4Addr) -> bool {
+    set.iter().any(|prefix| prefix.contains(&addr))
+}
+
 impl Steering {
     /// Loads the program; it does nothing until attached.
     ///
@@ -147,6 +151,20 @@ impl Steering {
             tunnels: HashMap::new(),
             carried: HashMap::new(),
         })
+    }
+
+    /// Whether the program takes a packet that arrives on a side from the kernel: what it does itself, in its order.
+    pub fn takes(&self, roles: Roles, src: Ipv4Addr, dst: Ipv4Addr) -> bool {
+        let [internal, kernel_destinations, pools, exempt] =
+            [0, 1, 2, 3].map(|set: usize| move |addr| holds(&self.applied[set], addr));
+        let inside = roles.internal && internal(src);
+        if pools(dst) && (inside || roles.external) {
+            return true;
+        }
+        if inside {
+            return !dst.is_multicast() && !dst.is_broadcast() && !kernel_destinations(dst);
+        }
+        roles.external && exempt(src) && internal(dst)
     }
 
     /// Makes `tables` the program's, prefix by prefix: first all that is new, then away with the old.

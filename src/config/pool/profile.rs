@@ -18,6 +18,14 @@ pub(super) enum Profile {
 }
 
 impl Profile {
+    /// Its name in objects.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::HighDensity => "high-density",
+            Self::Rfc4787 => "rfc4787",
+        }
+    }
+
     pub(super) fn settings(self) -> PoolSettings {
         match self {
             Self::HighDensity => PoolSettings::high_density(),
