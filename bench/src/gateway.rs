@@ -84,7 +84,7 @@ pub struct Gateway {
     counters: Arc<AllCounters>,
     arrivals: usize,
     /// Kept, because a worker looks at the other end.
-    _control: (Vec<Sender<Request>>, Receiver<Notice>),
+    control: (Vec<Sender<Request>>, Receiver<Notice>),
 }
 
 impl Gateway {
@@ -118,7 +118,7 @@ impl Gateway {
         let workers = workers.collect();
         // A process answers some things only when it is ten seconds old.
         let now = now + Duration::from_secs(11);
-        Ok(Self { workers, now, counters, arrivals: 0, _control: (senders, notices_end) })
+        Ok(Self { workers, now, counters, arrivals: 0, control: (senders, notices_end) })
     }
 
     /// Lets a frame arrive, at each worker in turn that has room; false if none has.
@@ -142,6 +142,11 @@ impl Gateway {
                 return sent;
             }
         }
+    }
+
+    /// Asks a worker something; false: it takes no question now.
+    pub fn ask(&self, worker: usize, request: Request) -> bool {
+        self.control.0[worker].try_send(request).is_ok()
     }
 
     /// A counter, summed over the workers.

@@ -63,8 +63,20 @@ enum Measurement {
     Setup(Setup),
     /// Measures what changes with size, in memory: bytes a session, the longest turn while the table grows, rules.
     Scale(Scale),
+    /// Measures what a listing of all sessions takes from established traffic, in memory.
+    Listing(Listing),
     /// Measures two workers or more, in memory: packets that arrive at their home, and packets that are handed over.
     Workers(Workers),
+}
+
+#[derive(Args)]
+struct Listing {
+    /// Sessions.
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..))]
+    sessions: u32,
+    /// Times that all are listed.
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..))]
+    repetitions: u16,
 }
 
 #[derive(Args)]
@@ -187,6 +199,7 @@ fn run() -> Result<ExitCode> {
         Some(Measurement::Memory(arguments)) => run_memory(arguments)?,
         Some(Measurement::Setup(arguments)) => run_setup(&arguments)?,
         Some(Measurement::Scale(arguments)) => run_scale(&arguments)?,
+        Some(Measurement::Listing(arguments)) => run_listing(&arguments)?,
         Some(Measurement::Workers(arguments)) => run_workers(arguments)?,
         Some(Measurement::Veth(arguments)) => {
             let results = veth::run(&arguments, &Machine::here().line())?;
@@ -284,6 +297,15 @@ fn run_scale(arguments: &Scale) -> Result<()> {
             );
         }
     }
+    Ok(())
+}
+
+fn run_listing(arguments: &Listing) -> Result<()> {
+    let cost = memory::listing::measure(arguments.sessions, arguments.repetitions.into())?;
+    println!("{} sessions, ns a packet: {}", arguments.sessions, cost.plain.show(1.0, 1));
+    println!("while all are listed:  {}", cost.listing.show(1.0, 1));
+    println!("rate lost, per cent:   {}", cost.loss.show(100.0, 1));
+    println!("packets during a list: {:.1} million", cost.packets / 1e6);
     Ok(())
 }
 

@@ -18,7 +18,7 @@ use crate::hold::Hold;
 use crate::interface::{Interface, InterfaceId};
 use crate::io::{BURST, PacketIo, Received};
 use crate::ip_id::IpIds;
-use crate::listing::{Listing, Progress};
+use crate::listing::Listings;
 use crate::load::Load;
 use crate::overload::Overload;
 use crate::pipeline::{Arrival, Fate, Parsed};
@@ -103,8 +103,8 @@ pub struct Worker<I: PacketIo> {
     pub(crate) hold: Hold<Held<I::Frame>>,
     /// How many of those that wait are natgate's own.
     pub(crate) own_held: usize,
-    requests: Receiver<Request>,
-    listings: Vec<Listing>,
+    pub(crate) requests: Receiver<Request>,
+    pub(crate) listings: Listings,
     /// [`Policy::cuts`](crate::snapshot::Policy::cuts) that are done, or under way.
     cuts: u32,
     /// Where the search for sessions that are to end goes on.
@@ -125,7 +125,7 @@ pub struct Worker<I: PacketIo> {
     events_lost: u64,
     /// Something besides packets is left to do at once: the worker must not sleep.
     pub(crate) unfinished: bool,
-    stopping: bool,
+    pub(crate) stopping: bool,
 }
 
 impl<I: PacketIo> Worker<I> {
@@ -171,7 +171,7 @@ impl<I: PacketIo> Worker<I> {
             hold: Hold::new(),
             own_held: 0,
             requests,
-            listings: Vec::new(),
+            listings: Listings::default(),
             cuts: 0,
             cutting: None,
             announcements: Vec::new(),
@@ -220,6 +220,7 @@ impl<I: PacketIo> Worker<I> {
     /// and a slice of everything else. Returns the packets processed.
     pub fn turn(&mut self, now: Timestamp) -> usize {
         self.follow_snapshot(now);
+        let began = self.listings.are_timed().then(|| self.shared.clock.elapsed());
         self.overload.begin(now, self.snapshot.policy.slow_path_budget);
         let timed = self.load.is_timed().then(|| self.shared.clock.elapsed());
         let arrived = self.take_burst(now);
@@ -234,7 +235,7 @@ impl<I: PacketIo> Worker<I> {
         if packets > 0 {
             self.note_time(timed, packets);
         }
-        let listing = self.serve_requests(now);
+        let listing = self.serve_requests(packets, began, now);
         let expiring = self.expire(now, packets > 0);
         self.unfinished = self.say_farewell(now) || expiring || listing;
         if now >= self.next_housekeeping {
@@ -509,32 +510,6 @@ impl<I: PacketIo> Worker<I> {
                 self.counters().events_lost.add(1);
             }
         }
-    }
-
-    /// Takes new requests and a step in every listing; whether one of them could go on at once.
-    fn serve_requests(&mut self, now: Timestamp) -> bool {
-        while let Ok(request) = self.requests.try_recv() {
-            match request {
-                Request::Stop => self.stopping = true,
-                Request::Announce => self.announcements = self.announcements_due(),
-                Request::Capture(order) => self.start_capture(order),
-                Request::Explain(flow, reply) => {
-                    if let Some(answer) = self.explain(&flow, now) {
-                        // Who asked may have gone.
-                        drop(reply.try_send(answer));
-                    }
-                }
-                other => self.listings.extend(Listing::new(other)),
-            }
-        }
-        let (id, nat) = (self.id, &self.nat);
-        let mut more = false;
-        self.listings.retain_mut(|listing| {
-            let progress = listing.advance(id, nat, now);
-            more |= progress == Progress::More;
-            progress != Progress::Ended
-        });
-        more
     }
 
     fn sleep(&mut self) {

@@ -7,6 +7,7 @@
 
 pub mod floor;
 pub mod limit;
+pub mod listing;
 pub mod run;
 pub mod sessions;
 pub mod table;

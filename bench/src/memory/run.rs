@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use dataplane::io::BURST;
+use dataplane::request::Request;
 use serde::{Deserialize, Serialize};
 
 use super::Way;
@@ -105,7 +106,9 @@ pub fn run(count: u32, way: Way, rounds: usize, dont_fragment: bool) -> Result<(
     Ok(())
 }
 
-struct Bench {
+/// Sessions, and what they are measured beside.
+#[derive(Debug)]
+pub(super) struct Bench {
     sessions: Sessions,
     limit: Limit,
     floor: Floor,
@@ -113,7 +116,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(count: u32, dont_fragment: bool) -> Result<Self> {
+    pub(super) fn new(count: u32, dont_fragment: bool) -> Result<Self> {
         let sessions = Sessions::open(count, RING, dont_fragment)?;
         let (limit, floor) = (Limit::new(RING)?, Floor::new(RING, count)?);
         Ok(Self { sessions, limit, floor, random: 0x9e37_79b9_7f4a_7c15 })
@@ -140,7 +143,13 @@ impl Bench {
         (((self.random >> 32) * u64::from(self.sessions.count())) >> 32) as u32
     }
 
-    fn round(&mut self, way: Way) -> Result<f64> {
+    /// Asks the worker something; false: it takes no question now.
+    pub(super) fn ask(&self, request: Request) -> bool {
+        self.sessions.gateway.ask(0, request)
+    }
+
+    /// Nanoseconds a packet of one round.
+    pub(super) fn round(&mut self, way: Way) -> Result<f64> {
         for _ in 0..RING {
             let n = self.next_session();
             ensure!(self.sessions.inject(way, n), "no free frame");

@@ -99,3 +99,41 @@ fn a_listing_whose_reader_is_slow_lets_an_idle_worker_sleep() {
     }
     assert_eq!(rows, 1_200);
 }
+
+#[test]
+fn a_listing_takes_little_of_a_busy_workers_time() {
+    let mut rig = Rig::new(1);
+    open_sessions(&mut rig, 20);
+    let list = |rig: &Rig| {
+        let (tx, rx) = channel::bounded(100);
+        rig.requests[0].send(Request::Sessions(SessionFilter::default(), tx)).unwrap();
+        rx
+    };
+    // Two at a time: together they may not take more than one.
+    let (one, other) = (list(&rig), list(&rig));
+    let burst = |rig: &mut Rig| {
+        for n in 0..60 {
+            rig.inject(INSIDE, &udp((pod(n), 4000), (SERVER, 53), b""));
+        }
+        assert_eq!(rig.workers[0].turn(rig.now), 60);
+        while rig.workers[0].io_mut().take_sent().is_some() {}
+    };
+    let count =
+        |rx: &channel::Receiver<Vec<crate::request::SessionRow>>| rx.try_iter().flatten().count();
+    let clock = crate::worker::Clock::start();
+    let mut rows = [0, 0];
+    while rows != [1_200, 1_200] {
+        burst(&mut rig);
+        rows = [rows[0] + count(&one), rows[1] + count(&other)];
+        // The first step may take a whole slice.
+        let places = 256 + clock.elapsed().as_nanos() / 3_200;
+        assert!(rows.iter().sum::<usize>() as u128 <= places, "{rows:?} of {places}");
+        assert!(clock.elapsed() < Duration::from_secs(20), "{rows:?}");
+    }
+    // An idle worker has time.
+    let rx = list(&rig);
+    for _ in 0..10 {
+        rig.workers[0].turn(rig.now);
+    }
+    assert_eq!(count(&rx), 1_200);
+}
