@@ -38,9 +38,9 @@ fn reference() -> String {
     describe_objects(&mut out);
     out += "\n## Metrics\n\n| metric | labels | what |\n| --- | --- | --- |\n";
     describe_metrics(&mut out);
-    out += "\n## Drop reasons\n\n| reason | what to do |\n| --- | --- |\n";
+    out += "\n## Drop reasons\n\n| reason | what happened | what to do |\n| --- | --- | --- |\n";
     for reason in DropReason::ALL {
-        line(&mut out, &[&code(reason.name()), reason.remedy()]);
+        line(&mut out, &[&code(reason.name()), reason.meaning(), reason.remedy()]);
     }
     out += "\n## System calls\nAll that the process may make; workers only those of the first table.\n";
     let process = [confine::CONTROL, confine::OLDER];
