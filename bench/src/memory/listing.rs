@@ -67,7 +67,9 @@ pub fn measure(sessions: u32, repetitions: usize) -> Result<Cost> {
             }
         })?;
         eprintln!("listing {sessions} sessions: {}/{repetitions}", repetition + 1);
-        (plain.push(without), listing.push(with), loss.push(1.0 - without / with));
+        plain.push(without);
+        listing.push(with);
+        loss.push(1.0 - without / with);
         rounds += count;
     }
     let spread = |values: Vec<f64>| Spread::of(values).context("no repetitions");
