@@ -2,22 +2,33 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
 use crate::binary::natgate_binary;
-use crate::namespace::output;
+use crate::guest::Guest;
 use crate::{Namespace, Process, wait};
 
 /// A running natgate.
 #[derive(Debug)]
 pub struct Gateway {
-    process: Process,
+    place: Place,
     socket: PathBuf,
+}
+
+/// Where it runs.
+#[derive(Debug)]
+enum Place {
+    /// In a namespace of this machine.
+    Here(Process),
+    /// In a guest, whose files tell about it: `/tmp/natgate.{pid,status,out,err}`.
+    Guest(Arc<Guest>),
 }
 
 impl Gateway {
@@ -34,13 +45,28 @@ impl Gateway {
         let mut command = namespace.command(natgate_binary()?);
         command.arg("run").args(arguments).arg("--socket").arg(&socket);
         command.arg("--state-dir").arg(directory.join("state"));
-        Ok(Self { process: Process::start(command, "natgate", directory)?, socket })
+        Ok(Self { place: Place::Here(Process::start(command, "natgate", directory)?), socket })
+    }
+
+    /// Runs `natgate run` with `arguments` in a guest and waits until traffic flows.
+    pub fn start_in(guest: &Arc<Guest>, arguments: &[String]) -> Result<Self> {
+        let arguments = arguments.join(" ");
+        let socket = "/run/natgate.sock";
+        let run = format!(
+            "echo $$ > /tmp/natgate.pid; exec natgate run {arguments} --socket {socket} --state-dir /tmp/state \
+             --metrics 127.0.0.1:9100 > /tmp/natgate.out 2> /tmp/natgate.err"
+        );
+        guest.sh("rm -f /tmp/natgate.*")?;
+        guest.sh(&format!("(sh -c '{run}'; echo $? > /tmp/natgate.status) >/dev/null 2>&1 &"))?;
+        let mut gateway = Self { place: Place::Guest(Arc::clone(guest)), socket: socket.into() };
+        gateway.await_ready(Duration::from_secs(60))?;
+        Ok(gateway)
     }
 
     /// Waits until `/readyz` answers 200.
     pub fn await_ready(&mut self, limit: Duration) -> Result<()> {
         let ready = wait::until("natgate to be ready", limit, || {
-            if let Some(status) = self.process.ended()? {
+            if let Some(status) = self.ended()? {
                 anyhow::bail!("natgate ended with {status}");
             }
             Ok(self.get("/readyz").is_ok().then_some(()))
@@ -50,46 +76,81 @@ impl Gateway {
 
     /// Everything that it has written so far, for people.
     pub fn output(&self) -> String {
-        format!(
-            "--- natgate's stdout\n{}\n--- natgate's stderr\n{}",
-            self.process.stdout(),
-            self.process.stderr()
-        )
+        let (stdout, stderr) = match &self.place {
+            Place::Here(process) => (process.stdout(), process.stderr()),
+            Place::Guest(guest) => {
+                let read = |what| guest.sh(&format!("cat /tmp/natgate.{what}")).unwrap_or_default();
+                (read("out"), read("err") + "\n--- console\n" + &guest.console())
+            }
+        };
+        format!("--- natgate's stdout\n{stdout}\n--- natgate's stderr\n{stderr}")
     }
 
     /// Memory that it occupies, in KiB.
     pub fn resident_kib(&self) -> Result<u64> {
-        self.process.resident_kib()
+        match &self.place {
+            Place::Here(process) => process.resident_kib(),
+            Place::Guest(guest) => {
+                let line = guest.sh("grep VmRSS /proc/$(cat /tmp/natgate.pid)/status")?;
+                let number = line.split_whitespace().nth(1).context("no VmRSS")?;
+                Ok(number.parse()?)
+            }
+        }
     }
 
-    /// Number of its process.
+    /// Number of its process, on this machine.
     pub fn id(&self) -> u32 {
-        self.process.id()
+        match &self.place {
+            Place::Here(process) => process.id(),
+            Place::Guest(_) => panic!("natgate has no number outside its guest"),
+        }
     }
 
     /// How it ended, if it has.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        self.process.ended()
+        match &mut self.place {
+            Place::Here(process) => process.ended(),
+            Place::Guest(guest) => {
+                let (gone, status) = guest.try_sh("cat /tmp/natgate.status")?;
+                let status = if gone == 0 { Some(status.trim().parse::<i32>()?) } else { None };
+                // A shell tells the signal that ended a program as 128 and more.
+                Ok(status.map(|it| ExitStatus::from_raw(if it > 128 { it - 128 } else { it << 8 })))
+            }
+        }
     }
 
     /// `kill -9`.
     pub fn kill9(&mut self) -> Result<ExitStatus> {
-        self.process.end(Signal::SIGKILL, Duration::from_secs(10))
+        self.end(Signal::SIGKILL, Duration::from_secs(10))
     }
 
     /// SIGTERM, and how it ended.
     pub fn terminate(&mut self) -> Result<ExitStatus> {
-        self.process.end(Signal::SIGTERM, Duration::from_secs(15))
+        self.end(Signal::SIGTERM, Duration::from_secs(15))
+    }
+
+    fn end(&mut self, signal: Signal, limit: Duration) -> Result<ExitStatus> {
+        self.signal(signal)?;
+        wait::until(&format!("natgate's end after {signal}"), limit, || self.ended())
     }
 
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        self.process.signal(signal)
+        match &self.place {
+            Place::Here(process) => process.signal(signal),
+            Place::Guest(guest) => {
+                let kill = format!("kill -{} $(cat /tmp/natgate.pid)", signal as i32);
+                guest.sh(&kill).map(drop)
+            }
+        }
     }
 
     /// What it has logged so far.
     pub fn log(&self) -> String {
-        self.process.stderr()
+        match &self.place {
+            Place::Here(process) => process.stderr(),
+            Place::Guest(guest) => guest.sh("cat /tmp/natgate.err").unwrap_or_default(),
+        }
     }
 
     /// A client command that is yet to run.
@@ -101,6 +162,12 @@ impl Gateway {
 
     /// Runs a client command: exit status, standard output, standard error.
     pub fn command(&self, arguments: &[&str]) -> Result<(i32, String, String)> {
+        if let Place::Guest(guest) = &self.place {
+            let line =
+                format!("natgate {} --socket {}", arguments.join(" "), self.socket.display());
+            let (code, out) = guest.try_sh(&format!("{line} 2>/tmp/said"))?;
+            return Ok((code, out, guest.sh("cat /tmp/said")?));
+        }
         let mut command = Command::new(natgate_binary()?);
         let done = command.args(arguments).arg("--socket").arg(&self.socket).output()?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -111,9 +178,8 @@ impl Gateway {
     /// The rows of a client command (`drops`, `workers`, ...) with `--json`: an array, an object
     /// or one object a line all become a list of objects.
     pub fn json(&self, arguments: &[&str]) -> Result<Vec<serde_json::Value>> {
-        let mut command = Command::new(natgate_binary()?);
-        command.args(arguments).arg("--json").arg("--socket").arg(&self.socket);
-        let text = output(&mut command)?;
+        let (code, text, error) = self.command(&[arguments, &["--json"]].concat())?;
+        ensure!(code == 0, "natgate {}: {code}: {error}", arguments.join(" "));
         let mut rows = Vec::new();
         for value in serde_json::Deserializer::from_str(&text).into_iter() {
             match value? {
@@ -156,6 +222,10 @@ impl Gateway {
 
     /// The body of a 200 answer on the stats socket.
     pub fn get(&self, path: &str) -> Result<String> {
+        if let Place::Guest(guest) = &self.place {
+            // Of what the socket serves, TCP serves metrics and probes.
+            return guest.sh(&format!("wget -q -O - http://127.0.0.1:9100{path}"));
+        }
         let mut stream = UnixStream::connect(&self.socket)?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: natgate\r\nConnection: close\r\n\r\n")?;

@@ -7,6 +7,7 @@ pub mod capture;
 pub mod client;
 pub mod craft;
 pub mod gateway;
+pub mod guest;
 pub mod inject;
 pub mod kernel_nat;
 pub mod lab;

@@ -31,7 +31,7 @@ fn nonsense(number: usize) -> Vec<u8> {
         0 => Vec::new(),
         1 => b"GET /v1/status HTTP/1.1\r\nhost: n\r\nx-".to_vec(),
         2 => (0..100_000).map(byte).collect(),
-        3 => [b"GET /".as_slice(), &[b'a'; 200_000], b" HTTP/1.1\r\n\r\n"].concat(),
+        3 => [b"GET /".as_slice(), "a".repeat(200_000).as_bytes(), b" HTTP/1.1\r\n\r\n"].concat(),
         4 => {
             b"POST /v1/reload HTTP/1.1\r\nhost: n\r\ncontent-length: 99999999999\r\n\r\n{".to_vec()
         }

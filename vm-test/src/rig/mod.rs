@@ -17,10 +17,12 @@ mod options;
 mod wiring;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Result, anyhow};
 use tempfile::TempDir;
 
+use crate::guest::Guest;
 use crate::namespace::sweep;
 use crate::oracle::{Oracles, Scope, Summary};
 use crate::{Capture, Gateway, Namespace, kernel_nat};
@@ -35,6 +37,8 @@ pub struct Rig {
     /// natgate, when it translates (dropped first).
     pub natgate: Option<Gateway>,
     captures: Option<[Capture; 2]>,
+    /// The virtual machine that natgate runs in, if it does.
+    pub guest: Option<Arc<Guest>>,
     /// The pods.
     pub pods: [Namespace; 2],
     /// The router of the pods.
@@ -51,6 +55,8 @@ pub struct Rig {
     pub x: Namespace,
     /// The host that is not natgate's business.
     pub other: Option<Namespace>,
+    /// Of the gateway: inside, outside.
+    gateway_macs: [[u8; 6]; 2],
     options: Options,
     directory: TempDir,
 }
@@ -70,9 +76,10 @@ impl Rig {
     /// Makes the network only.
     pub fn without_translator(options: Options) -> Result<Self> {
         sweep()?;
-        let rig = Self {
+        let mut rig = Self {
             natgate: None,
             captures: None,
+            guest: None,
             pods: [Namespace::new("c1")?, Namespace::new("c2")?],
             node: Namespace::new("node")?,
             gw: Namespace::new("gw")?,
@@ -81,13 +88,16 @@ impl Rig {
             s2: Namespace::new("s2")?,
             x: Namespace::new("x")?,
             other: if options.other { Some(Namespace::new("other")?) } else { None },
+            gateway_macs: [[0; 6]; 2],
             directory: tempfile::Builder::new().prefix("vm-test-").tempdir()?,
             options,
         };
         rig.wire_inside()?;
         rig.wire_outside()?;
         rig.set_mtus()?;
+        rig.gateway_macs = [rig.gw.mac("int")?, rig.gw.mac("ext")?];
         rig.offloads()?;
+        rig.move_into_guest()?;
         Ok(rig)
     }
 
@@ -111,8 +121,11 @@ impl Rig {
         match self.options.translator {
             Translator::Natgate => {
                 let arguments = self.natgate_arguments()?;
-                let gateway = Gateway::start(&self.gw, self.directory.path(), &arguments)?;
-                self.natgate = Some(gateway);
+                let directory = self.directory.path();
+                self.natgate = Some(match &self.guest {
+                    Some(guest) => Gateway::start_in(guest, &arguments)?,
+                    None => Gateway::start(&self.gw, directory, &arguments)?,
+                });
                 Ok(())
             }
             Translator::KernelNat => kernel_nat::start(
@@ -132,6 +145,9 @@ impl Rig {
         if let Some(config) = &self.options.config {
             let file: PathBuf = self.directory.path().join("natgate.yaml");
             std::fs::write(&file, config)?;
+            if let Some(guest) = &self.guest {
+                guest.put(&file, config)?;
+            }
             arguments.extend(["--config".to_owned(), file.display().to_string()]);
         } else {
             let (first, last) = self.options.pool.range();
@@ -181,8 +197,8 @@ impl Rig {
             internal: vec![FROM.parse()?, "10.0.0.0/24".parse()?, "10.99.0.0/24".parse()?],
             public: vec![Pool::OnLink.range(), Pool::Routed.range(), (STATIC[0], STATIC[1])],
             exempt: self.options.exempt.iter().map(|it| it.parse()).collect::<Result<_, _>>()?,
-            gateway_internal_mac: self.gw.mac("int")?,
-            gateway_external_mac: self.gw.mac("ext")?,
+            gateway_internal_mac: self.gateway_macs[0],
+            gateway_external_mac: self.gateway_macs[1],
         })
     }
 

@@ -2,6 +2,8 @@
 
 use std::net::Ipv4Addr;
 
+use crate::guest::Machine;
+
 /// The pods' addresses.
 pub const PODS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 244, 1, 11), Ipv4Addr::new(10, 244, 1, 12)];
 /// The first server's addresses.
@@ -124,6 +126,8 @@ pub struct Options {
     pub mtus: Mtus,
     /// Workers of natgate.
     pub workers: u16,
+    /// A virtual machine that is the gateway, instead of the namespace.
+    pub machine: Option<Machine>,
     /// Whether senders leave checksums to their (virtual) cards.
     pub sender_checksum_offload: bool,
     /// `ip_forward` in the gateway.
@@ -147,6 +151,7 @@ impl Default for Options {
             queues: 1,
             mtus: Mtus::default(),
             workers: 1,
+            machine: Machine::of_test(),
             sender_checksum_offload: true,
             gateway_forwards: false,
             other: false,

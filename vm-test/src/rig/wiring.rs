@@ -1,8 +1,11 @@
 //! How is the picture of [`super`] made of links, addresses and routes?
 
-use anyhow::Result;
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
 
 use super::{FROM, Mtus, OTHER, Overlay, PODS, Rig, Translator, UNDER};
+use crate::guest::{Guest, Machine};
 use crate::namespace::link;
 
 impl Rig {
@@ -134,6 +137,47 @@ impl Rig {
                 host.exec(&format!("ethtool -K {interface} tx off"))?;
             }
         }
+        Ok(())
+    }
+
+    /// Has a virtual machine take the gateway's place: its links end at bridges, on which the cards of the guest hang.
+    pub(super) fn move_into_guest(&mut self) -> Result<()> {
+        // Controls that need no natgate need no guest either.
+        let machine =
+            self.options.machine.filter(|_| self.options.translator == Translator::Natgate);
+        let Some(machine) = machine else { return Ok(()) };
+        ensure!(self.options.overlay == Overlay::Plain, "a guest has no tunnels");
+        let machine = Machine { queues: machine.queues.max(self.options.queues), ..machine };
+        let mtus = [self.options.mtus.inside, self.options.mtus.outside];
+        for (number, (side, mtu)) in ["int", "ext"].into_iter().zip(mtus).enumerate() {
+            self.gw.ip(&format!(
+                "addr flush dev {side}\nlink set {side} address 02:00:00:00:fe:0{number}\n\
+                 link add br-{side} type bridge forward_delay 0 mcast_snooping 0\n\
+                 tuntap add dev tap-{side} mode tap multi_queue vnet_hdr\n\
+                 link set {side} master br-{side}\nlink set tap-{side} master br-{side} mtu {mtu}\n\
+                 link set tap-{side} up\nlink set br-{side} up"
+            ))?;
+        }
+        // Packets one by one, as on a link of namespaces with natgate: captures are taken here.
+        for (host, interface) in [(&self.node, "gw0"), (&self.r, "down")] {
+            host.exec(&format!(
+                "ethtool -K {interface} tso off gso off gro off tx-udp-segmentation off"
+            ))?;
+        }
+        let cards = [("tap-int", self.gateway_macs[0]), ("tap-ext", self.gateway_macs[1])];
+        let guest = Guest::boot(machine, &self.gw, cards, self.directory.path())?;
+        for (card, side, address, mtu) in
+            [("eth0", "int", "10.0.0.1/24", mtus[0]), ("eth1", "ext", "203.0.113.2/24", mtus[1])]
+        {
+            guest.sh(&format!(
+                "ip link set {card} name {side} && ip link set {side} mtu {mtu} && \
+                 ip addr add {address} dev {side} && ip link set {side} up"
+            ))?;
+        }
+        guest.sh(
+            "ip route add 10.244.0.0/16 via 10.0.0.2 && ip route add default via 203.0.113.1",
+        )?;
+        self.guest = Some(Arc::new(guest));
         Ok(())
     }
 }

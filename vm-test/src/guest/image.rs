@@ -1,0 +1,171 @@
+//! What does a guest boot? A kernel of Debian's, and an initial file system made here: busybox, the driver's modules,
+//! and natgate with its libraries.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::binary::natgate_binary;
+use crate::namespace::output;
+
+/// Debian's kernels for virtual machines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    /// 6.1, Debian 12's own.
+    Bookworm,
+    /// 6.12, from the backports of its successor.
+    Backported,
+}
+
+impl Kernel {
+    /// What `VM_TEST_KERNEL` says; 6.12 by default.
+    pub fn from_env() -> Self {
+        match std::env::var("VM_TEST_KERNEL").as_deref() {
+            Ok("6.1") => Self::Bookworm,
+            Ok("6.12") | Err(_) => Self::Backported,
+            Ok(other) => panic!("VM_TEST_KERNEL={other}: the kernels are 6.1 and 6.12"),
+        }
+    }
+
+    const fn package(self) -> &'static str {
+        match self {
+            Self::Bookworm => "linux-image-cloud-amd64",
+            Self::Backported => "linux-image-6.12-cloud-amd64",
+        }
+    }
+}
+
+/// Modules of the network driver, in the order in which they need each other.
+const MODULES: [&str; 3] =
+    ["net/core/failover", "drivers/net/net_failover", "drivers/net/virtio_net"];
+
+/// The first program of a guest: it serves one line at a time on the second serial port. An answer ends with the exit
+/// status between two pairs of `@`.
+const INIT: &str = r#"#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH=/bin
+mount -t devtmpfs dev /dev
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t tmpfs tmp /tmp
+mount -t tmpfs run /run
+for module in failover net_failover virtio_net; do insmod /lib/modules/$module.ko; done
+ip link set lo up
+stty -F /dev/ttyS1 raw -echo
+exec 3<>/dev/ttyS1
+echo "@@ready@@" >&3
+while IFS= read -r line <&3; do
+	sh -c "$line" </dev/null >/tmp/.answer 2>&1
+	status=$?
+	{ cat /tmp/.answer; printf '\n@@%d@@\n' $status; } >&3
+done
+poweroff -f
+"#;
+
+/// Files that QEMU boots from.
+#[derive(Debug)]
+pub struct Image {
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// The initial file system.
+    pub initrd: PathBuf,
+}
+
+impl Image {
+    /// Makes the image in `directory`. The kernel's package is fetched once, and kept beside the tests' programs.
+    pub fn make(kernel: Kernel, directory: &Path) -> Result<Self> {
+        let unpacked = unpacked(kernel)?;
+        let root = directory.join("root");
+        for name in ["bin", "dev", "proc", "sys", "run", "tmp", "etc", "lib/modules"] {
+            fs::create_dir_all(root.join(name))?;
+        }
+        install(Path::new("/bin/busybox"), &root.join("bin/busybox"))?;
+        let natgate = root.join("bin/natgate");
+        install(&natgate_binary()?, &natgate)?;
+        output(Command::new("strip").arg(&natgate))?;
+        let libraries = output(Command::new("ldd").arg(&natgate))?;
+        for library in libraries.split_whitespace().filter(|word| word.starts_with('/')) {
+            install(Path::new(library), &root.join(library.trim_start_matches('/')))?;
+        }
+        for module in MODULES {
+            let name = module.rsplit('/').next().unwrap_or(module);
+            fs::write(
+                root.join(format!("lib/modules/{name}.ko")),
+                read_module(&unpacked, module)?,
+            )?;
+        }
+        let init = root.join("init");
+        fs::write(&init, INIT)?;
+        fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
+        let initrd = directory.join("initrd");
+        let pack = "find . | cpio --create --format=newc --quiet | gzip -1";
+        let packed = Command::new("sh").args(["-c", pack]).current_dir(&root).output()?;
+        ensure!(packed.status.success(), "cpio: {}", String::from_utf8_lossy(&packed.stderr));
+        fs::write(&initrd, packed.stdout)?;
+        fs::remove_dir_all(&root)?;
+        Ok(Self { kernel: find(&unpacked.join("boot"), "vmlinuz-")?, initrd })
+    }
+}
+
+/// The directory with the contents of the kernel's package.
+fn unpacked(kernel: Kernel) -> Result<PathBuf> {
+    let depends = output(Command::new("apt-cache").args(["depends", kernel.package()]))?;
+    let package =
+        depends.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
+    let package = format!(
+        "linux-image-{}",
+        package.with_context(|| format!("{}: {depends}", kernel.package()))?
+    );
+    let binary = natgate_binary()?;
+    let built = binary.parent().and_then(Path::parent).context("natgate lies nowhere")?;
+    let place = built.join("guest").join(&package);
+    if place.exists() {
+        return Ok(place);
+    }
+    fs::create_dir_all(built.join("guest"))?;
+    let download = tempfile::tempdir_in(built.join("guest"))?;
+    let fetch = |line: &str| {
+        let mut command = Command::new("sh");
+        output(command.args(["-c", line]).current_dir(download.path()))
+    };
+    fetch(&format!("apt-get -q download {package} && dpkg-deb -x {package}_*.deb contents"))?;
+    fs::rename(download.path().join("contents"), &place)?;
+    Ok(place)
+}
+
+fn install(from: &Path, to: &Path) -> Result<()> {
+    let directory = to.parent().context("no directory")?;
+    fs::create_dir_all(directory)?;
+    fs::copy(from, to).map(drop).with_context(|| format!("copy {}", from.display()))
+}
+
+/// The first file in `directory` whose name begins with `prefix`.
+fn find(directory: &Path, prefix: &str) -> Result<PathBuf> {
+    let entries = fs::read_dir(directory)?;
+    let mut paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let starts = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix))
+    };
+    paths.find(starts).with_context(|| format!("no {prefix}… in {}", directory.display()))
+}
+
+/// A module of the kernel, unpacked: Debian packs those of newer ones.
+fn read_module(unpacked: &Path, module: &str) -> Result<Vec<u8>> {
+    let version = find(&unpacked.join("lib/modules"), "")?;
+    let path = version.join("kernel").join(format!("{module}.ko"));
+    if path.exists() {
+        return Ok(fs::read(path)?);
+    }
+    let packed = path.with_extension("ko.xz");
+    let done = Command::new("xz").args(["--decompress", "--stdout"]).arg(&packed).output()?;
+    ensure!(
+        done.status.success(),
+        "{}: {}",
+        packed.display(),
+        String::from_utf8_lossy(&done.stderr)
+    );
+    Ok(done.stdout)
+}
