@@ -133,6 +133,8 @@ drop_reasons! {
     /// A router in the middle of a tunnel saw congestion, and the packet in there is of a sender that would not learn it
     /// (RFC 6040 section 4.2).
     TunnelCongestion = "tunnel-congestion", "look for congestion on the underlay; the packet's ends do not use ECN";
+    /// The UDP checksum of the packet around it is wrong.
+    TunnelChecksum = "tunnel-checksum", "the other end of the tunnel or a device on the underlay damages packets";
     /// Larger than the MTU of the interface it would leave by, and not to be fragmented.
     TooBig = "too-big", "make the MTU the same on the path, or lower it at the pods";
     /// A merged packet (GRO, LRO, TSO) that is larger than a frame can be.

@@ -144,8 +144,17 @@ impl<I: PacketIo> Worker<I> {
             let frame = self.io.bytes(&received.frame);
             index += 1;
             if let Some((outer, tunnel)) = self.tunnels.behind(frame, received.interface) {
-                received.interface = tunnel;
-                if let Err(reason) = take_out(&mut self.io, &mut received.frame, &outer) {
+                let underlay = std::mem::replace(&mut received.interface, tunnel);
+                let mut taken = Ok(());
+                if outer.is_signed {
+                    let partial = self.snapshot.interfaces.get(underlay.index());
+                    let partial = partial.is_some_and(|it| it.repair_checksums);
+                    let intact = outer.len.is_some() && vxlan::is_intact(frame, partial);
+                    taken = if intact { Ok(()) } else { Err(DropReason::TunnelChecksum) };
+                }
+                let taken =
+                    taken.and_then(|()| take_out(&mut self.io, &mut received.frame, &outer));
+                if let Err(reason) = taken {
                     index -= 1;
                     let Received { frame, interface } = burst.remove(index);
                     let counters = self.counters().interface(interface);

@@ -34,6 +34,7 @@ mod too_big;
 mod translate;
 mod tunnel;
 mod tunnel_mtu;
+mod tunnel_checksum;
 mod work;
 
 use std::collections::HashMap;

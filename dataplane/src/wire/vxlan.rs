@@ -175,10 +175,12 @@ pub(crate) struct Outer {
     pub(crate) len: Option<usize>,
     /// Its ECN field.
     pub(crate) ecn: u8,
+    /// It has a UDP checksum, which is still to be verified.
+    pub(crate) is_signed: bool,
 }
 
 /// Whether `frame` to `own` has the shape of VXLAN in a whole IPv4 packet without options, with an intact header. Its UDP
-/// checksum is not looked at: what is inside has its own (RFC 7348 section 4.1 leaves it open).
+/// checksum is [verified](is_intact) later.
 #[inline]
 pub(crate) fn look(frame: &[u8], own: MacWord) -> Option<Outer> {
     let head: &[u8; HEADERS] = frame.first_chunk()?;
@@ -204,7 +206,40 @@ pub(crate) fn look(frame: &[u8], own: MacWord) -> Option<Outer> {
         [at::TOTAL_LEN, at::UDP_LEN].map(|at| usize::from(u16::from_be_bytes(part(head, at))));
     let fits = at::IP + total <= frame.len() && udp_len + ipv4::HEADER <= total;
     let len = udp_len.checked_sub(HEADERS - at::UDP).filter(|_| fits);
-    Some(Outer { end, len, ecn: head[at::TOS] & ECN })
+    let is_signed = part(head, at::UDP_CHECKSUM) != [0; 2];
+    Some(Outer { end, len, ecn: head[at::TOS] & ECN, is_signed })
+}
+
+/// Whether the UDP checksum of a `frame` that [`look`] has found is right, or one that says nothing: with
+/// `partial_checksums`, the sender may have left it, or that of the packet within, to its (virtual) card.
+#[cold]
+pub(crate) fn is_intact(frame: &[u8], partial_checksums: bool) -> bool {
+    let len = read_u16(frame, at::UDP_LEN);
+    let pseudo = checksum::sum(&frame[at::SRC..at::UDP]) + u64::from(UDP_NUMBER) + u64::from(len);
+    let end = at::UDP + usize::from(len);
+    let Some(datagram) = frame.get(at::UDP..end) else { return false };
+    checksum::fold(pseudo + checksum::sum(datagram)) == 0xffff
+        || partial_checksums
+            && (read_u16(frame, at::UDP_CHECKSUM) == checksum::fold(pseudo)
+                || has_partial_checksum(&frame[INNER..end]).unwrap_or(false))
+}
+
+/// Whether the TCP or UDP checksum of the packet in an Ethernet frame is the sum of its pseudo-header only. The sum
+/// around it holds for the packet as it would leave a card.
+fn has_partial_checksum(frame: &[u8]) -> Option<bool> {
+    let ip = frame.get(ethernet::HEADER..)?;
+    let header = usize::from(ip.first()? & 15) * 4;
+    let protocol = *ip.get(9)?;
+    let at = header
+        + match protocol {
+            6 => 16,
+            UDP_NUMBER => 6,
+            _ => return Some(false),
+        };
+    let (addresses, field) = (ip.get(12..20)?, ip.get(at..at + 2)?);
+    let len = usize::from(read_u16(ip, 2)).checked_sub(header)?;
+    let sum = checksum::sum(addresses) + u64::from(protocol) + len as u64;
+    Some(read_u16(field, 0) == checksum::fold(sum))
 }
 
 /// The ECN field of a packet that comes out of a tunnel, by its own and the outer one (RFC 6040 section 4.2).
