@@ -224,6 +224,10 @@ pub(crate) struct GatewayArgs {
     /// Serve no VXLAN device but those named with --internal
     #[arg(long)]
     pub(crate) no_tunnels: bool,
+    /// Settings of NICs that bring packets to the worker that needs them: off, print (the ethtool commands) or
+    /// apply (and take back at the end) [default: print]
+    #[arg(long, value_name = "HOW")]
+    pub(crate) receive_steering: Option<String>,
     /// Stats socket [default: /run/natgate.sock]
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<String>,

@@ -11,6 +11,7 @@ mod detach;
 mod explain;
 mod generate;
 mod mirror;
+mod receive;
 #[cfg(test)]
 mod reference;
 mod run;

@@ -17,6 +17,7 @@ use crossbeam::utils::CachePadded;
 use dataplane::counters::{AllCounters, WorkerCounters};
 use dataplane::forward::Forwards;
 use dataplane::hand_off::HandOff;
+use dataplane::home::Homes;
 use dataplane::interface::{Interface, InterfaceId, Mac, OuterDf, Roles, Tunnel};
 use dataplane::memory::MemoryIo;
 use dataplane::request::{Notice, Request};
@@ -99,6 +100,7 @@ impl Gateway {
             snapshot: Arc::new(Published::new(snapshot(setup))),
             counters: Arc::clone(&counters),
             secret: Secret::from_seed(3),
+            homes: Homes::by_hash(),
             notices,
             clock: Clock::start(),
             sessions_per_worker: setup.sessions,

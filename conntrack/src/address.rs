@@ -113,6 +113,11 @@ impl PublicAddress {
         }
     }
 
+    /// The worker, of `workers`, whose subscribers prefer this address, so that replies to it can be steered to them.
+    pub fn leaning(&self, workers: u16) -> u16 {
+        (u32::from(self.addr) % u32::from(workers.max(1))) as u16
+    }
+
     /// Whether `port` is never given out, though it lies in a block.
     pub fn is_reserved(&self, port: u16) -> bool {
         is_in(&self.never, port)

@@ -506,6 +506,34 @@ impl Pool {
         (0..reach).map(move |i| self.serving[(start + i) % count])
     }
 
+    /// A draw by which [`serving`](Self::serving) begins with an address that leans to `worker` of `workers`, if there
+    /// is one about where `random` says. It tells as little of the port as `random` does.
+    pub(crate) fn lean(&self, random: u64, worker: u16, workers: u16) -> u64 {
+        let count = self.serving.len() as u64;
+        if workers <= 1 || count <= 1 {
+            return random;
+        }
+        let high = random >> 32;
+        let start = high % count;
+        let mut near = (0..count.min(2 * u64::from(workers))).map(|step| (start + step) % count);
+        let leans = |&at: &u64| {
+            self.addresses[usize::from(self.serving[at as usize])].leaning(workers) == worker
+        };
+        let Some(at) = near.find(leans) else { return random };
+        let moved = high - start + at;
+        let high = if u32::try_from(moved).is_ok() { moved } else { at };
+        high << 32 | random & u64::from(u32::MAX)
+    }
+
+    /// Whether each of `workers` has addresses of its own here, so that steering replies by address spreads them.
+    pub fn leans_to_all(&self, workers: u16) -> bool {
+        let mut leaning: Vec<u16> =
+            self.with_standing(Standing::Serving).map(|address| address.leaning(workers)).collect();
+        leaning.sort_unstable();
+        leaning.dedup();
+        leaning.len() == usize::from(workers)
+    }
+
     /// What the address at `index` is good for.
     pub fn standing(&self, index: usize) -> Standing {
         self.standings.get(index).copied().unwrap_or_default()

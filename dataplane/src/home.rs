@@ -1,6 +1,10 @@
 //! Whose packet is it, and how does it get there? The worker where its subscriber lives, found by its ends alone.
 
-use conntrack::Realm;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use conntrack::{Realm, Secret};
 
 use crate::drop_reason::DropReason;
 use crate::hand_off::Known;
@@ -9,13 +13,66 @@ use crate::pipeline::Parsed;
 use crate::plain::Ends;
 use crate::worker::Worker;
 
+/// Places in the table of homes: pods whose addresses have one hash share one.
+const SEATS: usize = 1 << 16;
+/// Nobody has arrived there.
+const FREE: u8 = u8::MAX;
+
+/// Where pods live. All workers agree, and it never changes.
+#[derive(Clone, Debug)]
+pub struct Homes {
+    /// The worker where a pod arrived first, by a keyed hash of its address; without: the hash tells the worker.
+    seats: Option<Arc<[AtomicU8]>>,
+}
+
+impl Homes {
+    /// Each where a keyed hash of its address says: even, however packets arrive.
+    pub fn by_hash() -> Self {
+        Self { seats: None }
+    }
+
+    /// Each at the worker where its first packet arrives. As even as the interfaces spread pods; nothing is handed over
+    /// where they spread them by source address alone.
+    pub fn by_arrival() -> Self {
+        Self { seats: Some((0..SEATS).map(|_| AtomicU8::new(FREE)).collect()) }
+    }
+
+    /// The worker, of `workers`, where the pod with the address `pod` lives; if it has no home yet, `here`, or where the
+    /// hash says.
+    #[inline]
+    fn of(&self, pod: Ipv4Addr, secret: &Secret, workers: u16, here: Option<u16>) -> u16 {
+        let Some(seats) = &self.seats else { return secret.home(pod, workers) };
+        let seat = &seats[secret.scramble(u32::from(pod)) as usize % SEATS];
+        match seat.load(Ordering::Relaxed) {
+            FREE => settle(seat, here.unwrap_or_else(|| secret.home(pod, workers))),
+            home => home.into(),
+        }
+    }
+}
+
+/// Gives a pod that has no home one. Who comes second finds it taken.
+#[cold]
+fn settle(seat: &AtomicU8, home: u16) -> u16 {
+    match seat.compare_exchange(FREE, home as u8, Ordering::Relaxed, Ordering::Relaxed) {
+        Ok(_) => home,
+        Err(taken) => taken.into(),
+    }
+}
+
 impl<I: PacketIo> Worker<I> {
+    /// The worker where the pod that sent a packet lives: the packet is here, and the pod had no home before it.
+    #[inline]
+    fn home_of_sender(&self, pod: Ipv4Addr) -> u16 {
+        let workers = self.hand_off.workers();
+        self.shared.homes.of(pod, self.nat.secret(), workers, Some(self.id))
+    }
+
     /// The worker that owns the packet's subscriber: a hash from inside, one array look-up from outside.
     pub(crate) fn home_of(&self, parsed: &Parsed) -> Result<u16, DropReason> {
         let &Parsed { ref packet, realm, .. } = parsed;
         let (secret, workers) = (self.nat.secret(), self.hand_off.workers());
         if realm == Realm::Internal {
-            return Ok(secret.home(packet.own_end(realm).addr, workers));
+            return Ok(self.home_of_sender(packet.own_end(realm).addr));
         }
         // A reply to exempt traffic has no state, so any worker will do.
         let Some(address) = self.snapshot.policy.addresses.get(&packet.dst.addr) else {
@@ -23,7 +80,7 @@ impl<I: PacketIo> Worker<I> {
         };
         let key = packet.flow_key(realm)?;
         if let Some(fixed) = self.snapshot.policy.forwards.owner(key.protocol, key.dst) {
-            return Ok(secret.home(fixed.internal.addr, workers));
+            return Ok(self.shared.homes.of(fixed.internal.addr, secret, workers, None));
         }
         let home = address.home_of(key.protocol, key.dst.port, key.src, secret, workers);
         home.ok_or_else(|| packet.no_session())
@@ -35,7 +92,7 @@ impl<I: PacketIo> Worker<I> {
         let &Ends { src, dst, protocol, realm } = ends;
         let (secret, workers) = (self.nat.secret(), self.hand_off.workers());
         if realm == Realm::Internal {
-            return Some(secret.home(src.addr, workers));
+            return Some(self.home_of_sender(src.addr));
         }
         let policy = &self.snapshot.policy;
         let address = policy.addresses.get(&dst.addr)?;

@@ -19,7 +19,7 @@ mod fragment;
 pub mod hand_off;
 mod held;
 mod hold;
-mod home;
+pub mod home;
 mod icmp_error;
 mod identify;
 pub mod interface;

@@ -15,6 +15,7 @@ use crate::fragment::Fragments;
 use crate::hand_off::{HandOff, Known};
 use crate::held::Held;
 use crate::hold::Hold;
+use crate::home::Homes;
 use crate::interface::{Interface, InterfaceId};
 use crate::io::{BURST, PacketIo, Received};
 use crate::ip_id::IpIds;
@@ -44,6 +45,8 @@ pub struct Shared {
     pub counters: Arc<AllCounters>,
     /// The secret of this start.
     pub secret: Secret,
+    /// Where pods live.
+    pub homes: Homes,
     /// What workers tell the control thread.
     pub notices: Sender<Notice>,
     /// The clock's epoch.

@@ -277,6 +277,20 @@ pub(crate) struct InterfaceRow {
     pub(crate) transmitted_bytes: u64,
     /// What the operator should know.
     pub(crate) warnings: Vec<String>,
+    /// Receive settings that bring packets to the worker that needs them.
+    #[serde(default)]
+    pub(crate) receive_steering: Vec<ReceiveSteeringRow>,
+}
+
+/// One receive setting of an interface.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
+pub(crate) struct ReceiveSteeringRow {
+    /// `wanted`, `in place`, `done`, `failed` or `impossible`.
+    pub(crate) state: String,
+    /// What makes it.
+    pub(crate) command: Option<String>,
+    /// What came of it, or why it can't be.
+    pub(crate) said: String,
 }
 
 /// The tunnel of an interface.

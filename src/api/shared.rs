@@ -46,6 +46,8 @@ pub(crate) struct InterfaceFacts {
     pub(crate) queues: u32,
     /// What the operator should know.
     pub(crate) warnings: Vec<String>,
+    /// Receive settings that bring packets to the worker that needs them.
+    pub(crate) receive_steering: Vec<super::model::ReceiveSteeringRow>,
 }
 
 /// Everything that the stats socket shows.
@@ -375,6 +377,7 @@ impl Shared {
                 transmitted_packets: sum(|interface| &interface.transmitted_packets),
                 transmitted_bytes: sum(|interface| &interface.transmitted_bytes),
                 warnings: facts.warnings,
+                receive_steering: facts.receive_steering,
             }
         };
         let shown = snapshot.interfaces.iter().take(dataplane::counters::MAX_INTERFACES);

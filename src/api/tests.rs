@@ -144,6 +144,7 @@ fn shared(rows: usize, produced: &Arc<AtomicUsize>) -> Shared {
             mode: "copy".into(),
             queues: 2,
             warnings: vec!["slow".into()],
+            receive_steering: Vec::new(),
         }],
         started: Instant::now(),
         config: "flags".into(),

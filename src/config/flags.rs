@@ -35,8 +35,9 @@ pub(super) fn gateway_settings(args: &GatewayArgs) -> Vec<Setting> {
             add(flag, path, Value::from_plain(value));
         }
     }
-    let text: [(&'static str, &'static [&'static str], &Option<String>); 7] = [
+    let text: [(&'static str, &'static [&'static str], &Option<String>); 8] = [
         ("--mode", &["mode"], &args.mode),
+        ("--receive-steering", &["receiveSteering"], &args.receive_steering),
         ("--socket", &["socket"], &args.socket),
         ("--state-dir", &["stateDir"], &args.state_dir),
         ("--metrics", &["metrics"], &args.metrics),

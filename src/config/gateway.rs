@@ -58,6 +58,29 @@ impl Tunnels {
     }
 }
 
+/// What becomes of the receive settings that bring packets to the worker that needs them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum ReceiveSteering {
+    /// Nobody asks for them.
+    Off,
+    /// The commands are shown.
+    #[default]
+    Print,
+    /// natgate runs the commands, and takes back in the end what they changed.
+    Apply,
+}
+
+impl ReceiveSteering {
+    /// Its name in objects.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Print => "print",
+            Self::Apply => "apply",
+        }
+    }
+}
+
 /// The form of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum LogFormat {
@@ -77,6 +100,11 @@ const MODES: [(&str, Mode); 4] = [
 ];
 const ON_EXITS: [(&str, OnExit); 2] = [("block", OnExit::Block), ("pass", OnExit::Pass)];
 const TUNNELS: [(&str, Tunnels); 2] = [("serve", Tunnels::Serve), ("ignore", Tunnels::Ignore)];
+const RECEIVE_STEERINGS: [(&str, ReceiveSteering); 3] = [
+    ("off", ReceiveSteering::Off),
+    ("print", ReceiveSteering::Print),
+    ("apply", ReceiveSteering::Apply),
+];
 const MSS_CLAMPS: [(&str, MssClamp); 2] = [("auto", MssClamp::Auto), ("off", MssClamp::Off)];
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 
@@ -97,6 +125,8 @@ pub(crate) struct Gateway {
     pub(crate) busy_poll: bool,
     /// What becomes of VXLAN devices above internal interfaces.
     pub(crate) tunnels: Tunnels,
+    /// What becomes of the receive settings of the interfaces.
+    pub(crate) receive_steering: ReceiveSteering,
     /// The stats socket.
     pub(crate) socket: PathBuf,
     /// Where the block journal is.
@@ -150,6 +180,7 @@ impl Default for Gateway {
             mode: Mode::default(),
             busy_poll: false,
             tunnels: Tunnels::default(),
+            receive_steering: ReceiveSteering::default(),
             socket: PathBuf::from(crate::cli::DEFAULT_SOCKET),
             state_dir: PathBuf::from(crate::cli::DEFAULT_STATE_DIR),
             metrics: None,
@@ -175,6 +206,7 @@ const SPEC: Schema = Schema {
         "mode",
         "busyPoll",
         "tunnels",
+        "receiveSteering",
         "socket",
         "stateDir",
         "metrics",
@@ -290,6 +322,11 @@ fn read_packet_path(group: &Group<'_>, gateway: &mut Gateway, problems: &mut Pro
     }
     if let Some(tunnels) = group.get("tunnels").and_then(|f| f.choice(&TUNNELS, problems)) {
         gateway.tunnels = tunnels;
+    }
+    if let Some(steering) =
+        group.get("receiveSteering").and_then(|f| f.choice(&RECEIVE_STEERINGS, problems))
+    {
+        gateway.receive_steering = steering;
     }
     if let Some(on_exit) = group.get("onExit").and_then(|f| f.choice(&ON_EXITS, problems)) {
         gateway.on_exit = on_exit;

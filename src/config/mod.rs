@@ -42,7 +42,7 @@ use crate::cli::GatewayArgs;
 
 pub(crate) use address::AddressRange;
 pub(crate) use changes::{failure, needs_restart, what_changes};
-pub(crate) use gateway::{Gateway, LogFormat, Mode, OnExit, Tunnels};
+pub(crate) use gateway::{Gateway, LogFormat, Mode, OnExit, ReceiveSteering, Tunnels};
 pub(crate) use host::host_addresses;
 pub(crate) use json_schema::json_schema;
 pub(crate) use problem::{ConfigErrors, Problem};

@@ -14,6 +14,7 @@ use crossbeam::utils::CachePadded;
 use dataplane::Worker;
 use dataplane::counters::WorkerCounters;
 use dataplane::hand_off::{HandOff, RING_SIZE};
+use dataplane::home::Homes;
 use dataplane::interface::InterfaceId;
 use dataplane::request::{Notice, Request};
 use dataplane::snapshot::Published;
@@ -30,6 +31,7 @@ use crate::cli::Seccomp;
 use crate::config::{Config, Gateway, Mode, Succession};
 use crate::explain::Facts;
 use crate::mirror::MirrorState;
+use crate::receive::{Addresses, Receive, Side};
 
 use super::confine;
 use super::journal::Journal;
@@ -100,6 +102,7 @@ impl Dataplane {
                 (0..count).map(|_| CachePadded::new(WorkerCounters::default())).collect(),
             ),
             secret: Secret::random(),
+            homes: Homes::by_hash(),
             notices,
             clock: Clock::start(),
             sessions_per_worker: (config.gateway.sessions as usize).div_ceil(count),
@@ -134,6 +137,34 @@ impl Dataplane {
         }
     }
 
+    /// Has the interfaces bring packets to the worker that needs them, as far as they can and `config` says so. Before
+    /// the workers start.
+    pub(crate) async fn steer(
+        &mut self,
+        config: &Config,
+        world: &World,
+        state: &MirrorState,
+    ) -> Receive {
+        let workers = self.wakers.len() as u16;
+        let has_tunnels =
+            |id| state.links.iter().any(|link| link.tunnel.is_some_and(|it| it.underlay == id));
+        let side = |report: &InterfaceReport| Side {
+            interface: report.name.clone(),
+            driver: report.driver.clone(),
+            internal: world.roles[report.id.index()].internal,
+            external: world.roles[report.id.index()].external,
+            tunnels: has_tunnels(report.id),
+            queues: report.queues,
+        };
+        let sides: Vec<Side> = self.reports.iter().map(side).collect();
+        let policy = &self.shared.snapshot.get().policy;
+        let addresses = Addresses::of(policy.pools.iter().map(|pool| &**pool), workers);
+        let mode = config.gateway.receive_steering;
+        let receive = Receive::prepare(mode, &sides, workers, &addresses).await;
+        self.shared.homes = receive.homes();
+        receive
+    }
+
     /// Starts a thread for each worker, pinned to a core.
     pub(crate) fn start_workers(&mut self, seccomp: Seccomp) -> anyhow::Result<()> {
         let now = self.shared.clock.now();
@@ -159,7 +190,13 @@ impl Dataplane {
     }
 
     /// What the stats socket shows of the data plane.
-    pub(crate) fn shown(&self, config: &Config, source: String, orders: Orders) -> Shared {
+    pub(crate) fn shown(
+        &self,
+        config: &Config,
+        source: String,
+        orders: Orders,
+        receive: &Receive,
+    ) -> Shared {
         let cores = core_affinity::get_core_ids().unwrap_or_default();
         let count = self.wakers.len();
         let workers = self.wakers.iter().zip(&self.requests).enumerate();
@@ -180,6 +217,7 @@ impl Dataplane {
                 mode: format!("{} {}", report.attach.name(), report.bind.name()),
                 queues: report.queues,
                 warnings: report.warnings.clone(),
+                receive_steering: receive.rows(&report.name),
             };
         }
         let (steering, asked) = (Arc::clone(&self.steering), Arc::clone(&self.steering));

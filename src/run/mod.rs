@@ -34,6 +34,7 @@ use crate::api::{Server, Shared, orders, pool_name};
 use crate::cli::GatewayArgs;
 use crate::config::{self, Config, OnExit, Tuning, Written};
 use crate::mirror::{Mirror, MirrorState, Resolver};
+use crate::receive::Receive;
 
 use self::dataplane::{Dataplane, Replaced};
 use self::ending::Ending;
@@ -85,17 +86,44 @@ async fn live(
     (written, config): (Written, Config),
     log: &Log,
 ) -> anyhow::Result<()> {
-    let gateway = config.gateway.clone();
     // Before anything is started, so that a signal during the start is not lost.
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let hang_up = signal(SignalKind::hangup())?;
+    let signals = [
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::hangup())?,
+    ];
     let world = World::discover(&config).await?;
     let mirror = Mirror::start(&world.ids(), &world.underlays()).await?;
     let (notices, incoming) = crossbeam::channel::bounded(NOTICES);
     let state = mirror.state();
     world.refuse_taken_addresses(&state)?;
     let mut dataplane = Dataplane::prepare(&config, &world, &state, notices)?;
+    let mut receive = dataplane.steer(&config, &world, &state).await;
+    let started = Started { world, mirror, dataplane, incoming };
+    let ended = serve(args, (written, config), log, started, &receive, signals).await;
+    receive.undo().await;
+    ended
+}
+
+/// What there is before anything is attached.
+struct Started {
+    world: World,
+    mirror: Mirror,
+    dataplane: Dataplane,
+    incoming: Receiver<Notice>,
+}
+
+async fn serve(
+    args: &GatewayArgs,
+    (written, config): (Written, Config),
+    log: &Log,
+    started: Started,
+    receive: &Receive,
+    [mut terminate, mut interrupt, hang_up]: [Signal; 3],
+) -> anyhow::Result<()> {
+    let gateway = config.gateway.clone();
+    let Started { world, mirror, mut dataplane, incoming } = started;
+    let state = mirror.state();
     let server = Server::bind(&gateway.socket, gateway.metrics).await?;
     let metrics = server.metrics_address();
     let mut overlaps = Overlaps::default();
@@ -103,7 +131,7 @@ async fn live(
     dataplane.start_workers(args.seccomp)?;
     let source = args.config.clone().unwrap_or_else(|| "flags".to_owned());
     let (to_us, orders) = orders();
-    let shared = Arc::new(dataplane.shown(&config, source, to_us));
+    let shared = Arc::new(dataplane.shown(&config, source, to_us, receive));
     shared.follow_kernel(&state);
     let serving = std::pin::pin!(server.serve(Arc::clone(&shared)));
     follow_notices(incoming, mirror.resolver(), Arc::clone(&shared))?;

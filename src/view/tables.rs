@@ -8,7 +8,8 @@ use super::columns::shorten;
 use super::human::{bytes, count, millis, nanos};
 use super::screen::wrap;
 use crate::api::model::{
-    Drain, DropRow, InterfaceRow, PoolRow, Reloaded, Remainder, SettingRow, Status, WorkerRow,
+    Drain, DropRow, InterfaceRow, PoolRow, ReceiveSteeringRow, Reloaded, Remainder, SettingRow,
+    Status, WorkerRow,
 };
 
 /// A table with a header line; columns whose title begins with `>` are aligned to the right.
@@ -256,6 +257,14 @@ pub(super) fn interfaces(rows: &[InterfaceRow], width: usize) -> String {
     for row in rows {
         for warning in &row.warnings {
             line(format!("warning ({}): {warning}", row.interface));
+        }
+        for ReceiveSteeringRow { state, command, said } in &row.receive_steering {
+            let mut told = format!("receive steering ({}): {state}", row.interface);
+            let parts = [command.as_deref().unwrap_or_default(), said];
+            for part in parts.into_iter().filter(|it| !it.is_empty()) {
+                let _ = write!(told, ": {part}");
+            }
+            line(told);
         }
     }
     text

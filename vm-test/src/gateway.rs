@@ -41,8 +41,22 @@ impl Gateway {
 
     /// Runs `natgate run` and does not wait.
     pub fn launch(namespace: &Namespace, directory: &Path, arguments: &[String]) -> Result<Self> {
+        Self::launch_beside(None, namespace, directory, arguments)
+    }
+
+    /// The same; programs in the directory `programs` are found before others.
+    pub fn launch_beside(
+        programs: Option<&Path>,
+        namespace: &Namespace,
+        directory: &Path,
+        arguments: &[String],
+    ) -> Result<Self> {
         let socket = directory.join("natgate.sock");
         let mut command = namespace.command(natgate_binary()?);
+        if let Some(programs) = programs {
+            let path = std::env::var("PATH").context("PATH is not set")?;
+            command.env("PATH", format!("{}:{path}", programs.display()));
+        }
         command.arg("run").args(arguments).arg("--socket").arg(&socket);
         command.arg("--state-dir").arg(directory.join("state"));
         Ok(Self { place: Place::Here(Process::start(command, "natgate", directory)?), socket })

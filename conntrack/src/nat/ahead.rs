@@ -76,7 +76,7 @@ impl Nat {
                 worker: self.worker,
                 overlay: subscriber.overlay(),
             },
-            random: self.draw(key, created, now),
+            random: pool.lean(self.draw(key, created, now), self.worker, self.workers),
             now,
             secret: &self.secret,
             workers: self.workers,

@@ -288,7 +288,7 @@ impl Nat {
         now: Timestamp,
     ) -> Result<Endpoint, Refusal> {
         self.wake_ports(pool.id, now, &mut WAKE_BUDGET.clone());
-        let random = self.draw(key, self.created, now);
+        let random = pool.lean(self.draw(key, self.created, now), self.worker, self.workers);
         let subscriber = self.subscribers.get_mut(number);
         let holder = Holder {
             subscriber: subscriber.addr,
@@ -340,6 +340,7 @@ impl Nat {
         }
         let Admission { pool: id, rule } = admission;
         let random = self.secret.scramble((key, now.as_millis()));
+        let random = pool.lean(random, self.worker, self.workers);
         let holding = self.subscribers.get_mut(number).holding_mut(id);
         let remote = key.dst.addr;
         let claim = |&index: &u16| {

@@ -123,3 +123,28 @@ fn a_block_comes_back_although_its_subscriber_is_busy_in_another_pool() {
     }
     assert_eq!(held(1), 1);
 }
+
+#[test]
+fn pods_of_a_worker_prefer_the_addresses_that_lean_to_it() {
+    let addresses = |count: u8| (0..count).map(|n| Ipv4Addr::new(203, 0, 113, 10 + n));
+    let settings = PoolSettings::default();
+    let pool = Arc::new(Pool::new(PoolId(0), "p", settings.clone(), addresses(8)));
+    let few = Arc::new(Pool::new(PoolId(1), "few", settings, addresses(3)));
+    assert!(pool.leans_to_all(4) && !few.leans_to_all(4));
+    let mut used = HashSet::new();
+    for worker in 0..4 {
+        let mut nat = Nat::new(worker, 1_000, Secret::from_seed(9), secs(0)).with_workers(4);
+        nat.adopt(&[Arc::clone(&pool), Arc::clone(&few)]);
+        for n in 0..20 {
+            let flow = key(Protocol::Udp, (pod(50 * worker as u8 + n), 9), remote(1, 443));
+            let public = send(&mut nat, &flow, secs(1)).unwrap().addr;
+            assert_eq!(u32::from(public) % 4, u32::from(worker), "{public}");
+            used.insert(public);
+            // A worker without an address of its own uses all.
+            let flow = FlowKey { src: Endpoint::new(flow.src.addr, 10), ..flow };
+            let admission = Admission { pool: PoolId(1), rule: 1 };
+            nat.open(&flow, admission, None, secs(1)).unwrap();
+        }
+    }
+    assert_eq!(used.len(), 8, "both addresses of each worker are used");
+}

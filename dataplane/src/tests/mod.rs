@@ -14,6 +14,7 @@ mod forwards;
 mod fragments;
 mod fragments_flood;
 mod hairpin;
+mod homes;
 mod icmp;
 mod icmp_errors;
 mod ip_id;
@@ -33,8 +34,8 @@ mod tcp;
 mod too_big;
 mod translate;
 mod tunnel;
-mod tunnel_mtu;
 mod tunnel_checksum;
+mod tunnel_mtu;
 mod work;
 
 use std::collections::HashMap;

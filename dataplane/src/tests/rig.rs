@@ -12,6 +12,7 @@ use crate::counters::{AllCounters, WorkerCounters};
 use crate::drop_reason::DropReason;
 use crate::forward::Forwards;
 use crate::hand_off::HandOff;
+use crate::home::Homes;
 use crate::interface::{Interface, InterfaceId, Mac, Roles};
 use crate::io::PacketIo;
 use crate::memory::MemoryIo;
@@ -118,6 +119,7 @@ impl Rig {
             snapshot: Arc::clone(&snapshot),
             counters: Arc::clone(&counters),
             secret: Secret::from_seed(3),
+            homes: Homes::by_hash(),
             notices: notices_tx,
             clock: Clock::start(),
             sessions_per_worker: 10_000,

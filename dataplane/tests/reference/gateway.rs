@@ -8,6 +8,7 @@ use crossbeam::utils::CachePadded;
 use dataplane::counters::{AllCounters, WorkerCounters};
 use dataplane::forward::Forwards;
 use dataplane::hand_off::HandOff;
+use dataplane::home::Homes;
 use dataplane::interface::{Interface, InterfaceId, Mac, Roles};
 use dataplane::memory::MemoryIo;
 use dataplane::request::{Notice, Request, SessionFilter, SessionRow};
@@ -86,6 +87,7 @@ impl Gateway {
             snapshot,
             counters: Arc::clone(&counters),
             secret,
+            homes: Homes::by_hash(),
             notices: notices_tx,
             clock: Clock::start(),
             sessions_per_worker: 1_000,
