@@ -18,7 +18,7 @@ impl Snapshot {
     pub fn mtu_of(&self, hop: NextHop) -> Option<u16> {
         let roads = &self.roads;
         let link = self.interfaces.get(roads.interface_of(hop)?.index())?;
-        if link.tunnel.is_none() {
+        if link.tunnel.is_none() && !roads.narrowed {
             return Some(link.mtu);
         }
         let id = match hop {
@@ -26,8 +26,10 @@ impl Snapshot {
             NextHop::Adjacency(ref id) => Some(id),
             _ => None,
         };
-        let underlay = id.and_then(|id: &AdjacencyId| self.underlay_mtu(roads.adjacency(*id)?));
-        Some(underlay.map_or(link.mtu, |mtu| link.mtu.min(mtu)))
+        let adjacency = id.and_then(|id: &AdjacencyId| roads.adjacency(*id));
+        let underlay = adjacency.and_then(|it| self.underlay_mtu(it));
+        let narrow = adjacency.and_then(|it| it.mtu);
+        [underlay, narrow].into_iter().flatten().chain([link.mtu]).min()
     }
 
     /// The same of what a neighbour behind a tunnel is reached by, less the headers of the tunnel.
@@ -35,7 +37,7 @@ impl Snapshot {
         let to = adjacency.tunnel?;
         let outer = self.roads.adjacency(to.outer)?;
         let link = self.interfaces.get(outer.interface.index())?.mtu;
-        let path = to.path_mtu.map_or(link, |path| link.min(path));
+        let path = [to.path_mtu, outer.mtu].into_iter().flatten().fold(link, u16::min);
         Some(path.saturating_sub(vxlan::OVERHEAD))
     }
 }

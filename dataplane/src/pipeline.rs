@@ -377,8 +377,8 @@ impl<I: PacketIo> Worker<I> {
         }
         // Without DF it leaves in pieces.
         let mtu = match interface.tunnel {
-            None => interface.mtu,
-            Some(_) => self.snapshot.mtu_of(hop).unwrap_or(interface.mtu),
+            None if !self.snapshot.roads.narrowed => interface.mtu,
+            _ => self.snapshot.mtu_of(hop).unwrap_or(interface.mtu),
         };
         let too_big = packet.len > mtu && packet.fragment.dont_fragment();
         if too_big { Err(DropReason::TooBig) } else { Ok(()) }

@@ -102,7 +102,7 @@ impl Lane {
         self.exits = exits.collect();
         self.public = snapshot.policy.addresses.span();
         let mut mtus = snapshot.interfaces.iter().map(|interface| interface.mtu);
-        let first = mtus.next().filter(|_| !tunnels.any());
+        let first = mtus.next().filter(|_| !tunnels.any() && !snapshot.roads.narrowed);
         self.only_mtu = first.filter(|first| mtus.all(|mtu| mtu == *first));
     }
 

@@ -193,7 +193,8 @@ impl<I: PacketIo> Worker<I> {
         let adjacency = self.snapshot.roads.adjacency(id)?;
         let (interface, to) = (adjacency.interface, adjacency.mac?);
         let link = self.interface(interface).filter(|link| link.tunnel.is_none())?;
-        Some(Out { interface, from: link.mac, to, mtu: link.mtu, tunnel: None })
+        let mtu = adjacency.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu));
+        Some(Out { interface, from: link.mac, to, mtu, tunnel: None })
     }
 
     /// By which way a packet leaves that has this next hop.
@@ -220,7 +221,8 @@ impl<I: PacketIo> Worker<I> {
         let Some(to) = adjacency.mac else {
             return Exit::Waits((adjacency.interface, adjacency.address));
         };
-        let way = Out { interface: adjacency.interface, from: *mac, to, mtu: *mtu, tunnel: None };
+        let mtu = adjacency.mtu.map_or(*mtu, |narrow| narrow.min(*mtu));
+        let way = Out { interface: adjacency.interface, from: *mac, to, mtu, tunnel: None };
         if tunnel.is_none() { Exit::Open(way) } else { self.exit_through(id, adjacency, way) }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Pure state. Whatever is different in [`Roads`] after a change is what workers must look at again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use ahash::RandomState;
@@ -87,6 +87,10 @@ pub(super) struct Atlas {
     names: HashMap<String, InterfaceId, RandomState>,
     tables: Tables,
     rules: Vec<KernelRule>,
+    /// The interfaces that belong to a VRF, and its table.
+    vrfs: Vec<(InterfaceId, u32)>,
+    /// Routes to a link with an `mtu` that is not followed.
+    narrow_links: BTreeSet<Place>,
     neighbours: Neighbours,
     tunnels: Tunnels,
     overlays: Overlays,
@@ -116,6 +120,8 @@ impl Atlas {
             names: HashMap::default(),
             tables: Tables::default(),
             rules: Vec::new(),
+            vrfs: Vec::new(),
+            narrow_links: BTreeSet::new(),
             neighbours: Neighbours::default(),
             tunnels: Tunnels::default(),
             overlays: Overlays::default(),
@@ -175,6 +181,7 @@ impl Atlas {
         }
         self.roads.adjacencies = Arc::clone(self.neighbours.adjacencies());
         self.roads.neighbours = Arc::clone(self.neighbours.ids());
+        self.roads.narrowed = self.neighbours.any_narrow();
         &self.roads
     }
 
@@ -196,7 +203,13 @@ impl Atlas {
                 name(id)
             )
         });
-        self.refused.iter().cloned().chain(remotes).collect()
+        let links = self.narrow_links.iter().map(|(table, prefix)| {
+            format!(
+                "the mtu of route {prefix} (table {table}) is not followed: it leads to a link; lower the link's MTU, or \
+                 give single hosts, or gateways, routes with an mtu"
+            )
+        });
+        self.refused.iter().cloned().chain(remotes).chain(links).collect()
     }
 
     /// Whether anything has changed since the last time.
@@ -251,6 +264,13 @@ impl Atlas {
                     self.names.insert(link.name.clone(), *id);
                 }
             }
+            let table = |master: u32| {
+                let mut masters = links.iter().filter(|link| link.ifindex == master);
+                masters.find_map(|link| link.vrf_table)
+            };
+            let vrf =
+                |link: &Link| Some((*self.links.served.get(&link.ifindex)?, table(link.master)?));
+            self.vrfs = links.iter().filter_map(vrf).collect();
             let up = links.iter().map(|link| (link.ifindex, link.up)).collect();
             if up != self.links.up {
                 self.links.up = up;
@@ -336,7 +356,8 @@ impl Atlas {
         let (indices, tables) = (&mut self.indices, &mut self.roads.tables);
         let index = |id| index_of(indices, tables, id);
         let names = &self.names;
-        let (signposts, refused) = signposts(&self.rules, index, |name| names.get(name).copied());
+        let (signposts, refused) =
+            signposts(&self.rules, index, |name| names.get(name).copied(), &self.vrfs);
         if self.roads.signposts[..] != signposts[..] {
             self.roads.signposts = signposts.into();
             self.roads.note_change(Ipv4Net::default());
@@ -363,7 +384,16 @@ impl Atlas {
             let routes = self.tables.routes_to_networks((table, prefix), &self.links, network);
             self.changed |= self.overlays.note((table, prefix), routes);
         }
-        let route = self.tables.target((table, prefix), &self.links).map(|it| self.route(it));
+        let target = self.tables.target((table, prefix), &self.links);
+        let is_narrow = |hop: &Hop| hop.gateway.is_none() && hop.mtu.is_some();
+        let narrow = prefix.prefix_len() < 32
+            && matches!(&target, Some(Target::Ways(hops)) if hops.iter().any(is_narrow));
+        if narrow {
+            self.changed |= self.narrow_links.insert((table, prefix));
+        } else {
+            self.changed |= self.narrow_links.remove(&(table, prefix));
+        }
+        let route = target.map(|it| self.route(it, prefix));
         let index = index_of(&mut self.indices, &mut self.roads.tables, table);
         let routes = &mut self.roads.tables[index];
         if routes.get_exact(prefix) == route.as_ref() {
@@ -389,7 +419,8 @@ impl Atlas {
         let mut overlays = Vec::new();
         for (number, routes) in self.overlays.tables() {
             let index = index_of_overlay(&self.roads.overlays, &mut self.roads.tables, number);
-            let routes = routes.into_iter().map(|(to, hops)| (to, self.route(Target::Ways(hops))));
+            let routes =
+                routes.into_iter().map(|(to, hops)| (to, self.route(Target::Ways(hops), to)));
             let routes: Vec<(Ipv4Net, Route)> = routes.collect();
             overlays.push((number, index));
             let old = self.roads.tables[index].overlapping(Ipv4Net::default());
@@ -409,11 +440,14 @@ impl Atlas {
         self.roads.overlays = overlays.into();
     }
 
-    fn route(&mut self, target: Target) -> Route {
+    fn route(&mut self, target: Target, prefix: Ipv4Net) -> Route {
         let mut way = |hop: &Hop| {
             let id = self.links.served[&hop.ifindex];
-            hop.gateway
-                .map_or(Way::OnLink(id), |gateway| Way::Via(self.neighbours.id((id, gateway))))
+            // A single host on the link is its own gateway.
+            let host = (hop.mtu.is_some() && prefix.prefix_len() == 32).then(|| prefix.addr());
+            hop.gateway.or(host).map_or(Way::OnLink(id), |gateway| {
+                Way::Via(self.neighbours.id_within((id, gateway), hop.mtu))
+            })
         };
         match target {
             Target::Ways(hops) => match &hops[..] {
@@ -442,6 +476,10 @@ impl Atlas {
                     match member.way {
                         Way::Via(id) => {
                             self.count_gateway(id, there);
+                            // It lives and dies by its first number.
+                            let known = self.neighbours.adjacencies().get(id.0 as usize);
+                            let key = known.map(|it| (it.interface, it.address));
+                            let id = key.map_or(id, |key| self.neighbours.id(key));
                             let count = self.members.entry(id).or_default();
                             *count = if there { *count + 1 } else { count.saturating_sub(1) };
                             if *count == 0 {

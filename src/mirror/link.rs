@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use dataplane::interface::Mac;
-use rtnetlink::packet_route::link::{InfoData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::link::{
+    InfoData, InfoVrf, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
 
 use super::vxlan::{TunnelLink, Vxlan, examine};
 use super::{MirrorError, dump::Kernel};
@@ -27,6 +29,8 @@ pub(crate) struct Link {
     pub(crate) driver: String,
     /// Index of the bridge, or the VRF, that it belongs to; 0: none.
     pub(super) master: u32,
+    /// The routing table of its interfaces, if it is a VRF.
+    pub(super) vrf_table: Option<u32>,
     /// What it is configured as, if it is a VXLAN device.
     pub(super) vxlan: Option<Vxlan>,
     /// How natgate serves it, if it is a VXLAN device; filled in by the mirror.
@@ -53,6 +57,7 @@ impl Link {
                 LinkAttribute::LinkInfo(infos) => {
                     link.driver = infos.iter().find_map(kind).unwrap_or_default();
                     link.vxlan = infos.iter().find_map(vxlan);
+                    link.vrf_table = infos.iter().find_map(vrf_table);
                 }
                 _ => {}
             }
@@ -81,6 +86,14 @@ fn vxlan(info: &LinkInfo) -> Option<Vxlan> {
         LinkInfo::Data(InfoData::Vxlan(infos)) => Some(Vxlan::from_infos(infos)),
         _ => None,
     }
+}
+
+fn vrf_table(info: &LinkInfo) -> Option<u32> {
+    let LinkInfo::Data(InfoData::Vrf(infos)) = info else { return None };
+    infos.iter().find_map(|info| match info {
+        InfoVrf::TableId(table) => Some(*table),
+        _ => None,
+    })
 }
 
 /// The driver that serves a device, by the link in sysfs.

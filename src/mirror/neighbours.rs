@@ -60,6 +60,8 @@ pub(super) struct Neighbours {
     needs: HashMap<Key, Need, RandomState>,
     adjacencies: Arc<Vec<Adjacency>>,
     ids: Arc<NeighbourIds>,
+    /// Further numbers of a neighbour, for routes with an `mtu`.
+    narrow: HashMap<Key, Vec<(u16, AdjacencyId)>, RandomState>,
 }
 
 impl Neighbours {
@@ -82,6 +84,27 @@ impl Neighbours {
         let id = AdjacencyId(adjacencies.len() as u32 - 1);
         Arc::make_mut(&mut self.ids).insert(key, id);
         id
+    }
+
+    /// The number of a neighbour for routes with this `mtu`, a new one if it has none yet.
+    pub(super) fn id_within(&mut self, key: Key, mtu: Option<u16>) -> AdjacencyId {
+        let id = self.id(key);
+        let Some(mtu) = mtu else { return id };
+        let narrow = self.narrow.entry(key).or_default();
+        if let Some((_, id)) = narrow.iter().find(|(it, _)| *it == mtu) {
+            return *id;
+        }
+        let adjacencies = Arc::make_mut(&mut self.adjacencies);
+        let like = adjacencies[id.0 as usize];
+        adjacencies.push(Adjacency { mtu: Some(mtu), ..like });
+        let id = AdjacencyId(adjacencies.len() as u32 - 1);
+        narrow.push((mtu, id));
+        id
+    }
+
+    /// Whether any neighbour has numbers for routes with an `mtu`.
+    pub(super) fn any_narrow(&self) -> bool {
+        !self.narrow.is_empty()
     }
 
     /// Whether the kernel has an entry, as far as we know.
@@ -136,7 +159,12 @@ impl Neighbours {
         if new == old {
             return Noticed::Nothing;
         }
-        Arc::make_mut(&mut self.adjacencies)[id.0 as usize] = new;
+        let adjacencies = Arc::make_mut(&mut self.adjacencies);
+        adjacencies[id.0 as usize] = new;
+        for (mtu, id) in self.narrow.get(&key).into_iter().flatten() {
+            let narrow = &mut adjacencies[id.0 as usize];
+            *narrow = Adjacency { mtu: Some(*mtu), tunnel: narrow.tunnel, ..new };
+        }
         if new.failed == old.failed { Noticed::Address(id) } else { Noticed::Life(id) }
     }
 

@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use dataplane::interface::InterfaceId;
 use dataplane::roads::{Arrival, Denial, Signpost, Towards};
 use ipnet::Ipv4Net;
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
@@ -28,6 +29,8 @@ pub(super) struct KernelRule {
     unclear: Option<&'static str>,
     /// It means none of natgate's packets, whatever else it asks for.
     never: bool,
+    /// It means packets that arrive in a VRF, and the table is that of the VRF (`l3mdev`).
+    by_vrf: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +40,17 @@ enum Action {
     NoRoute,
     GoTo(u32),
     Nothing,
+}
+
+impl Action {
+    fn without_table(action: RuleAction) -> Self {
+        match action {
+            RuleAction::Blackhole => Self::Denied(Denial::Blackhole),
+            RuleAction::Unreachable => Self::NoRoute,
+            RuleAction::Prohibit => Self::Denied(Denial::Prohibit),
+            _ => Self::Nothing,
+        }
+    }
 }
 
 impl KernelRule {
@@ -58,6 +72,7 @@ impl KernelRule {
             action: Action::Nothing,
             unclear: None,
             never: false,
+            by_vrf: false,
         }
     }
 
@@ -68,7 +83,7 @@ impl KernelRule {
         let (mut priority, mut table, mut target) = (0, u32::from(header.table), None);
         let (mut arrival, mut suppressed, mut mark, mut mask) = (None, None, 0, None);
         let mut unclear = (header.tos != 0).then_some("a type of service");
-        let mut departure = false;
+        let (mut departure, mut by_vrf) = (false, false);
         for attribute in &message.attributes {
             match attribute {
                 RuleAttribute::Source(IpAddr::V4(address)) => from = *address,
@@ -90,7 +105,7 @@ impl KernelRule {
                 | RuleAttribute::Realm(_) => {}
                 RuleAttribute::SuppressIfGroup(_) => unclear = Some("a group of interfaces"),
                 RuleAttribute::TunId(_) => unclear = Some("a tunnel"),
-                RuleAttribute::L3MDev(_) => unclear = Some("a VRF"),
+                RuleAttribute::L3MDev(asks) => by_vrf = *asks,
                 RuleAttribute::UidRange(_) => unclear = Some("users"),
                 RuleAttribute::IpProtocol(_) => unclear = Some("a protocol"),
                 RuleAttribute::SourcePortRange(_) | RuleAttribute::DestinationPortRange(_) => {
@@ -101,21 +116,20 @@ impl KernelRule {
         }
         let action = match header.action {
             RuleAction::ToTable => Action::Table(table, suppressed),
-            RuleAction::Blackhole => Action::Denied(Denial::Blackhole),
-            RuleAction::Unreachable => Action::NoRoute,
-            RuleAction::Prohibit => Action::Denied(Denial::Prohibit),
             RuleAction::Goto => Action::GoTo(target?),
-            _ => Action::Nothing,
+            other => Action::without_table(other),
         };
+        let inverted = header.flags.contains(RuleFlags::Invert);
         let rule = Self {
             priority,
             from: Ipv4Net::new(from, header.src_len).ok()?,
             to: Ipv4Net::new(to, header.dst_len).ok()?,
             arrival,
-            inverted: header.flags.contains(RuleFlags::Invert),
+            inverted,
             action,
-            unclear,
+            unclear: unclear.or((by_vrf && inverted).then_some("being in no VRF")),
             never: false,
+            by_vrf,
         };
         let marked = mark & mask.unwrap_or(u32::MAX) != 0;
         Some(match (departure || marked, rule.inverted) {
@@ -139,29 +153,48 @@ impl KernelRule {
 }
 
 /// The signposts that `rules` (in the kernel's order) are, and a line for each rule that is not followed. `table`
-/// gives the index of a table by its number, `served` the number of an interface by its name.
+/// gives the index of a table by its number, `served` the number of an interface by its name. `vrfs`: interfaces that
+/// belong to a VRF, and its table.
 pub(super) fn signposts(
     rules: &[KernelRule],
     mut table: impl FnMut(u32) -> usize,
-    served: impl Fn(&str) -> Option<dataplane::interface::InterfaceId>,
+    served: impl Fn(&str) -> Option<InterfaceId>,
+    vrfs: &[(InterfaceId, u32)],
 ) -> (Vec<Signpost>, Vec<String>) {
-    let signposts = rules.iter().map(|rule| {
+    // A rule for VRFs is one for each interface in one.
+    let expanded: Vec<(usize, Option<(InterfaceId, u32)>)> = (0..rules.len())
+        .flat_map(|index| {
+            let by_vrf = rules[index].by_vrf && rules[index].unclear.is_none();
+            let each = if by_vrf { vrfs } else { &[] };
+            let once = (!by_vrf).then_some((index, None));
+            once.into_iter().chain(each.iter().map(move |vrf| (index, Some(*vrf))))
+        })
+        .collect();
+    let signposts = expanded.iter().map(|&(index, vrf)| {
+        let rule = &rules[index];
         let towards = match rule.action {
             _ if rule.never => Towards::Next,
             Action::Table(id, _) if rule.unclear.is_some() => Towards::Unclear(table(id)),
             _ if rule.unclear.is_some() => Towards::Next,
-            Action::Table(id, suppressed) => Towards::Table(table(id), suppressed),
+            Action::Table(id, suppressed) => {
+                Towards::Table(table(vrf.map_or(id, |(_, table)| table)), suppressed)
+            }
             Action::Denied(denial) => Towards::Denied(denial),
             Action::NoRoute => Towards::NoRoute,
             Action::GoTo(priority) => {
                 let target = rules.iter().position(|it| it.priority == priority);
+                let target = target.and_then(|to| expanded.iter().position(|(it, _)| *it >= to));
                 target.map_or(Towards::Next, Towards::Signpost)
             }
             Action::Nothing => Towards::Next,
         };
-        let arrival = match rule.arrival.as_deref() {
-            None => Arrival::Anywhere,
-            Some(name) => served(name).map_or(Arrival::Elsewhere, Arrival::At),
+        let named = rule.arrival.as_deref().map(&served);
+        let arrival = match (named, vrf) {
+            (None, None) => Arrival::Anywhere,
+            (None, Some((id, _))) => Arrival::At(id),
+            (Some(named), None) => named.map_or(Arrival::Elsewhere, Arrival::At),
+            (Some(named), Some((id, _))) if named == Some(id) => Arrival::At(id),
+            (Some(_), Some(_)) => Arrival::Elsewhere,
         };
         Signpost { arrival, from: rule.from, to: rule.to, inverted: rule.inverted, towards }
     });
@@ -170,8 +203,6 @@ pub(super) fn signposts(
 
 #[cfg(test)]
 mod tests {
-    use dataplane::interface::InterfaceId;
-
     use super::*;
 
     fn rule(action: RuleAction, attributes: &[RuleAttribute]) -> RuleMessage {
@@ -183,8 +214,45 @@ mod tests {
 
     /// Tables have the index of their number; `in0` is interface 0.
     fn read(messages: &[RuleMessage]) -> (Vec<Signpost>, Vec<String>) {
+        read_with(messages, &[])
+    }
+
+    fn read_with(
+        messages: &[RuleMessage],
+        vrfs: &[(InterfaceId, u32)],
+    ) -> (Vec<Signpost>, Vec<String>) {
         let rules: Vec<_> = messages.iter().filter_map(KernelRule::from_message).collect();
-        signposts(&rules, |id| id as usize, |name| (name == "in0").then_some(InterfaceId(0)))
+        let served = |name: &str| (name == "in0").then_some(InterfaceId(0));
+        signposts(&rules, |id| id as usize, served, vrfs)
+    }
+
+    #[test]
+    fn a_rule_for_vrfs_asks_the_table_of_the_vrf_that_a_packet_arrives_in() {
+        let jump = rule(RuleAction::Goto, &[RuleAttribute::Goto(2000)]);
+        let vrf = rule(
+            RuleAction::ToTable,
+            &[RuleAttribute::Priority(1000), RuleAttribute::L3MDev(true)],
+        );
+        let last =
+            rule(RuleAction::ToTable, &[RuleAttribute::Priority(2000), RuleAttribute::Table(254)]);
+        let rules = [jump, vrf.clone(), last];
+        let (signposts, refused) = read_with(&rules, &[(InterfaceId(0), 10), (InterfaceId(3), 20)]);
+        assert!(refused.is_empty(), "{refused:?}");
+        let ways: Vec<_> = signposts.iter().map(|it| (it.arrival, it.towards)).collect();
+        assert_eq!(
+            ways,
+            [
+                (Arrival::Anywhere, Towards::Signpost(3)),
+                (Arrival::At(InterfaceId(0)), Towards::Table(10, None)),
+                (Arrival::At(InterfaceId(3)), Towards::Table(20, None)),
+                (Arrival::Anywhere, Towards::Table(254, None)),
+            ]
+        );
+        // Nobody is in one; and what can't be said of one.
+        assert_eq!(read_with(&rules, &[]).0.len(), 2);
+        let mut inverted = vrf;
+        inverted.header.flags = RuleFlags::Invert;
+        assert!(read_with(&[inverted], &[]).1[0].contains("being in no VRF"));
     }
 
     #[test]

@@ -10,7 +10,8 @@ use ahash::RandomState;
 use dataplane::roads::Denial;
 use ipnet::Ipv4Net;
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHopFlags, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHopFlags,
+    RouteType,
 };
 
 use super::overlays::Network;
@@ -28,11 +29,13 @@ pub(super) struct Hop {
     pub(super) weight: u16,
     /// The kernel says that it does not work.
     pub(super) dead: bool,
+    /// Longest packet, if the route says so (`mtu`).
+    pub(super) mtu: Option<u16>,
 }
 
 /// A way that exists and that natgate cannot use: it counts as one through an interface that natgate does
 /// not serve.
-const UNUSABLE: Hop = Hop { ifindex: 0, gateway: None, weight: 1, dead: false };
+const UNUSABLE: Hop = Hop { ifindex: 0, gateway: None, weight: 1, dead: false, mtu: None };
 
 /// A route of the kernel, but for its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,7 +88,7 @@ impl KernelRoute {
         let mut prefix =
             Ipv4Net::new(Ipv4Addr::UNSPECIFIED, header.destination_prefix_length).ok()?;
         let (mut table, mut metric, mut multipath) = (u32::from(header.table), 0, None);
-        let mut next_hop_object = false;
+        let (mut next_hop_object, mut mtu) = (false, None);
         for attribute in &message.attributes {
             match attribute {
                 RouteAttribute::Destination(RouteAddress::Inet(address)) => {
@@ -95,6 +98,7 @@ impl KernelRoute {
                 RouteAttribute::Priority(value) => metric = *value,
                 RouteAttribute::MultiPath(hops) => multipath = Some(hops),
                 RouteAttribute::NhId(_) => next_hop_object = true,
+                RouteAttribute::Metrics(metrics) => mtu = metrics.iter().find_map(mtu_in),
                 _ => {}
             }
         }
@@ -110,6 +114,9 @@ impl KernelRoute {
             let dead = header.flags.intersects(RouteFlags::Dead | RouteFlags::Linkdown);
             hop_of(0, &message.attributes).map(|hop| Hop { dead, ..hop }).into_iter().collect()
         };
+        for hop in &mut hops {
+            hop.mtu = mtu;
+        }
         if next_hop_object && hops.is_empty() {
             // With `nexthop_compat_mode=0` the kernel names the next-hop object only. The route is there,
             // and a shorter prefix must not take its packets.
@@ -149,6 +156,14 @@ impl KernelRoute {
             RouteType::Throw => Some(Target::Throw),
             _ => Some(Target::Elsewhere),
         }
+    }
+}
+
+fn mtu_in(metric: &RouteMetric) -> Option<u16> {
+    match metric {
+        // 0: none. With `lock` it is the same to natgate, which cuts and answers by it.
+        RouteMetric::Mtu(mtu) => u16::try_from(*mtu).ok().filter(|mtu| *mtu > 0),
+        _ => None,
     }
 }
 

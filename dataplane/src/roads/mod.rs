@@ -39,6 +39,9 @@ pub struct Adjacency {
     pub failed: bool,
     /// How many attempts have failed so far: what waited for one is told.
     pub failures: u32,
+    /// Longest IP packet that routes with this neighbour allow, in bytes, where they say so (`mtu` of a route): the
+    /// neighbour has other numbers for routes that don't, or say something else.
+    pub mtu: Option<u16>,
     /// Where packets to it go on the underlay, if the link is a tunnel. `None` there: no way is known, and nothing
     /// can be sent to it.
     pub tunnel: Option<TunnelTo>,
@@ -60,7 +63,7 @@ pub struct TunnelTo {
 impl Adjacency {
     /// A neighbour of which no more is known.
     pub fn new(interface: InterfaceId, address: Ipv4Addr, mac: Option<Mac>) -> Self {
-        Self { interface, address, mac, failed: false, failures: 0, tunnel: None }
+        Self { interface, address, mac, failed: false, failures: 0, mtu: None, tunnel: None }
     }
 }
 
@@ -186,6 +189,8 @@ pub struct Roads {
     pub adjacencies: Arc<Vec<Adjacency>>,
     /// The adjacency of a neighbour.
     pub neighbours: Arc<NeighbourIds>,
+    /// Some adjacency has an [`mtu`](Adjacency::mtu).
+    pub narrowed: bool,
 }
 
 impl Default for Roads {
@@ -199,6 +204,7 @@ impl Default for Roads {
             overlays: Arc::default(),
             adjacencies: Arc::default(),
             neighbours: Arc::default(),
+            narrowed: false,
         }
     }
 }
