@@ -44,6 +44,8 @@ pub(crate) struct InterfaceFacts {
     pub(crate) mode: String,
     /// Queues served.
     pub(crate) queues: u32,
+    /// Longest IP packet that a frame holds, if packets come in frames.
+    pub(crate) longest: Option<u32>,
     /// What the operator should know.
     pub(crate) warnings: Vec<String>,
     /// Receive settings that bring packets to the worker that needs them.
@@ -100,6 +102,7 @@ pub(crate) struct Shared {
 #[derive(Clone, Copy, Debug, Default)]
 struct LinkFacts {
     up: bool,
+    mtu: u32,
     /// Where the packets of a tunnel arrive: the number of that interface.
     underlay: Option<InterfaceId>,
 }
@@ -244,9 +247,38 @@ impl Shared {
         let links = state.links.iter();
         let facts = |link: &Link| LinkFacts {
             up: link.up,
+            mtu: link.mtu,
             underlay: link.tunnel.map(|tunnel| tunnel.underlay),
         };
-        kernel.links = links.map(facts).collect();
+        let links: Vec<LinkFacts> = links.map(facts).collect();
+        // At the start, the table tells.
+        if !kernel.links.is_empty() {
+            for (index, link) in links.iter().enumerate() {
+                let before = kernel.links.get(index).map_or(0, |before| before.mtu);
+                let name = state.links[index].name.as_str();
+                if let Some(warning) =
+                    self.too_long(index, name, link.mtu).filter(|_| link.mtu > before)
+                {
+                    tracing::warn!("{warning}");
+                }
+            }
+        }
+        kernel.links = links;
+    }
+
+    /// What to say of an interface whose MTU is more than a frame holds.
+    fn too_long(&self, index: usize, name: &str, mtu: u32) -> Option<String> {
+        let longest = self.interfaces.get(index)?.longest.filter(|longest| *longest < mtu)?;
+        let most = dataplane::xsk::LONGEST;
+        let more = if longest < most && mtu > longest {
+            format!(", or start natgate again for up to {most}")
+        } else {
+            String::new()
+        };
+        Some(format!(
+            "{name}: its MTU is {mtu}, and packets above {longest} bytes are dropped before natgate can answer them; TCP is \
+             told to send none; `ip link set {name} mtu {longest}` here and at the other end{more}"
+        ))
     }
 
     pub(crate) fn status(&self) -> Status {
@@ -346,6 +378,7 @@ impl Shared {
             let roles =
                 [("internal", interface.roles.internal), ("external", interface.roles.external)];
             let link = kernel.links.get(index).copied().unwrap_or_default();
+            let too_long = self.too_long(index, &interface.name, link.mtu);
             let underlay = link.underlay.and_then(|id| snapshot.interfaces.get(id.index()));
             let tunnel = interface.tunnel.map(|tunnel| TunnelRow {
                 vni: tunnel.vni,
@@ -376,7 +409,7 @@ impl Shared {
                 received_bytes: sum(|interface| &interface.received_bytes),
                 transmitted_packets: sum(|interface| &interface.transmitted_packets),
                 transmitted_bytes: sum(|interface| &interface.transmitted_bytes),
-                warnings: facts.warnings,
+                warnings: too_long.into_iter().chain(facts.warnings).collect(),
                 receive_steering: facts.receive_steering,
             }
         };

@@ -143,6 +143,7 @@ fn shared(rows: usize, produced: &Arc<AtomicUsize>) -> Shared {
             driver: "veth".into(),
             mode: "copy".into(),
             queues: 2,
+            longest: None,
             warnings: vec!["slow".into()],
             receive_steering: Vec::new(),
         }],

@@ -73,7 +73,7 @@ impl Dataplane {
     /// Opens sockets and loads the program; nothing is attached yet, and the host is unchanged.
     pub(crate) fn prepare(
         config: &Config,
-        world: &World,
+        world: &mut World,
         state: &MirrorState,
         notices: Sender<Notice>,
     ) -> anyhow::Result<Self> {
@@ -93,6 +93,7 @@ impl Dataplane {
             opened.register(&mut steering)?;
             opened
         };
+        world.longest = reports.iter().map(|it| it.longest).min().unwrap_or(world.longest);
         steering.apply(&world.steering_tables(state))?;
         let (requests, receivers) = wakers.iter().map(|_| bounded(REQUESTS)).unzip();
         let count = wakers.len();
@@ -216,6 +217,7 @@ impl Dataplane {
                 driver: report.driver.clone(),
                 mode: format!("{} {}", report.attach.name(), report.bind.name()),
                 queues: report.queues,
+                longest: Some(report.longest),
                 warnings: report.warnings.clone(),
                 receive_steering: receive.rows(&report.name),
             };

@@ -92,12 +92,12 @@ async fn live(
         signal(SignalKind::interrupt())?,
         signal(SignalKind::hangup())?,
     ];
-    let world = World::discover(&config).await?;
+    let mut world = World::discover(&config).await?;
     let mirror = Mirror::start(&world.ids(), &world.underlays()).await?;
     let (notices, incoming) = crossbeam::channel::bounded(NOTICES);
     let state = mirror.state();
     world.refuse_taken_addresses(&state)?;
-    let mut dataplane = Dataplane::prepare(&config, &world, &state, notices)?;
+    let mut dataplane = Dataplane::prepare(&config, &mut world, &state, notices)?;
     let mut receive = dataplane.steer(&config, &world, &state).await;
     let started = Started { world, mirror, dataplane, incoming };
     let ended = serve(args, (written, config), log, started, &receive, signals).await;

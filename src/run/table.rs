@@ -49,8 +49,8 @@ fn write_table(
     if let Some(metrics) = metrics {
         writeln!(out, "  metrics           http://{metrics}/metrics")?;
     }
-    let of_interfaces = shared.interfaces.iter().flat_map(|facts| &facts.warnings);
-    for warning in shared.all_warnings().iter().chain(of_interfaces) {
+    let of_interfaces = shared.interface_rows().into_iter().flat_map(|row| row.warnings);
+    for warning in shared.all_warnings().into_iter().chain(of_interfaces) {
         writeln!(out, "  warning: {warning}")?;
     }
     writeln!(out, "ready")

@@ -32,6 +32,8 @@ pub(crate) struct World {
     pub(crate) roles: Vec<Roles>,
     /// VXLAN devices are served though nobody named them.
     takes_tunnels: bool,
+    /// Longest IP packet that natgate can receive, in bytes: it is told as the MTU where that is larger.
+    pub(super) longest: u32,
     policy: Arc<Policy>,
     tables: SteeringTables,
 }
@@ -107,6 +109,7 @@ impl World {
         roles.resize(MAX_INTERFACES, INTERNAL);
         Ok(Self {
             takes_tunnels: gateway.tunnels == Tunnels::Serve,
+            longest: u32::from(u16::MAX),
             links,
             roles,
             tables: tables(&policy),
@@ -178,7 +181,7 @@ impl World {
             ifindex: link.ifindex,
             mac: link.mac,
             address: link.address,
-            mtu: link.mtu.min(u32::from(u16::MAX)) as u16,
+            mtu: link.mtu.min(self.longest) as u16,
             roles: *roles,
             repair_checksums: repairs(link),
             overlay: state.overlays.get(index).copied().unwrap_or_default(),

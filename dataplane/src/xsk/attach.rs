@@ -179,6 +179,10 @@ fn set(
         return Ok(());
     }
     let source = io::Error::from_raw_os_error(-code);
+    if new >= 0 && mode == AttachMode::Native && -code == nix::libc::ERANGE {
+        let driver = nic::driver(interface);
+        return Err(XskError::MtuTooLarge { interface: interface.to_owned(), driver });
+    }
     let unsupported = [nix::libc::EOPNOTSUPP, nix::libc::EINVAL, nix::libc::ENOTSUP];
     if new >= 0 && mode == AttachMode::Native && unsupported.contains(&-code) {
         let driver = nic::driver(interface);

@@ -4,6 +4,8 @@ use std::io;
 
 use thiserror::Error;
 
+use super::open::LONGEST;
+
 /// Why sockets or the steering program can't be set up.
 #[derive(Debug, Error)]
 pub enum XskError {
@@ -131,6 +133,18 @@ pub enum XskError {
         what: &'static str,
         /// What the kernel said.
         why: String,
+    },
+    /// The driver takes programs only where packets fit one page.
+    #[error(
+        "MTU too large ({interface}): the driver {driver} takes no XDP program at it; `ip link set {interface} mtu \
+         3498` (of a veth the other end's too), or --mode generic, where packets above {LONGEST} bytes are \
+         dropped"
+    )]
+    MtuTooLarge {
+        /// The interface.
+        interface: String,
+        /// Its driver.
+        driver: String,
     },
     /// Any other refusal of the kernel.
     #[error("cannot {what} ({place}): {source}; see `dmesg` for what the kernel says about it")]

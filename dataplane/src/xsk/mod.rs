@@ -36,6 +36,6 @@ pub use huge::{ask_for_huge_pages, huge_pages};
 pub use io::XskIo;
 pub use lock::InterfaceLock;
 pub use open::{
-    BindMode, InterfaceReport, Mode, OpenConfig, OpenInterface, Opened, most_queues, open,
+    BindMode, InterfaceReport, LONGEST, Mode, OpenConfig, OpenInterface, Opened, most_queues, open,
 };
 pub use steering::{InterfaceEntry, MAX_QUEUES, Steering, SteeringTables, TunnelEntry};

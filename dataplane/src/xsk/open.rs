@@ -26,6 +26,8 @@ use crate::waker::Waker;
 const HEADROOM: u32 = 256;
 /// Ethernet header with one VLAN tag.
 const LINK_HEADER: u32 = 18;
+/// Longest IP packet that a frame of the largest size holds, in bytes.
+pub const LONGEST: u32 = 4096 - HEADROOM - LINK_HEADER;
 /// Free frames that a worker keeps before it gives some to the common pool.
 const MOST_FREE: usize = 8 * BATCH;
 
@@ -128,6 +130,8 @@ pub struct InterfaceReport {
     pub bind: BindMode,
     /// Queues served.
     pub queues: u32,
+    /// Longest IP packet that a frame holds, in bytes; the steering program drops what is longer.
+    pub longest: u32,
     /// What may go wrong, each with its remedy.
     pub warnings: Vec<String>,
 }
@@ -384,7 +388,8 @@ impl Sockets {
             },
             bind,
             queues,
-            warnings: warnings(config, interface, queues, sizes),
+            longest: sizes.room() - LINK_HEADER,
+            warnings: warnings(config, interface, queues),
         });
     }
 }
@@ -394,12 +399,7 @@ fn base(interface: &OpenInterface) -> u32 {
     u32::from(interface.id.0) * MAX_QUEUES
 }
 
-fn warnings(
-    config: &OpenConfig,
-    interface: &OpenInterface,
-    queues: u32,
-    sizes: &Sizes,
-) -> Vec<String> {
+fn warnings(config: &OpenConfig, interface: &OpenInterface, queues: u32) -> Vec<String> {
     let name = &interface.name;
     let mut warnings = Vec::new();
     let has = nic::receive_queues(name).unwrap_or(queues);
@@ -407,12 +407,6 @@ fn warnings(
         warnings.push(format!(
             "{name}: {queues} of {has} queues are served, natgate's packets on the others are dropped; \
              `ethtool -L {name} combined {queues}`, or serve all"
-        ));
-    }
-    if interface.mtu + LINK_HEADER > sizes.room() {
-        warnings.push(format!(
-            "{name}: packets above {} bytes are dropped; `ip link set {name} mtu {0}`",
-            sizes.room() - LINK_HEADER
         ));
     }
     let generic = config.mode == Mode::Generic;
