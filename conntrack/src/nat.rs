@@ -91,6 +91,8 @@ pub struct FixedMapping {
     pub pool: PoolId,
     /// Remembered with the sessions.
     pub rule: u16,
+    /// The pod's overlay ([`FlowKey::overlay`]).
+    pub overlay: u16,
 }
 
 /// What a NAT has done since it started, and what it holds now.

@@ -89,6 +89,8 @@ drop_reasons! {
     TtlExpired = "ttl-expired", "look for a routing loop, or a traceroute";
     /// No rule translates or exempts this flow.
     NoRule = "no-rule", "add a NatRule whose `from` and `to` hold this flow";
+    /// Exempt traffic of a pod whose address the host's routes lead to another network of: replies would go there.
+    ExemptOverlay = "exempt-overlay", "let a rule with a pool carry it, or let the host's best route to the pod's address lead into its network";
     /// A TCP segment from inside without a session that is not a SYN.
     TcpNotSyn = "tcp-not-syn", "nothing to do: the connection is older than this process, or ended";
     /// All blocks or ports that the subscriber may use are taken.

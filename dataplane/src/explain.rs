@@ -132,7 +132,7 @@ impl<I: PacketIo> Worker<I> {
                 let mut parsed = self.parsed(packet, realm, flow);
                 parsed.key = parsed.flow_key().ok().map(|key| self.nat.secret().hash_key(&key));
                 let is_here = parsed.key.is_some_and(|key| self.nat.find_hashed(&key).is_some());
-                if !is_here && self.home_of(&parsed).unwrap_or(0) != self.id {
+                if !is_here && self.likely_home_of(&parsed).unwrap_or(0) != self.id {
                     return None;
                 }
                 self.outcome(&parsed, flow, &mut found, now).unwrap_or_else(Outcome::Refused)
@@ -179,7 +179,7 @@ impl<I: PacketIo> Worker<I> {
         if let Some(slot) = slot {
             return self.explain_session(parsed, slot, flow, found, now);
         }
-        self.home_of(parsed)?;
+        self.likely_home_of(parsed)?;
         if realm == Realm::External && self.is_public(packet.dst.addr) {
             return self.explain_inbound(parsed, flow, found, now);
         }
@@ -235,6 +235,9 @@ impl<I: PacketIo> Worker<I> {
             (Action::Exempt, Realm::External) if opens || self.lies_inside(packet.src.addr) => {
                 return Err(DropReason::Spoofed);
             }
+            (Action::Exempt, Realm::Internal) if !self.hears_replies(parsed) => {
+                return Err(DropReason::ExemptOverlay);
+            }
             (Action::Exempt, _) => {
                 let hop = self.explain_way(parsed, flow, found, packet.dst.addr)?;
                 let public = hop == NextHop::Hairpin;
@@ -248,13 +251,14 @@ impl<I: PacketIo> Worker<I> {
         self.explain_way(parsed, flow, found, packet.dst.addr)?;
         self.explain_drain()?;
         let prospect = if let Some(fixed) = self.fixed_for(&key, pool) {
-            let Fixed { internal, public, pool } = fixed;
+            let Fixed { internal, public, pool, .. } = fixed;
             found.pool = Some(pool);
-            let mapping = FixedMapping { internal, public, pool, rule };
+            let mapping = FixedMapping { internal, public, pool, rule, overlay: key.overlay };
             self.nat.prospect_fixed(&key, mapping, packet.segment(), now)
         } else {
             let forwards = &self.snapshot.policy.forwards;
-            let pair = forwards.address_of(key.src.addr, pool).filter(|_| key.overlay == 0);
+            let is_its = |vni| self.snapshot.overlay_of(key.src.addr, vni) == Some(key.overlay);
+            let pair = forwards.address_of(key.src.addr, pool, is_its);
             self.nat.prospect(&key, Admission { pool, rule }, pair, packet.segment(), now)
         };
         Ok(Outcome::Opens(prospect?))
@@ -276,10 +280,12 @@ impl<I: PacketIo> Worker<I> {
         self.explain_drain()?;
         let forwards = &self.snapshot.policy.forwards;
         let reached = match forwards.by_public(key.protocol, key.dst) {
-            Some(Fixed { internal, public, pool }) => {
-                let mapping = FixedMapping { internal, public, pool, rule: NO_RULE };
+            Some(Fixed { internal, vni, public, pool }) => {
+                let overlay = self.snapshot.overlay_of(internal.addr, vni);
+                let overlay = overlay.ok_or(DropReason::NoRoute)?;
+                let mapping = FixedMapping { internal, public, pool, rule: NO_RULE, overlay };
                 let opened = self.nat.prospect_fixed(&key, mapping, packet.segment(), now);
-                opened.map(|_| Reached { internal, overlay: 0, pool })
+                opened.map(|_| Reached { internal, overlay, pool })
             }
             None => self.nat.prospect_inbound(&key, packet.segment(), now),
         }?;

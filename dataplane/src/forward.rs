@@ -25,6 +25,8 @@ pub struct PortForward {
     pub target: Ipv4Addr,
     /// The pod's port for the first public port; the others follow one by one.
     pub target_port: u16,
+    /// The VXLAN network that the pod is in, by its VNI; `None`: that to which routes lead.
+    pub vni: Option<u32>,
     /// The pool whose settings its sessions have.
     pub pool: PoolId,
 }
@@ -38,6 +40,8 @@ pub struct StaticNat {
     pub address: Ipv4Addr,
     /// The pod.
     pub target: Ipv4Addr,
+    /// The VXLAN network that the pod is in, by its VNI; `None`: that to which routes lead.
+    pub vni: Option<u32>,
     /// The pool whose settings its sessions have.
     pub pool: PoolId,
 }
@@ -47,6 +51,8 @@ pub struct StaticNat {
 pub struct Fixed {
     /// The pod's endpoint.
     pub internal: Endpoint,
+    /// The pod's VXLAN network by its VNI; `None`: that to which routes lead.
+    pub vni: Option<u32>,
     /// The public endpoint.
     pub public: Endpoint,
     /// The pool whose settings its sessions have.
@@ -61,8 +67,9 @@ pub struct Forwards {
     /// Indices of `all` by public address and protocol, and by target and protocol.
     by_public: HashMap<(Ipv4Addr, Protocol), Vec<usize>, RandomState>,
     by_target: HashMap<(Ipv4Addr, Protocol), Vec<usize>, RandomState>,
-    static_by_public: HashMap<Ipv4Addr, (Ipv4Addr, PoolId), RandomState>,
-    static_by_target: HashMap<Ipv4Addr, (Ipv4Addr, PoolId), RandomState>,
+    /// Indices of `statics`.
+    static_by_public: HashMap<Ipv4Addr, usize, RandomState>,
+    static_by_target: HashMap<Ipv4Addr, Vec<usize>, RandomState>,
     /// Those that configuration made before, and that live sessions may have.
     former: Option<Box<Self>>,
 }
@@ -76,9 +83,9 @@ impl Forwards {
             all.by_public.entry((public, forward.protocol)).or_default().push(index);
             all.by_target.entry((target, forward.protocol)).or_default().push(index);
         }
-        for one in statics {
-            all.static_by_public.insert(one.address, (one.target, one.pool));
-            all.static_by_target.insert(one.target, (one.address, one.pool));
+        for (index, one) in statics.iter().enumerate() {
+            all.static_by_public.insert(one.address, index);
+            all.static_by_target.entry(one.target).or_default().push(index);
         }
         Self { all: forwards, statics: statics.to_vec(), ..all }
     }
@@ -126,8 +133,8 @@ impl Forwards {
     }
 
     fn find_by_public(&self, protocol: Protocol, public: Endpoint) -> Option<Fixed> {
-        if let Some(&(target, pool)) = self.static_by_public.get(&public.addr) {
-            return Some(Fixed { internal: Endpoint::new(target, public.port), public, pool });
+        if let Some(&index) = self.static_by_public.get(&public.addr) {
+            return Some(self.statics.get(index)?.at(public.port));
         }
         let indices = self.by_public.get(&(public.addr, protocol))?;
         let forwards = indices.iter().map(|&index| &self.all[index]);
@@ -138,21 +145,35 @@ impl Forwards {
         self.all.is_empty() && self.static_by_public.is_empty()
     }
 
-    /// An address of `pool` on which `internal` has ports.
-    pub fn address_of(&self, internal: Ipv4Addr, pool: PoolId) -> Option<Ipv4Addr> {
+    /// An address of `pool` on which `internal` has ports; `is_its`: whether it is in the network with this VNI.
+    pub fn address_of(
+        &self,
+        internal: Ipv4Addr,
+        pool: PoolId,
+        is_its: impl Fn(Option<u32>) -> bool,
+    ) -> Option<Ipv4Addr> {
         let of = |protocol| self.by_target.get(&(internal, protocol));
         let mut indices = [Protocol::Tcp, Protocol::Udp].into_iter().filter_map(of).flatten();
-        let forward = indices.find_map(|&index| self.all.get(index).filter(|f| f.pool == pool));
+        let is_it = |f: &&PortForward| f.pool == pool && is_its(f.vni);
+        let forward = indices.find_map(|&index| self.all.get(index).filter(is_it));
         forward.map(|forward| forward.address)
     }
 
-    /// The fixed mapping of an internal endpoint.
-    pub fn by_internal(&self, protocol: Protocol, internal: Endpoint) -> Option<Fixed> {
-        if let Some(&(address, pool)) = self.static_by_target.get(&internal.addr) {
-            return Some(Fixed { internal, public: Endpoint::new(address, internal.port), pool });
+    /// The fixed mapping of an internal endpoint; `is_its`: whether it is in the network with this VNI.
+    pub fn by_internal(
+        &self,
+        protocol: Protocol,
+        internal: Endpoint,
+        is_its: impl Fn(Option<u32>) -> bool,
+    ) -> Option<Fixed> {
+        let mut statics = self.static_by_target.get(&internal.addr).into_iter().flatten();
+        let one = statics.find_map(|&index| self.statics.get(index).filter(|it| is_its(it.vni)));
+        if let Some(one) = one {
+            return Some(one.at(internal.port));
         }
         let indices = self.by_target.get(&(internal.addr, protocol))?;
-        let mut forwards = indices.iter().map(|&index| &self.all[index]);
+        let mut forwards =
+            indices.iter().map(|&index| &self.all[index]).filter(|forward| is_its(forward.vni));
         let port = |f: &PortForward| {
             let offset = internal.port.checked_sub(f.target_port)?;
             let port = f.ports.start().checked_add(offset)?;
@@ -168,9 +189,19 @@ impl PortForward {
         let target_port = self.target_port.wrapping_add(port.wrapping_sub(*self.ports.start()));
         Fixed {
             internal: Endpoint::new(self.target, target_port),
+            vni: self.vni,
             public: Endpoint::new(self.address, port),
             pool: self.pool,
         }
+    }
+}
+
+impl StaticNat {
+    /// The mapping of `port`, the same on both sides.
+    fn at(&self, port: u16) -> Fixed {
+        let (internal, public) =
+            (Endpoint::new(self.target, port), Endpoint::new(self.address, port));
+        Fixed { internal, vni: self.vni, public, pool: self.pool }
     }
 }
 
@@ -188,27 +219,35 @@ mod tests {
             ports: 6000..=6010,
             target: pod,
             target_port: 80,
+            vni: None,
             pool: PoolId(0),
         };
         let one = Ipv4Addr::new(203, 0, 113, 14);
         let host = Ipv4Addr::new(10, 244, 1, 3);
-        let fixed = StaticNat { name: "one".into(), address: one, target: host, pool: PoolId(1) };
+        let fixed = StaticNat {
+            name: "one".into(),
+            address: one,
+            target: host,
+            vni: None,
+            pool: PoolId(1),
+        };
         let all = Forwards::new(vec![forward], &[fixed]);
         for port in 6000..=6010 {
             let found = all.by_public(Protocol::Tcp, Endpoint::new(public, port)).unwrap();
             assert_eq!(found.internal, Endpoint::new(pod, port - 6000 + 80));
-            assert_eq!(all.by_internal(Protocol::Tcp, found.internal), Some(found));
+            assert_eq!(all.by_internal(Protocol::Tcp, found.internal, |_| true), Some(found));
             assert_eq!(all.by_public(Protocol::Udp, Endpoint::new(public, port)), None);
         }
         for port in [5999, 6011] {
             assert_eq!(all.by_public(Protocol::Tcp, Endpoint::new(public, port)), None);
         }
         for port in [79, 91] {
-            assert_eq!(all.by_internal(Protocol::Tcp, Endpoint::new(pod, port)), None);
+            assert_eq!(all.by_internal(Protocol::Tcp, Endpoint::new(pod, port), |_| true), None);
         }
         let found = all.by_public(Protocol::Other(47), Endpoint::new(one, 0)).unwrap();
         assert_eq!(found.internal, Endpoint::new(host, 0));
-        assert_eq!(all.by_internal(Protocol::Other(47), found.internal), Some(found));
+        assert_eq!(all.by_internal(Protocol::Other(47), found.internal, |_| true), Some(found));
+        assert_eq!(all.by_internal(Protocol::Other(47), found.internal, |_| false), None);
         assert!(all.is_static(one) && !all.is_static(public));
     }
 }

@@ -42,12 +42,23 @@ impl Homes {
     #[inline]
     fn of(&self, pod: Ipv4Addr, secret: &Secret, workers: u16, here: Option<u16>) -> u16 {
         let Some(seats) = &self.seats else { return secret.home(pod, workers) };
-        let seat = &seats[secret.scramble(u32::from(pod)) as usize % SEATS];
+        let seat = &seats[seat_of(pod, secret)];
         match seat.load(Ordering::Relaxed) {
             FREE => settle(seat, here.unwrap_or_else(|| secret.home(pod, workers))),
             home => home.into(),
         }
     }
+
+    /// Whether the pod's home is known before its first packet arrives.
+    fn is_known(&self, pod: Ipv4Addr, secret: &Secret) -> bool {
+        let is_taken = |seat: &AtomicU8| seat.load(Ordering::Relaxed) != FREE;
+        self.seats.as_ref().is_none_or(|seats| is_taken(&seats[seat_of(pod, secret)]))
+    }
+}
+
+#[inline]
+fn seat_of(pod: Ipv4Addr, secret: &Secret) -> usize {
+    secret.scramble(u32::from(pod)) as usize % SEATS
 }
 
 /// Gives a pod that has no home one. Who comes second finds it taken.
@@ -84,6 +95,15 @@ impl<I: PacketIo> Worker<I> {
         }
         let home = address.home_of(key.protocol, key.dst.port, key.src, secret, workers);
         home.ok_or_else(|| packet.no_session())
+    }
+
+    /// The same, to be told and nothing else: a pod without home might as well come here.
+    pub(crate) fn likely_home_of(&self, parsed: &Parsed) -> Result<u16, DropReason> {
+        let pod = parsed.packet.own_end(parsed.realm).addr;
+        if parsed.realm == Realm::Internal && !self.shared.homes.is_known(pod, self.nat.secret()) {
+            return Ok(self.id);
+        }
+        self.home_of(parsed)
     }
 
     /// The same for a plain packet of which no more than its ends is known; `None`: [`home_of`](Self::home_of) must tell.

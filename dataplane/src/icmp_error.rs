@@ -30,7 +30,7 @@ impl<I: PacketIo> Worker<I> {
         let rewrite = self.nat.rewrite(slot);
         let hop = self.next_hop(slot, rewrite.dst.addr, received.interface, parsed);
         self.may_leave(hop, realm, packet)?;
-        let src = self.error_source(packet, realm, &rewrite);
+        let src = self.error_source(parsed, &rewrite);
         if !packet.fragment.is_atomic() && !hairpin {
             self.identify(received, parsed, slot, (src, hop), now)?;
         }
@@ -49,7 +49,8 @@ impl<I: PacketIo> Worker<I> {
     }
 
     /// Under which address an error goes on.
-    fn error_source(&self, packet: &Packet, realm: Realm, rewrite: &Rewrite) -> Ipv4Addr {
+    fn error_source(&self, parsed: &Parsed, rewrite: &Rewrite) -> Ipv4Addr {
+        let &Parsed { ref packet, realm, overlay, .. } = parsed;
         let sender = packet.src.addr;
         match realm {
             // The remote itself, which may have another address for the pod; or a router on the way.
@@ -57,8 +58,9 @@ impl<I: PacketIo> Worker<I> {
             Realm::External => sender,
             // RFC 5508 REQ-5c: its own public address if it has one, else that of the session.
             Realm::Internal => {
-                let sender = Endpoint::new(sender, 0);
-                let fixed = self.snapshot.policy.forwards.by_internal(Protocol::Icmp, sender);
+                let is_its = |vni| self.snapshot.overlay_of(sender, vni) == Some(overlay);
+                let forwards = &self.snapshot.policy.forwards;
+                let fixed = forwards.by_internal(Protocol::Icmp, Endpoint::new(sender, 0), is_its);
                 fixed.map_or(rewrite.src.addr, |fixed| fixed.public.addr)
             }
         }

@@ -97,6 +97,9 @@ impl<I: PacketIo> Worker<I> {
             (Action::Exempt, Realm::External) if opens || self.lies_inside(packet.src.addr) => {
                 return Err(DropReason::Spoofed);
             }
+            (Action::Exempt, Realm::Internal) if !self.hears_replies(parsed) => {
+                return Err(DropReason::ExemptOverlay);
+            }
             (Action::Exempt, _) => return Ok(Admitted::Exempt),
             (Action::Pool(_), Realm::External) => return Err(DropReason::Spoofed),
             (Action::Pool(pool), Realm::Internal) => pool,
@@ -110,14 +113,15 @@ impl<I: PacketIo> Worker<I> {
         self.may_leave(way, realm, packet)?;
         self.may_open(packet)?;
         let opened = if let Some(fixed) = self.fixed_for(&key, pool) {
-            let Fixed { internal, public, pool } = fixed;
-            let mapping = FixedMapping { internal, public, pool, rule };
+            let Fixed { internal, public, pool, .. } = fixed;
+            let mapping = FixedMapping { internal, public, pool, rule, overlay: key.overlay };
             self.nat.open_fixed(&key, mapping, packet.segment(), now)
         } else {
             let forwards = &self.snapshot.policy.forwards;
-            let address = forwards.address_of(key.src.addr, pool);
-            if let Some(address) = address.filter(|_| key.overlay == 0) {
-                self.nat.pair(key.src.addr, pool, address, now);
+            let is_its = |vni| self.snapshot.overlay_of(key.src.addr, vni) == Some(key.overlay);
+            let address = forwards.address_of(key.src.addr, pool, is_its);
+            if let Some(address) = address {
+                self.nat.pair((key.src.addr, key.overlay), pool, address, now);
             }
             self.nat.open(&key, Admission { pool, rule }, packet.segment(), now)
         };
@@ -145,6 +149,12 @@ impl<I: PacketIo> Worker<I> {
         if opens && !self.overload.admits() { Err(DropReason::Overload) } else { Ok(()) }
     }
 
+    /// Whether replies to a pod's exempt traffic are led to it: they have nothing but its address.
+    pub(crate) fn hears_replies(&self, parsed: &Parsed) -> bool {
+        let led_to = self.snapshot.overlay_of(parsed.packet.src.addr, None);
+        led_to == Some(parsed.overlay)
+    }
+
     /// Whether the way to `addr` is by an interface that has pods only.
     pub(crate) fn lies_inside(&self, addr: Ipv4Addr) -> bool {
         let roads = &self.snapshot.roads;
@@ -157,9 +167,8 @@ impl<I: PacketIo> Worker<I> {
     /// rule's pool has its address. So an internal endpoint has one public endpoint (RFC 4787 REQ-1).
     pub(crate) fn fixed_for(&self, key: &FlowKey, pool: PoolId) -> Option<Fixed> {
         let forwards = &self.snapshot.policy.forwards;
-        // Configuration names pods of overlay 0.
-        let internal = Some(key.src).filter(|_| key.overlay == 0)?;
-        let fixed = forwards.by_internal(key.protocol, internal)?;
+        let is_its = |vni| self.snapshot.overlay_of(key.src.addr, vni) == Some(key.overlay);
+        let fixed = forwards.by_internal(key.protocol, key.src, is_its)?;
         (fixed.pool == pool || forwards.is_static(fixed.public.addr)).then_some(fixed)
     }
 
@@ -176,8 +185,10 @@ impl<I: PacketIo> Worker<I> {
         self.may_open(packet)?;
         let forwards = &self.snapshot.policy.forwards;
         let opened = match forwards.by_public(key.protocol, key.dst) {
-            Some(Fixed { internal, public, pool }) => {
-                let mapping = FixedMapping { internal, public, pool, rule: NO_RULE };
+            Some(Fixed { internal, vni, public, pool }) => {
+                let overlay = self.snapshot.overlay_of(internal.addr, vni);
+                let overlay = overlay.ok_or(DropReason::NoRoute)?;
+                let mapping = FixedMapping { internal, public, pool, rule: NO_RULE, overlay };
                 self.nat.open_fixed(&key, mapping, packet.segment(), now)
             }
             None => self.nat.open_inbound(&key, packet.segment(), now),

@@ -12,9 +12,9 @@ use std::time::Duration;
 use ahash::RandomState;
 use conntrack::{Claimant, Pool, PublicAddress, Standing, Timers};
 
-use crate::forward::Forwards;
+use crate::forward::{Fixed, Forwards};
 use crate::interface::{Interface, InterfaceId};
-use crate::roads::Roads;
+use crate::roads::{Journey, Roads};
 use crate::rule::RuleSet;
 
 /// Everything that workers know of the world.
@@ -232,6 +232,33 @@ impl Policy {
     pub fn fragment_lifetime(&self) -> Duration {
         let lifetimes = self.pools.iter().map(|pool| pool.settings.timers.fragment);
         lifetimes.max().unwrap_or(Timers::default().fragment)
+    }
+}
+
+impl Snapshot {
+    /// The [overlay](Interface::overlay) of the pod with the address `pod` in the VXLAN network with this VNI; without
+    /// one, of the pod that the host's routes lead to. `None`: there is no such network.
+    pub fn overlay_of(&self, pod: Ipv4Addr, vni: Option<u32>) -> Option<u16> {
+        let interface = match vni {
+            Some(vni) => {
+                let of = |it: &&Interface| it.tunnel.is_some_and(|tunnel| tunnel.vni == vni);
+                return self.interfaces.iter().find(of).map(|it| it.overlay);
+            }
+            // Nobody has a number.
+            None if self.roads.overlays.is_empty() => None,
+            None => self.roads.interface_of(self.roads.next_hop(&Journey::to(pod))),
+        };
+        let interface = interface.and_then(|id| self.interfaces.get(id.index()));
+        Some(interface.map_or(0, |it| it.overlay))
+    }
+
+    /// Whether the public endpoint of a session is still that of its pod.
+    pub fn stands(&self, claimant: &Claimant) -> bool {
+        let is_its = |fixed: Fixed| {
+            self.overlay_of(fixed.internal.addr, fixed.vni) == Some(claimant.overlay)
+        };
+        let owner = || self.policy.forwards.owner(claimant.protocol, claimant.public);
+        self.policy.stands(claimant) && (!claimant.fixed || owner().is_some_and(is_its))
     }
 }
 

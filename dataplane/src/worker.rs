@@ -266,8 +266,8 @@ impl<I: PacketIo> Worker<I> {
     fn cut(&mut self, now: Timestamp, count: usize) -> bool {
         // Not faster than their ends are told.
         if let Some(at) = self.cutting.filter(|_| !self.nat.mourns()) {
-            let policy = &self.snapshot.policy;
-            self.cutting = self.nat.sweep(at, count, now, |claimant| !policy.stands(claimant));
+            let snapshot = &self.snapshot;
+            self.cutting = self.nat.sweep(at, count, now, |claimant| !snapshot.stands(claimant));
         }
         self.cutting.is_some()
     }

@@ -115,13 +115,21 @@ pub(crate) fn what_changes(old: &Config, new: &Config) -> Vec<String> {
             &config.forwards,
             |f| &f.name,
             |f| {
-                format!("{} {} {:?} {} {}", f.address, f.protocol, f.ports, f.target, f.target_port)
+                let (ports, vni) = (&f.ports, f.vni);
+                format!(
+                    "{} {} {ports:?} {} {} {vni:?}",
+                    f.address, f.protocol, f.target, f.target_port
+                )
             },
         )
     };
     lines.extend(counted("port forwards", &forwards(old), &forwards(new)));
     let statics = |config: &Config| {
-        named(&config.statics, |one| &one.name, |one| format!("{} {}", one.address, one.target))
+        named(
+            &config.statics,
+            |one| &one.name,
+            |one| format!("{} {} {:?}", one.address, one.target, one.vni),
+        )
     };
     lines.extend(counted("1:1 addresses", &statics(old), &statics(new)));
     lines

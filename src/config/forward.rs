@@ -21,6 +21,7 @@ pub(super) struct ForwardSpec {
     ports: Placed<RangeInclusive<u16>>,
     target: Placed<Ipv4Addr>,
     target_port: u16,
+    vni: Option<u32>,
 }
 
 /// A 1:1 mapping as read.
@@ -28,6 +29,7 @@ pub(super) struct ForwardSpec {
 pub(super) struct StaticSpec {
     address: Placed<Ipv4Addr>,
     target: Placed<Ipv4Addr>,
+    vni: Option<u32>,
 }
 
 pub(super) type NamedForward = (Placed<String>, Option<ForwardSpec>);
@@ -35,12 +37,15 @@ pub(super) type NamedStatic = (Placed<String>, Option<StaticSpec>);
 
 const FORWARD: Schema = Schema {
     of: "PortForward",
-    known: &["address", "protocol", "ports", "target"],
+    known: &["address", "protocol", "ports", "target", "vni"],
     later: &["from", "log"],
 };
 const TARGET: Schema = Schema { of: "target", known: &["address", "ports"], later: &[] };
 const STATIC: Schema =
-    Schema { of: "StaticNat", known: &["address", "target"], later: &["timers", "log"] };
+    Schema { of: "StaticNat", known: &["address", "target", "vni"], later: &["timers", "log"] };
+
+/// VXLAN network identifiers have 24 bits.
+const MAX_VNI: u32 = (1 << 24) - 1;
 
 /// Reads the `spec` of a `PortForward`.
 pub(super) fn read_forward(spec: &Field<'_>, problems: &mut Problems) -> Option<ForwardSpec> {
@@ -55,6 +60,7 @@ pub(super) fn read_forward(spec: &Field<'_>, problems: &mut Problems) -> Option<
     let ports = group.required("ports", remedy, problems).and_then(|f| ports(f, problems));
     let remedy = "write target: {address: POD, ports: PORT}";
     let target = group.required("target", remedy, problems);
+    let vni = group.get("vni").and_then(|field| field.number(0..=MAX_VNI, problems));
     let target = target.and_then(|field| field.group(&TARGET, problems))?;
     let remedy = "name the address of the pod";
     let pod = target.required("address", remedy, problems).and_then(|f| unicast(f, problems));
@@ -74,7 +80,8 @@ pub(super) fn read_forward(spec: &Field<'_>, problems: &mut Problems) -> Option<
         problems.error(&theirs.place, "ranges of different length", why, remedy);
     }
     let target_port = target_ports.map_or(*ports.value.start(), |theirs| *theirs.value.start());
-    Some(ForwardSpec { address: public?, protocol: protocol?, ports, target: pod?, target_port })
+    let (address, protocol, target) = (public?, protocol?, pod?);
+    Some(ForwardSpec { address, protocol, ports, target, target_port, vni })
 }
 
 /// Reads the `spec` of a `StaticNat`.
@@ -84,7 +91,8 @@ pub(super) fn read_static(spec: &Field<'_>, problems: &mut Problems) -> Option<S
     let address = group.required("address", remedy, problems).and_then(|f| unicast(f, problems));
     let remedy = "name the address of the pod";
     let target = group.required("target", remedy, problems).and_then(|f| unicast(f, problems));
-    Some(StaticSpec { address: address?, target: target? })
+    let vni = group.get("vni").and_then(|field| field.number(0..=MAX_VNI, problems));
+    Some(StaticSpec { address: address?, target: target?, vni })
 }
 
 fn unicast(field: &Field<'_>, problems: &mut Problems) -> Option<Placed<Ipv4Addr>> {
@@ -207,6 +215,7 @@ fn refuse_same_targets(forwards: &[NamedForward], problems: &mut Problems) {
     for (index, (_, spec)) in all.iter().enumerate() {
         let same = all[..index].iter().find(|(_, other)| {
             other.target.value == spec.target.value
+                && may_be_one(other.vni, spec.vni)
                 && other.protocol == spec.protocol
                 && meet(&range(other), &range(spec))
         });
@@ -216,10 +225,15 @@ fn refuse_same_targets(forwards: &[NamedForward], problems: &mut Problems) {
                 already(&other.target.place),
                 spec.target.value
             );
-            let remedy = "lead each port of a pod to one public port";
+            let remedy = "lead each port of a pod to one public port; pods in several networks: with a vni each";
             problems.error(&spec.target.place, "target forwarded twice", why, remedy);
         }
     }
+}
+
+/// Whether pods with one address in these networks may be one: without a VNI, routes tell, and they change.
+fn may_be_one(a: Option<u32>, b: Option<u32>) -> bool {
+    a.is_none() || b.is_none() || a == b
 }
 
 fn meet(a: &RangeInclusive<u16>, b: &RangeInclusive<u16>) -> bool {
@@ -232,10 +246,10 @@ fn check_statics(
     host: &[Ipv4Addr],
     problems: &mut Problems,
 ) {
-    let mut addresses: HashMap<Ipv4Addr, &Place> = HashMap::new();
-    let mut targets: HashMap<Ipv4Addr, &Place> = HashMap::new();
+    type Seen<'a> = HashMap<Ipv4Addr, Vec<(Option<u32>, &'a Place)>>;
+    let (mut addresses, mut targets) = (Seen::new(), Seen::new());
     for (_, spec) in specs(statics) {
-        let StaticSpec { address, target } = spec;
+        let StaticSpec { address, target, vni } = spec;
         if let Some(pool) = pool_of(address.value, pools) {
             let why = format!("{} is in pool {:?}", address.value, pools[pool].0.value);
             let remedy = "take it out of the pool, or use PortForward for single ports";
@@ -246,10 +260,14 @@ fn check_statics(
                 format!("{} belongs to this host, which would lose its own traffic", address.value);
             problems.error(&address.place, "address of the host", why, "name another address");
         }
-        for (seen, placed) in [(&mut addresses, address), (&mut targets, target)] {
-            if let Some(first) = seen.insert(placed.value, &placed.place) {
+        for (seen, placed, vni) in [(&mut addresses, address, None), (&mut targets, target, *vni)] {
+            let before = seen.entry(placed.value).or_default();
+            let first = before.iter().find(|(other, _)| may_be_one(*other, vni)).map(|it| it.1);
+            before.push((vni, &placed.place));
+            if let Some(first) = first {
                 let why = format!("{} is already mapped {}", placed.value, already(first));
-                problems.error(&placed.place, "mapped twice", why, "map each address once");
+                let remedy = "map each address once; pods in several networks: with a vni each";
+                problems.error(&placed.place, "mapped twice", why, remedy);
             }
         }
     }
@@ -275,6 +293,7 @@ pub(super) fn compile_forwards(
             ports: spec.ports.value,
             target: spec.target.value,
             target_port: spec.target_port,
+            vni: spec.vni,
             pool: PoolId(pool_of(spec.address.value, pools)? as u16),
         })
     };
@@ -286,7 +305,7 @@ pub(super) fn compile_statics(statics: Vec<NamedStatic>, pool: PoolId) -> Vec<St
     let compile = |(name, spec): NamedStatic| {
         let spec = spec?;
         let (address, target) = (spec.address.value, spec.target.value);
-        Some(StaticNat { name: name.value, address, target, pool })
+        Some(StaticNat { name: name.value, address, target, vni: spec.vni, pool })
     };
     statics.into_iter().filter_map(compile).collect()
 }

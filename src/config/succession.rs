@@ -100,14 +100,17 @@ impl Succession {
 fn former(config: &Config, before: &Policy) -> (Vec<PortForward>, Vec<StaticNat>) {
     let stays = |old: &PortForward| {
         config.forwards.iter().any(|new| {
-            (new.address, new.protocol, &new.ports, new.target, new.target_port)
-                == (old.address, old.protocol, &old.ports, old.target, old.target_port)
+            (new.address, new.protocol, &new.ports, new.target, new.target_port, new.vni)
+                == (old.address, old.protocol, &old.ports, old.target, old.target_port, old.vni)
         })
     };
     let levels = || [Some(&before.forwards), before.forwards.former()].into_iter().flatten();
     let forwards = levels().flat_map(Forwards::forwards).filter(|old| !stays(old)).cloned();
     let remains = |old: &StaticNat| {
-        config.statics.iter().any(|new| (new.address, new.target) == (old.address, old.target))
+        config
+            .statics
+            .iter()
+            .any(|new| (new.address, new.target, new.vni) == (old.address, old.target, old.vni))
     };
     let statics = levels().flat_map(Forwards::statics).filter(|old| !remains(old)).cloned();
     (forwards.collect(), statics.collect())

@@ -22,6 +22,8 @@ pub struct Claimant {
     pub protocol: Protocol,
     /// The pod's endpoint.
     pub internal: Endpoint,
+    /// The pod's overlay.
+    pub overlay: u16,
     /// The public endpoint.
     pub public: Endpoint,
     /// It has the public endpoint by a mapping that configuration made.
@@ -128,6 +130,7 @@ impl Nat {
             let claimant = Claimant {
                 protocol: session.protocol(),
                 internal: session.internal(),
+                overlay: session.overlay(),
                 public: session.public(),
                 fixed: owner.via == Via::Fixed,
             };

@@ -91,17 +91,22 @@ impl Nat {
         )
     }
 
-    /// Pairs the subscriber at `internal`, in overlay 0 as all that configuration names, with the address of `pool`
-    /// on which it gave it ports, unless it has an address: its other flows are to be seen under the same one
+    /// Pairs the subscriber at `internal` in an overlay with the address of `pool` on which configuration gave it ports, unless it has an address: its other flows are to be seen under the same one
     /// (RFC 4787 REQ-2).
-    pub fn pair(&mut self, internal: Ipv4Addr, pool: PoolId, public: Ipv4Addr, now: Timestamp) {
+    pub fn pair(
+        &mut self,
+        internal: (Ipv4Addr, u16),
+        pool: PoolId,
+        public: Ipv4Addr,
+        now: Timestamp,
+    ) {
         let Some(settings) = self.pools.get(pool.index()).cloned() else { return };
         let mut addresses = settings.addresses.iter();
         let Some(index) = addresses.position(|address| address.addr == public) else { return };
         if !settings.serves(index as u16) {
             return;
         }
-        let Some(number) = self.subscribers.get_or_insert((internal, 0), now) else { return };
+        let Some(number) = self.subscribers.get_or_insert(internal, now) else { return };
         let holding = self.subscribers.get_mut(number).holding_mut(pool);
         holding.pair_with(&settings, index as u16, now);
         self.settle_refused(number);
@@ -109,7 +114,7 @@ impl Nat {
 
     /// Opens a session through a mapping that configuration made. `key` is of the packet as it arrived,
     /// from either side; the slot is of its direction. No port is taken, so none can be wanting; the
-    /// session counts for the internal address as any other; that is one in overlay 0.
+    /// session counts for the internal address as any other.
     pub fn open_fixed(
         &mut self,
         key: &FlowKey,
@@ -118,9 +123,9 @@ impl Nat {
         now: Timestamp,
     ) -> Result<Slot, Refusal> {
         let state = first_state(key, first)?;
-        let FixedMapping { internal, public, pool, rule } = mapping;
-        let outbound = outbound_key(key, internal, 0);
-        self.counted((key, first), (internal.addr, 0), pool, now, |nat, subscriber| {
+        let FixedMapping { internal, public, pool, rule, overlay } = mapping;
+        let outbound = outbound_key(key, internal, overlay);
+        self.counted((key, first), (internal.addr, overlay), pool, now, |nat, subscriber| {
             let settings = nat.admitted(subscriber, pool, state, key.realm, now)?;
             if key.realm == Realm::External {
                 let holding = nat.subscribers.get_mut(subscriber).holding_mut(pool);

@@ -151,7 +151,7 @@ impl Nat {
             pool,
             key,
             holder,
-            random: self.draw(key, self.created, now),
+            random: pool.lean(self.draw(key, self.created, now), self.worker, self.workers),
             now,
             secret: &self.secret,
             workers: self.workers,
@@ -173,9 +173,9 @@ impl Nat {
         now: Timestamp,
     ) -> Result<Prospect, Refusal> {
         let state = first_state(key, first)?;
-        let FixedMapping { internal, public, pool, .. } = mapping;
-        self.stranger_or_own((internal.addr, 0), pool, state, key.realm, now)?;
-        let outbound = outbound_key(key, internal, 0);
+        let FixedMapping { internal, public, pool, overlay, .. } = mapping;
+        self.stranger_or_own((internal.addr, overlay), pool, state, key.realm, now)?;
+        let outbound = outbound_key(key, internal, overlay);
         self.fits(&outbound, Prospect::exactly(Means::Fixed, public))
     }
 
@@ -285,6 +285,7 @@ impl Nat {
             return Err(Refusal::TableFull);
         }
         let random = self.secret.scramble((key, now.as_millis()));
+        let random = pool.lean(random, self.worker, self.workers);
         let claimed = |address: &crate::PublicAddress| {
             address.claims.worker_of(protocol, key.dst.addr).is_some()
         };

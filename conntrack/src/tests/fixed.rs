@@ -15,6 +15,7 @@ fn forward(port: u16) -> FixedMapping {
         public: public(port),
         pool: PoolId(0),
         rule: RULE,
+        overlay: 0,
     }
 }
 
@@ -124,6 +125,7 @@ fn a_static_address_carries_queries_and_other_protocols_both_ways() {
         public: Endpoint::new(one, port),
         pool: PoolId(0),
         rule: RULE,
+        overlay: 0,
     };
     // An echo request has its identifier at the asking end.
     let asked = inbound(Protocol::Icmp, remote(1, 77), Endpoint::new(one, 0));

@@ -366,7 +366,7 @@ fn strangers_do_not_use_up_what_the_pod_needs_itself() {
     let (mut nat, _) = nat_with(settings, 1, 1_000);
     let (internal, public) =
         (Endpoint::new(pod(1), 80), Endpoint::new([203, 0, 113, 10].into(), 80));
-    let mapping = FixedMapping { internal, public, pool: PoolId(0), rule: 0 };
+    let mapping = FixedMapping { internal, public, pool: PoolId(0), rule: 0, overlay: 0 };
     let caller = |n: u16| inbound(Protocol::Udp, remote(9, n), public);
     let called = (1..=200).filter(|&n| nat.open_fixed(&caller(n), mapping, None, secs(1)).is_ok());
     assert_eq!(called.count(), 50);

@@ -99,8 +99,9 @@ fn fixed() -> Forwards {
         ports: 6000..=6003,
         target: pod(1),
         target_port: 5000,
+        vni: None,
         pool: PoolId(0),
     };
-    let one = StaticNat { name: "one".into(), address: STATIC, target: pod(6), pool: PoolId(0) };
+    let one = StaticNat { name: "one".into(), address: STATIC, target: pod(6), vni: None, pool: PoolId(0) };
     Forwards::new(vec![forward("tcp", Protocol::Tcp), forward("udp", Protocol::Udp)], &[one])
 }

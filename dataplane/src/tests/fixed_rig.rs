@@ -30,12 +30,13 @@ fn forwards() -> Forwards {
     let forward = |name: &str, protocol, (address, port): (_, u16), ports: u16, to: (u8, u16)| {
         let (name, ports) = (name.into(), port..=port + ports - 1);
         let (target, pool) = (pod(to.0), PoolId(0));
-        PortForward { name, address, protocol, ports, target, target_port: to.1, pool }
+        PortForward { name, address, protocol, ports, target, target_port: to.1, vni: None, pool }
     };
     let one = |n: usize| StaticNat {
         name: format!("one-{n}"),
         address: OWN[n],
         target: HOSTS[n],
+        vni: None,
         pool: PoolId(1),
     };
     let all = vec![

@@ -121,7 +121,8 @@ fn errors_from_inside_reach_the_remote_with_its_own_packet_quoted() {
 fn a_sender_with_an_address_of_its_own_keeps_it_in_its_errors() {
     let mut rig = Rig::new(2);
     let own = Addr::new(203, 0, 113, 14);
-    let one = StaticNat { name: "one".into(), address: own, target: pod(9), pool: PoolId(0) };
+    let one =
+        StaticNat { name: "one".into(), address: own, target: pod(9), vni: None, pool: PoolId(0) };
     change(&rig, |snapshot| {
         let forwards = Forwards::new(vec![], &[one]);
         snapshot.policy = Arc::new(Policy { forwards, ..Policy::clone(&snapshot.policy) });

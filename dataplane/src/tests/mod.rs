@@ -19,6 +19,7 @@ mod icmp;
 mod icmp_errors;
 mod ip_id;
 mod limits;
+mod overlay_fixed;
 mod overlays;
 mod own_addresses;
 mod own_errors;

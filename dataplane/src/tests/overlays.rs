@@ -68,6 +68,22 @@ pub(super) fn overlays(workers: u16) -> Rig {
     rig
 }
 
+/// Both tunnels have pods with the same addresses.
+pub(super) fn overlapping(workers: u16) -> Rig {
+    let rig = overlays(workers);
+    change(&rig, |snapshot| {
+        let roads = Arc::make_mut(&mut snapshot.roads);
+        for (index, overlay) in [(2, 11), (3, 22)] {
+            snapshot.interfaces[index].overlay = overlay;
+            let route = Route::Via(AdjacencyId(index as u32));
+            roads.tables.push([("10.244.1.0/24".parse().unwrap(), route)].into_iter().collect());
+        }
+        roads.overlays = [(11, 1), (22, 2)].into();
+        roads.note_change(ipnet::Ipv4Net::default());
+    });
+    rig
+}
+
 /// Changes the tunnel of VNI 1.
 pub(super) fn set_tunnel(rig: &Rig, set: impl FnOnce(&mut Tunnel)) {
     change(rig, |snapshot| set(snapshot.interfaces[2].tunnel.as_mut().unwrap()));

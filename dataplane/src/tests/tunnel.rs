@@ -161,22 +161,6 @@ fn source_ports_are_spread_over_the_range_and_stay_with_their_flow() {
     assert_eq!(ids.len(), 600, "no identification comes again soon");
 }
 
-/// Both tunnels have pods with the same addresses.
-fn overlapping(workers: u16) -> Rig {
-    let rig = overlays(workers);
-    change(&rig, |snapshot| {
-        let roads = Arc::make_mut(&mut snapshot.roads);
-        for (index, overlay) in [(2, 11), (3, 22)] {
-            snapshot.interfaces[index].overlay = overlay;
-            let route = Route::Via(AdjacencyId(index as u32));
-            roads.tables.push([("10.244.1.0/24".parse().unwrap(), route)].into_iter().collect());
-        }
-        roads.overlays = [(11, 1), (22, 2)].into();
-        roads.note_change(ipnet::Ipv4Net::default());
-    });
-    rig
-}
-
 #[test]
 fn pods_with_one_address_in_two_overlays_are_told_apart() {
     for workers in [1, 3] {

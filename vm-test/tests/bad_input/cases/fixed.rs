@@ -38,6 +38,34 @@ pub(super) const CASES: &[Case] = &[
 ",
     },
     Case {
+        name: "forward into a network that can't be",
+        input: Input::Edits(&[("  pool: shop
+", "  pool: shop
+---
+{apiVersion: natgate.dev/v1alpha1, kind: PortForward, metadata: {name: web},
+ spec: {address: 203.0.113.10, protocol: tcp, ports: 80, vni: 16777216, target: {address: 10.244.1.1}}}
+")]),
+        stderr: "error: value out of range ($D/natgate.yaml:26:63: spec.vni): 16777216 is not from 0 to 16777215; write a whole number from 0 to 16777215
+",
+    },
+    Case {
+        name: "forwards to one pod, one of them without the network",
+        input: Input::Edits(&[("  pool: shop
+", "  pool: shop
+---
+{apiVersion: natgate.dev/v1alpha1, kind: PortForward, metadata: {name: a},
+ spec: {address: 203.0.113.10, protocol: tcp, ports: 80, vni: 5, target: {address: 10.244.1.1}}}
+---
+{apiVersion: natgate.dev/v1alpha1, kind: PortForward, metadata: {name: b},
+ spec: {address: 203.0.113.10, protocol: tcp, ports: 81, vni: 6, target: {address: 10.244.1.1, ports: 80}}}
+---
+{apiVersion: natgate.dev/v1alpha1, kind: PortForward, metadata: {name: c},
+ spec: {address: 203.0.113.10, protocol: tcp, ports: 82, target: {address: 10.244.1.1, ports: 80}}}
+")]),
+        stderr: r#"error: target forwarded twice ($D/natgate.yaml:32:76: spec.target.address): forward "a" at $D/natgate.yaml:26:84 leads to some of these ports of 10.244.1.1 too; lead each port of a pod to one public port; pods in several networks: with a vni each
+"#,
+    },
+    Case {
         name: "forward of ICMP",
         input: Input::Edits(&[("  pool: shop
 ", "  pool: shop
@@ -95,7 +123,7 @@ pub(super) const CASES: &[Case] = &[
 {apiVersion: natgate.dev/v1alpha1, kind: PortForward, metadata: {name: b},
  spec: {address: 203.0.113.11, protocol: udp, ports: 80, target: {address: 10.244.1.1}}}
 ")]),
-        stderr: r#"error: target forwarded twice ($D/natgate.yaml:29:76: spec.target.address): forward "a" at $D/natgate.yaml:26:76 leads to some of these ports of 10.244.1.1 too; lead each port of a pod to one public port
+        stderr: r#"error: target forwarded twice ($D/natgate.yaml:29:76: spec.target.address): forward "a" at $D/natgate.yaml:26:76 leads to some of these ports of 10.244.1.1 too; lead each port of a pod to one public port; pods in several networks: with a vni each
 "#,
     },
     Case {
@@ -131,7 +159,7 @@ pub(super) const CASES: &[Case] = &[
 {apiVersion: natgate.dev/v1alpha1, kind: StaticNat, metadata: {name: b},
  spec: {address: 203.0.113.20, target: 10.244.1.2}}
 ")]),
-        stderr: "error: mapped twice ($D/natgate.yaml:29:18: spec.address): 203.0.113.20 is already mapped at $D/natgate.yaml:26:18; map each address once
+        stderr: "error: mapped twice ($D/natgate.yaml:29:18: spec.address): 203.0.113.20 is already mapped at $D/natgate.yaml:26:18; map each address once; pods in several networks: with a vni each
 ",
     },
     Case {
@@ -145,7 +173,7 @@ pub(super) const CASES: &[Case] = &[
 {apiVersion: natgate.dev/v1alpha1, kind: StaticNat, metadata: {name: b},
  spec: {address: 203.0.113.21, target: 10.244.1.1}}
 ")]),
-        stderr: "error: mapped twice ($D/natgate.yaml:29:40: spec.target): 10.244.1.1 is already mapped at $D/natgate.yaml:26:40; map each address once
+        stderr: "error: mapped twice ($D/natgate.yaml:29:40: spec.target): 10.244.1.1 is already mapped at $D/natgate.yaml:26:40; map each address once; pods in several networks: with a vni each
 ",
     },
     Case {
