@@ -316,12 +316,7 @@ impl From<&Gateway> for GatewaySpec {
             external: external.clone(),
             workers: *workers,
             queues: *queues,
-            mode: match mode {
-                Mode::Auto => "auto",
-                Mode::ZeroCopy => "zerocopy",
-                Mode::Copy => "copy",
-                Mode::Generic => "generic",
-            },
+            mode: mode_name(*mode),
             busy_poll: *busy_poll,
             tunnels: tunnels.name(),
             receive_steering: receive_steering.name(),
@@ -351,6 +346,15 @@ impl From<&Gateway> for GatewaySpec {
             slow_path_budget: slow_path_budget.0,
             drain: Drain { grace: drain_grace.as_secs() },
         }
+    }
+}
+
+const fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Auto => "auto",
+        Mode::ZeroCopy => "zerocopy",
+        Mode::Copy => "copy",
+        Mode::Generic => "generic",
     }
 }
 
