@@ -413,6 +413,10 @@ fn metrics_are_well_formed() {
         let (status, text) = fake.get("/metrics").await;
         assert_eq!(status, 200);
         assert!(text.ends_with("# EOF\n"));
+        assert!(
+            text.contains(r#"natgate_latency_seconds_bucket{le="+Inf",worker="1"} 0"#),
+            "{text}"
+        );
         let mut types = std::collections::HashMap::new();
         let mut helped = std::collections::HashSet::new();
         for line in text.lines().filter(|line| *line != "# EOF") {

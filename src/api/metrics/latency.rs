@@ -24,7 +24,7 @@ pub(super) fn encode(counters: &AllCounters, encoder: &mut DescriptorEncoder<'_>
                 let count = counts[end - TOGETHER..end].iter().sum();
                 let upper = Latency::upper(end - 1) as f64 / 1e9;
                 // What is longer than all is in the last one, which has no end.
-                (if end == counts.len() { f64::MAX } else { upper }, count)
+                (if end == counts.len() { f64::INFINITY } else { upper }, count)
             })
             .collect();
         let sum = worker.latency.sum.get() as f64 / 1e9;
