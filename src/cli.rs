@@ -78,6 +78,15 @@ Example:
     /// Show the interfaces of the gateway
     #[command(after_long_help = "Example:\n  natgate interfaces\n  natgate interfaces --json")]
     Interfaces(ViewArgs),
+    /// Show everything on a full screen that stays up to date: rates, pools, subscribers, drops, workers
+    #[command(after_long_help = "\
+Example:
+  natgate top
+  natgate top --interval 0.5
+
+Keys: h help, s sort the subscribers, / filter, f freeze, q quit. 80 columns and 24 rows are enough. A natgate that is
+restarted is found again.")]
+    Top(TopArgs),
     /// Tell what would become of a flow, and why: rule, pool, public endpoint, limits, way and MTU
     #[command(after_long_help = "\
 Example:
@@ -422,6 +431,17 @@ pub(crate) struct ExplainArgs {
     /// The packet arrives by the tunnel with this number, where pods of several have one address
     #[arg(long, value_name = "N")]
     pub(crate) vni: Option<u32>,
+}
+
+/// Flags of `top`.
+#[derive(Args, Debug)]
+pub(crate) struct TopArgs {
+    /// Stats socket of the running natgate
+    #[arg(long, value_name = "PATH", env = "NATGATE_SOCKET", default_value = DEFAULT_SOCKET)]
+    pub(crate) socket: PathBuf,
+    /// Seconds from one look to the next
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
+    pub(crate) interval: f64,
 }
 
 /// Flags of `capture`.

@@ -15,6 +15,7 @@ mod receive;
 #[cfg(test)]
 mod reference;
 mod run;
+mod top;
 mod view;
 
 use std::io::{self, Write};
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         Command::Reset(args) => reset(args),
         Command::Explain(args) => explain(&args),
         Command::Capture(args) => capture(args),
+        Command::Top(args) => top(&args),
         other => look(other),
     };
     match outcome {
@@ -90,6 +92,7 @@ fn look(command: Command) -> anyhow::Result<()> {
         | Command::Reset(_)
         | Command::Explain(_)
         | Command::Capture(_)
+        | Command::Top(_)
         | Command::Detach(_)
         | Command::Schema
         | Command::Completions { .. }
@@ -113,6 +116,16 @@ fn explain(args: &cli::ExplainArgs) -> anyhow::Result<()> {
     let query: Vec<(&str, String)> = asked.filter_map(|(name, it)| Some((name, it?))).collect();
     let (socket, json) = (&args.client.socket, args.client.json);
     Ok(runtime()?.block_on(view::explain(socket, &query, json))?)
+}
+
+/// The full-screen view.
+fn top(args: &cli::TopArgs) -> anyhow::Result<()> {
+    use std::io::IsTerminal;
+    anyhow::ensure!(
+        io::stdout().is_terminal() && io::stdin().is_terminal(),
+        "cannot draw (standard output): it is no terminal; use 'natgate status --watch', or --json of the other commands"
+    );
+    Ok(runtime()?.block_on(top::top(&args.socket, Duration::from_secs_f64(args.interval)))?)
 }
 
 /// Captures packets.

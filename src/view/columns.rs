@@ -125,7 +125,7 @@ impl<'a, W: Write> Rows<'a, W> {
 }
 
 /// `text`, or as much of it as fits `width`.
-pub(super) fn shorten(text: &str, width: usize) -> String {
+pub(crate) fn shorten(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();
     }

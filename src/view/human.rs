@@ -1,7 +1,7 @@
 //! How are large numbers and times written for people?
 
 /// `1234567` as `1.2 M`; small numbers as they are.
-pub(super) fn count(value: u64) -> String {
+pub(crate) fn count(value: u64) -> String {
     scaled(value, 10_000).map_or_else(|| value.to_string(), |(v, unit)| format!("{v:.1} {unit}"))
 }
 
@@ -39,7 +39,7 @@ pub(crate) fn millis(value: u64) -> String {
 }
 
 /// Nanoseconds as `850 ns`, `12.3 µs`, `4.5 ms`; nothing as `-`.
-pub(super) fn nanos(value: Option<u64>) -> String {
+pub(crate) fn nanos(value: Option<u64>) -> String {
     match value {
         None => "-".to_owned(),
         Some(value @ 0..1_000) => format!("{value} ns"),

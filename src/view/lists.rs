@@ -88,6 +88,21 @@ fn parse<T: DeserializeOwned>(socket: &Path, line: &[u8]) -> Result<T, ViewError
         .map_err(|error| ViewError::Answer { path: socket.to_owned(), why: error.to_string() })
 }
 
+/// The first `most` rows of a list.
+pub(crate) async fn fetch_rows<T: DeserializeOwned>(
+    socket: &Path,
+    path: &str,
+    most: usize,
+) -> Result<Vec<T>, ViewError> {
+    let filter = Filter { limit: Some(most as u64), ..Filter::default() };
+    let mut lines = open(socket, path, &filter).await?;
+    let mut rows = Vec::new();
+    while let Some(line) = lines.next().await? {
+        rows.push(parse(socket, line)?);
+    }
+    Ok(rows)
+}
+
 /// Prints the lines as they are, or each as a row of `columns`; `none` if there is no row.
 async fn print<T: DeserializeOwned>(
     (out, screen): (&mut impl Write, Screen),

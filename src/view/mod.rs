@@ -19,7 +19,9 @@ use hyper::Method;
 use hyper::body::Bytes;
 
 pub(crate) use client::get;
-pub(crate) use human::millis;
+pub(crate) use columns::shorten;
+pub(crate) use human::{count, millis, nanos};
+pub(crate) use lists::fetch_rows;
 pub(crate) use screen::wrap;
 pub(crate) use watch::watch;
 
@@ -147,6 +149,16 @@ pub(crate) async fn explain(
         .map_err(|error| ViewError::Answer { path: socket.to_owned(), why: error.to_string() })?;
     crate::say(&crate::explain::text(&explained, Screen::of_stdout().width));
     Ok(())
+}
+
+/// Fetches what is at `path`.
+pub(crate) async fn fetch_json<T: serde::de::DeserializeOwned>(
+    socket: &Path,
+    path: &str,
+) -> Result<T, ViewError> {
+    let body = client::fetch(socket, path).await?;
+    serde_json::from_slice(&body)
+        .map_err(|error| ViewError::Answer { path: socket.to_owned(), why: error.to_string() })
 }
 
 /// Fetches `what` from the natgate that listens on `socket` and prints it to standard output: JSON if
