@@ -43,6 +43,7 @@ impl Nat {
         self.strict_ids = pools.iter().any(|pool| pool.settings.ip_id == IpId::Strict);
         let before = std::mem::replace(&mut self.pools, pools.to_vec());
         self.rests.adopt(pools.len());
+        self.foresight.clear();
         for (before, after) in before.iter().zip(pools) {
             if !Arc::ptr_eq(before, after) {
                 self.follow_pool(before, after);
@@ -78,9 +79,15 @@ impl Nat {
                     let is_it = |block: &&mut PortBlock| {
                         block.address == address && block.holds(*directory.ports(number).start())
                     };
+                    let mut empty = false;
                     for block in blocks.filter(is_it) {
                         let wanted = directory.ports(number).filter(|port| ports.contains(port));
                         wanted.for_each(|port| block.reserve(port));
+                        empty |= block.is_empty();
+                    }
+                    // The last port that rested there makes itself heard no more.
+                    if empty {
+                        self.arm_idle(subscriber, Timestamp::default());
                     }
                 }
             }

@@ -195,6 +195,26 @@ fn a_block_without_a_port_to_give_is_closed_and_opened_again() {
     assert_eq!(directory.blocks(), 8);
 }
 
+/// Nothing else looks at a block again whose last port is reserved while it rests.
+#[test]
+fn a_port_that_is_reserved_at_rest_keeps_no_block() {
+    let settings = PoolSettings {
+        hold_down: HoldDown { port: Duration::from_secs(200), ..tiny_settings().hold_down },
+        ..tiny_settings()
+    };
+    let (mut nat, pool) = nat_with(settings.clone(), 1, 100);
+    let public = send(&mut nat, &key(Protocol::Udp, (pod(1), 1), remote(1, 443)), secs(1)).unwrap();
+    // Its session ends, and the port rests on when the block could go.
+    nat.expire(secs(302), u32::MAX);
+    nat.expire(secs(370), u32::MAX);
+    assert_eq!((nat.stats().sessions, held_of(&pool)), (0, 1));
+    let ports = public.port..=public.port;
+    nat.adopt(&[changed(&pool, &settings, &[], &[ports])]);
+    nat.expire(secs(1_000), u32::MAX);
+    nat.expire(secs(2_000), u32::MAX);
+    assert_eq!((nat.stats().subscribers, held_of(&pool)), (0, 0));
+}
+
 #[derive(Clone, Debug)]
 enum Change {
     Standings([bool; 3]),
