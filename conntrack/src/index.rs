@@ -37,18 +37,23 @@ struct Bucket {
 impl Bucket {
     const EMPTY: Self = Self { tags: [EMPTY; WAYS], slots: [0; WAYS], overflowed: 0 };
 
-    /// The slot in the first way with this tag.
+    /// The first way with this tag.
     #[inline]
-    fn guess(&self, tag: u16) -> Option<u32> {
+    fn way_of(&self, tag: u16) -> Option<usize> {
         // Compared side by side: a byte for each way, and the lowest that is not 0 is the first match.
         let matches: [u8; SIDE_BY_SIDE] =
             std::array::from_fn(|way| u8::from(self.tags[way] == tag));
         let matches = u64::from_le_bytes(matches);
         if matches != 0 {
-            return Some(self.slots[matches.trailing_zeros() as usize / 8 % SIDE_BY_SIDE]);
+            return Some(matches.trailing_zeros() as usize / 8 % SIDE_BY_SIDE);
         }
-        let way = (SIDE_BY_SIDE..WAYS).find(|&way| self.tags[way] == tag)?;
-        Some(self.slots[way])
+        (SIDE_BY_SIDE..WAYS).find(|&way| self.tags[way] == tag)
+    }
+
+    /// The slot in the first way with this tag.
+    #[inline]
+    fn guess(&self, tag: u16) -> Option<u32> {
+        self.way_of(tag).map(|way| self.slots[way])
     }
 
     /// Whether a key with this tag may live in its second bucket.
@@ -175,6 +180,15 @@ impl Index {
     #[inline]
     fn second(&self, hash: u64) -> &Bucket {
         &self.buckets[self.bucket_of(places(hash)[1])]
+    }
+
+    /// Whether no key has `hash`: no tag is like its own where it may be.
+    #[inline]
+    pub(crate) fn lacks(&self, hash: u64) -> bool {
+        let tag = tag_of(hash);
+        let bucket = &self.buckets[self.bucket_of(places(hash)[0])];
+        bucket.way_of(tag).is_none()
+            && !(bucket.may_overflow(tag) && self.second(hash).way_of(tag).is_some())
     }
 
     /// Calls `is_it` with the slots that may belong to `hash` until it says yes.

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use ahash::RandomState;
 
 use crate::endpoint::{Endpoint, FlowKey, Protocol, Realm};
+use crate::session::Slot;
 
 /// A [`FlowKey`] in 16 bytes: two words to compare.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -53,16 +54,16 @@ impl PackedKey {
         (self.rest >> 16) as u16
     }
 
+    pub(crate) fn is_from_inside(self) -> bool {
+        self.rest as u8 == Realm::Internal as u8
+    }
+
     pub(crate) fn protocol(self) -> Protocol {
         Protocol::from_number((self.rest >> 8) as u8)
     }
 
     pub(crate) fn unpack(self) -> FlowKey {
-        let realm = if self.rest as u8 == Realm::Internal as u8 {
-            Realm::Internal
-        } else {
-            Realm::External
-        };
+        let realm = if self.is_from_inside() { Realm::Internal } else { Realm::External };
         let (src, dst, protocol) = (self.src(), self.dst(), self.protocol());
         FlowKey { src, dst, protocol, realm, overlay: self.overlay() }
     }
@@ -84,6 +85,12 @@ impl HashedKey {
     #[inline]
     pub fn is_probable(&self) -> bool {
         self.probable != u32::MAX
+    }
+
+    /// The same, where its session is known.
+    #[must_use]
+    pub fn with_slot(self, slot: Slot) -> Self {
+        Self { probable: slot.0, ..self }
     }
 
     /// The overlay that its packets come from ([`FlowKey::overlay`]).

@@ -65,6 +65,8 @@ pub(crate) struct Search<'a> {
     pub(crate) key: &'a FlowKey,
     pub(crate) holder: Holder,
     pub(crate) random: u64,
+    /// An unused port that `random` has drawn already, in this burst.
+    pub(crate) foreseen: Option<Endpoint>,
     pub(crate) now: Timestamp,
     pub(crate) secret: &'a Secret,
     pub(crate) workers: u16,
@@ -204,9 +206,22 @@ impl Search<'_> {
         Endpoint::new(self.pool.addresses[usize::from(address)].addr, port)
     }
 
+    /// Whether a port that was unused at the beginning of the burst still is.
+    fn is_unused(&self, holding: &Holding, public: Endpoint) -> bool {
+        let (protocol, port) = (self.key.protocol, public.port);
+        let mut blocks = self.blocks(holding).rev().filter(|block| block.holds(port));
+        blocks.any(|block| {
+            self.endpoint(block.address, port) == public && block.is_unused(protocol, port)
+        })
+    }
+
     /// A port that nobody uses, of the newest block that has one: few blocks in use let the others go
     /// back. Blocks on the subscriber's own address come first (RFC 4787 REQ-2).
     pub(crate) fn unused(&self, holding: &Holding) -> Option<Endpoint> {
+        let foreseen = self.foreseen.filter(|&public| self.is_unused(holding, public));
+        if foreseen.is_some() {
+            return foreseen;
+        }
         let (class, parity) = (self.class(), self.parity());
         let draw = |on_anchor: bool| {
             let home = holding.home(self.pool);

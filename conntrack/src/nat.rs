@@ -9,12 +9,15 @@ mod open;
 mod prospect;
 
 use std::collections::VecDeque;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 pub use change::Claimant;
 pub use follow::{Farewell, Obituary};
 pub use hit::{Acknowledgement, Hit};
 pub use prospect::{Means, Prospect, Reached, Usage};
+
+use ahead::Foresight;
 
 use crate::endpoint::{Endpoint, FlowKey, Protocol};
 use crate::events::{EventKind, Events};
@@ -170,6 +173,7 @@ pub struct Nat {
     pub(crate) events: Events,
     /// Some subscriber was once seen under several addresses.
     spread: bool,
+    foresight: Foresight,
     created: u64,
     ended: u64,
     unannounced: u64,
@@ -198,6 +202,7 @@ impl Nat {
             scatter_rests: ScatterRests::new(max_sessions),
             events: Events::default(),
             spread: false,
+            foresight: Foresight::new(),
             created: 0,
             ended: 0,
             unannounced: 0,
@@ -293,14 +298,13 @@ impl Nat {
     ///
     /// Asked for every DF-clear packet from outside: as long as no subscriber ever was, it costs nothing.
     pub fn has_other_addresses(&self, slot: Slot) -> bool {
-        self.spread && self.is_spread(slot)
+        let subscriber = || self.table.owner(slot).subscriber;
+        self.spread && self.is_spread(subscriber(), self.table.get(slot).public().addr)
     }
 
-    fn is_spread(&self, slot: Slot) -> bool {
-        let public = self.table.get(slot).public().addr;
-        self.subscribers
-            .get(self.table.owner(slot).subscriber)
-            .has_other_address(public, &self.pools)
+    /// Whether a subscriber, who is seen under `public`, is seen under other addresses as well.
+    fn is_spread(&self, subscriber: u32, public: Ipv4Addr) -> bool {
+        self.subscribers.get(subscriber).has_other_address(public, &self.pools)
     }
 
     /// The secret of this start.

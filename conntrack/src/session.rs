@@ -135,6 +135,11 @@ impl Half {
         self.counts == 0
     }
 
+    /// Of an outbound half: whether the pod opened the session.
+    pub(crate) fn is_opened_inside(&self) -> bool {
+        self.notes[1] & (Owner::EXTERNAL >> 16) as u16 == 0
+    }
+
     /// Counts a packet of `bytes`, which are not 0; whether it is the first one.
     #[inline]
     pub(crate) fn count(&mut self, bytes: u64) -> bool {

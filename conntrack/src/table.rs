@@ -56,7 +56,8 @@ impl SessionTable {
         if self.has(Slot(key.probable), key) {
             return Some(Slot(key.probable));
         }
-        self.search(key)
+        // Whoever is looked for here mostly is not there.
+        if self.index.lacks(key.hash) { None } else { self.search(key) }
     }
 
     #[inline(never)]
@@ -145,23 +146,11 @@ impl SessionTable {
         }
     }
 
-    /// Hashes `key`, and reads the index line where it is looked up first.
-    pub(crate) fn touch_key(&self, key: &FlowKey) -> HashedKey {
-        let mut key = self.secret.hash_key(key);
-        self.touch_bucket(&mut key);
-        key
-    }
-
-    /// Reads the first index lines of the session with this number, which is about to be removed; its keys, with which
-    /// [`guess`](Self::guess) reads the second ones where it must.
-    pub(crate) fn touch_keys(&self, number: u32) -> [HashedKey; 2] {
+    /// The keys of the session with this number.
+    pub(crate) fn keys(&self, number: u32) -> [HashedKey; 2] {
         let session = self.sessions.get(number as usize);
         let keys = session.map_or_else(Default::default, |it| [it.outbound.key, it.inbound.key]);
-        keys.map(|key| {
-            let mut key = HashedKey { key, hash: self.secret.hash(key), probable: u32::MAX };
-            self.touch_bucket(&mut key);
-            key
-        })
+        keys.map(|key| HashedKey { key, hash: self.secret.hash(key), probable: u32::MAX })
     }
 
     /// Adds a session of the flow from inside with the first of `keys`, answered by packets with the second, under
@@ -210,12 +199,11 @@ impl SessionTable {
         self.index.insert(hash, slot.0, hash_of)
     }
 
-    /// Removes a session from under both keys.
-    pub(crate) fn remove(&mut self, slot: Slot) {
-        for direction in [Direction::Outbound, Direction::Inbound] {
-            let key = self.sessions[slot.session()].half(direction).key;
-            let slot = Slot::new(slot.number(), direction);
-            self.index.remove(self.secret.hash(key), slot.0);
+    /// Removes a session from under both its keys.
+    pub(crate) fn remove(&mut self, slot: Slot, keys: &[HashedKey; 2]) {
+        for (key, direction) in keys.iter().zip([Direction::Outbound, Direction::Inbound]) {
+            debug_assert_eq!(key.key, self.get(slot).half(direction).key, "not its keys");
+            self.index.remove(key.hash, Slot::new(slot.number(), direction).0);
         }
         self.vacate(slot.number());
     }

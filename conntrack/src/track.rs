@@ -61,6 +61,7 @@ impl Side {
 
     /// Follows an acknowledgement of this side, if the other one may have sent so much; so nobody who
     /// guesses can move what is expected next.
+    #[inline]
     pub(crate) fn acknowledge(&mut self, ack: u32, window: u16) -> bool {
         let advance = ack.wrapping_sub(self.acked);
         let room = self.room();

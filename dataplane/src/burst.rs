@@ -3,13 +3,14 @@
 //! A burst comes from the interfaces, or from another worker. Its packets are looked at, their sessions are read side
 //! by side, and then each is finished, in order.
 
-use conntrack::{HashedKey, Timestamp};
+use conntrack::{HashedKey, Realm, Timestamp};
 
 use crate::drop_reason::DropReason;
 use crate::interface::InterfaceId;
 use crate::io::{self, BURST, PacketIo, Received};
-use crate::pipeline::{Arrival, Parsed};
+use crate::pipeline::{Arrival, Fate, Parsed};
 use crate::plain::{Glance, Run};
+use crate::slow_path::Admitted;
 use crate::tunnel::TunnelId;
 use crate::worker::Worker;
 
@@ -115,7 +116,7 @@ impl<I: PacketIo> Worker<I> {
     /// Third stage: which session does each probably belong to? Their index lines, and then their own, are on their
     /// way at the same time.
     #[inline(never)] // as above
-    fn find_sessions(&self, glances: &mut [Glance], now: Timestamp) {
+    fn find_sessions(&mut self, glances: &mut [Glance], now: Timestamp) {
         for glance in &mut *glances {
             self.nat.touch_bucket(&mut glance.key);
         }
@@ -166,11 +167,53 @@ impl<I: PacketIo> Worker<I> {
                 self.count_received(run);
             }
             let Err(received) = self.pass(received, glance, now, &mut sent) else { continue };
+            let received = if glance.opens_alone() {
+                match self.open_and_pass(received, glance, by, now, &mut sent) {
+                    Ok(()) => continue,
+                    Err(received) => received,
+                }
+            } else {
+                received
+            };
             let before = if glance.plain.is_none() { odd.next() } else { None };
             self.arrive_odd(received, (glance, before), by, now);
         }
         self.count_received(came);
         self.count_passed(sent);
+    }
+
+    /// A plain datagram of a pod, of no session at the beginning of the burst, may open one, and then passes as those of
+    /// a session do. Gives back what is for others, or has a session by now.
+    #[inline(never)] // as above
+    fn open_and_pass(
+        &mut self,
+        mut received: Received<I::Frame>,
+        glance: &Glance,
+        by: Came,
+        now: Timestamp,
+        sent: &mut Run,
+    ) -> Result<(), Received<I::Frame>> {
+        if self.nat.find_hashed(&glance.key).is_some() {
+            return Err(received);
+        }
+        let Ok(Some(parsed)) = self.parse_plain(&received, Realm::Internal, glance.key) else {
+            return Err(received);
+        };
+        if by == Came::ByInterface && self.home_of(&parsed) != Ok(self.id) {
+            return Err(received);
+        }
+        let fate = match self.admit(&mut received, &parsed, now) {
+            Ok(Admitted::Session(slot)) => {
+                self.forget_syn(slot);
+                let glance = Glance { key: glance.key.with_slot(slot), ..*glance };
+                return self.pass(received, &glance, now, sent);
+            }
+            Ok(Admitted::Exempt) => self.forward_exempt(&mut received, &parsed),
+            Ok(Admitted::Answered) => Ok(Fate::Answer),
+            Err(reason) => Err(reason),
+        };
+        self.finish(received, &parsed, fate, now);
+        Ok(())
     }
 
     /// What is not plain, or was not parsed yet: its session is not there, or it changes more than times and counts.
@@ -215,7 +258,8 @@ impl<I: PacketIo> Worker<I> {
     }
 
     /// Hands a plain packet of `len` bytes to the interface; it is counted with others of its run, or as dropped.
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always)] // as its caller
     pub(crate) fn transmit_plain(
         &mut self,
         interface: InterfaceId,

@@ -386,7 +386,7 @@ impl<I: PacketIo> Worker<I> {
 
     /// Forwards a packet of an exempt flow: no state, TTL − 1 (RFC 6888 REQ-6). A public address has no
     /// host that it could reach untranslated.
-    fn forward_exempt(
+    pub(crate) fn forward_exempt(
         &mut self,
         received: &mut Received<I::Frame>,
         parsed: &Parsed,

@@ -36,6 +36,16 @@ pub(crate) struct Plain {
     atomic: bool,
 }
 
+impl Glance {
+    /// Whether it may open a session and change nothing else by that: a plain datagram from inside, of no session that
+    /// was there when it came.
+    #[inline]
+    pub(crate) fn opens_alone(&self) -> bool {
+        let datagram = |it: &Plain| it.realm == Realm::Internal && it.protocol == Protocol::Udp;
+        !self.key.is_probable() && self.plain.as_ref().is_some_and(datagram)
+    }
+}
+
 /// What is known of a packet of the plain shape that is not looked at any further.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ends {
@@ -202,7 +212,8 @@ impl Run {
 
 impl<I: PacketIo> Worker<I> {
     /// Sends a plain packet on, and counts it but as received. Gives back, unchanged, what turns out not to be plain.
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always)] // into the pass over bursts, though what opens sessions calls it as well
     pub(crate) fn pass(
         &mut self,
         mut received: Received<I::Frame>,

@@ -2,6 +2,7 @@
 
 use super::Nat;
 use crate::directory::Holder;
+use crate::key::HashedKey;
 use crate::mapping::Left;
 use crate::rest::Rest;
 use crate::session::{Direction, Slot, Via};
@@ -14,22 +15,24 @@ const SIDE_BY_SIDE: usize = 32;
 impl Nat {
     /// Ends a session: its port returns, its keys are free.
     pub(super) fn end(&mut self, slot: Slot, now: Timestamp) {
-        self.end_as(slot, false, now);
+        let keys = self.table.keys(slot.number());
+        self.end_as(slot, &keys, false, now);
     }
 
     /// Ends a session whose port the next one takes: its block stays, though nobody uses it for a moment.
     pub(super) fn end_replaced(&mut self, slot: Slot, now: Timestamp) {
-        self.end_as(slot, true, now);
+        let keys = self.table.keys(slot.number());
+        self.end_as(slot, &keys, true, now);
     }
 
-    fn end_as(&mut self, slot: Slot, replaced: bool, now: Timestamp) {
+    fn end_as(&mut self, slot: Slot, keys: &[HashedKey; 2], replaced: bool, now: Timestamp) {
         let (session, owner) = (self.table.get(slot), self.table.owner(slot));
         let (protocol, public, state) = (session.protocol(), session.public(), session.state());
         let ended = Ended { protocol, public, state, replaced };
         let remote = session.remote().addr;
         let tail = session.tail();
         self.rest_tuple(slot, now);
-        self.table.remove(slot);
+        self.table.remove(slot, keys);
         if let Some(tail) = tail {
             self.tails.remove(tail);
         }
@@ -128,7 +131,11 @@ impl Nat {
             }
             let mut keys = [Default::default(); SIDE_BY_SIDE];
             for (keys, &number) in keys.iter_mut().zip(due) {
-                *keys = self.table.touch_keys(number);
+                *keys = self.table.keys(number);
+            }
+            let hashed = keys;
+            for key in keys[..count].as_flattened_mut() {
+                self.table.touch_bucket(key);
             }
             let live = due.iter().filter_map(|&number| self.table.live(number as usize));
             let needs =
@@ -137,8 +144,8 @@ impl Nat {
             for key in keys[..count].as_flattened_mut() {
                 self.table.guess(key);
             }
-            for &number in due {
-                self.expire_session(number, now);
+            for (&number, keys) in due.iter().zip(&hashed) {
+                self.expire_session(number, keys, now);
             }
             if count < SIDE_BY_SIDE {
                 return;
@@ -147,7 +154,7 @@ impl Nat {
     }
 
     /// Ends a session if its time is over; else it is looked at again then.
-    fn expire_session(&mut self, number: u32, now: Timestamp) {
+    fn expire_session(&mut self, number: u32, keys: &[HashedKey; 2], now: Timestamp) {
         let slot = Slot::new(number, Direction::Outbound);
         let Some((session, owner)) = self.table.live(number as usize) else { return };
         let Some(pool) = self.pools.get(owner.pool.index()) else { return };
@@ -155,7 +162,7 @@ impl Nat {
         let idle = session.unrenewed(&owner, pool.settings.inbound_refresh, now);
         if idle >= timeout {
             self.mourn(slot);
-            self.end(slot, now);
+            self.end_as(slot, keys, false, now);
         } else {
             self.arm(slot, now);
         }

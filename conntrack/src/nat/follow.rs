@@ -1,7 +1,5 @@
 //! What does a packet change, once its session is found? And what is told when a session expires?
 
-use std::time::Duration;
-
 use super::Nat;
 use crate::endpoint::{Endpoint, Realm};
 use crate::pool::OnExpiry;
@@ -104,10 +102,9 @@ impl Nat {
         let Some(pool) = self.pools.get(owner.pool.index()) else { return };
         let session = self.table.get(slot);
         let idle = session.unrenewed(&owner, pool.settings.inbound_refresh, now);
-        let idle = Duration::from_millis(idle.into());
-        let left = session.timeout(&pool.settings).saturating_sub(idle);
-        let tick = (now + left).as_millis().div_ceil(1000);
-        self.wheel.arm(slot.number(), tick as u32);
+        let timeout = session.timeout(&pool.settings).as_millis() as u64;
+        let due = now.as_millis() + timeout.saturating_sub(idle.into());
+        self.wheel.arm(slot.number(), due.div_ceil(1000) as u32);
     }
 
     /// Goes on arming live sessions by the timers that are set now, after they have changed.

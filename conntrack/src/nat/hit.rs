@@ -75,10 +75,11 @@ impl Hit<'_> {
         self.0.hop
     }
 
-    /// Whether a packet without TCP changes nothing but times and counts: it is not the first of its direction.
+    /// Whether a packet without TCP changes nothing but times and counts: it is not the first of its direction, or it is
+    /// the one that opened the session from inside.
     #[inline]
     pub fn is_plain(&self) -> bool {
-        !self.0.is_fresh()
+        !self.0.is_fresh() || self.1 == Direction::Outbound && self.0.is_opened_inside()
     }
 
     /// Whether a segment with these flags changes no state.

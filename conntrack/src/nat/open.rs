@@ -293,7 +293,11 @@ impl Nat {
         now: Timestamp,
     ) -> Result<Endpoint, Refusal> {
         self.wake_ports(pool.id, now, &mut WAKE_BUDGET.clone());
-        let random = pool.lean(self.draw(key, self.created, now), self.worker, self.workers);
+        let foreseen = self.foresight.take(key, pool.id);
+        let random = match &foreseen {
+            Some(foreseen) => foreseen.random,
+            None => pool.lean(self.draw(key, now), self.worker, self.workers),
+        };
         let subscriber = self.subscribers.get_mut(number);
         let holder = Holder {
             subscriber: subscriber.addr,
@@ -310,6 +314,7 @@ impl Nat {
             key,
             holder,
             random,
+            foreseen: foreseen.map(|it| it.public),
             now,
             secret: &self.secret,
             workers: self.workers,
@@ -324,6 +329,9 @@ impl Nat {
         };
         if let Some(slot) = lease.replaces {
             self.end_replaced(slot, now);
+        }
+        if lease.claimed.is_some() {
+            self.spread = self.spread || self.is_spread(number, lease.public.addr);
         }
         self.note_lease(number, pool, &lease, now);
         Ok(lease.public)
@@ -377,8 +385,9 @@ impl Nat {
         mapping: Option<u32>,
         now: Timestamp,
     ) -> Result<Slot, Refusal> {
-        let reply = reply_key(outbound, public);
-        let keys = [outbound, &reply].map(|key| self.secret.hash_key(key));
+        let keys = self.foresight.keys(outbound, public).unwrap_or_else(|| {
+            [outbound, &reply_key(outbound, public)].map(|key| self.secret.hash_key(key))
+        });
         let slot = self.table.insert(&keys, state, owner, now)?;
         let subscriber = self.subscribers.get_mut(owner.subscriber);
         let holding = subscriber.holding_mut(owner.pool);
@@ -391,7 +400,10 @@ impl Nat {
         if let Some(mapping) = mapping {
             self.mappings.link(mapping, slot.number(), outbound.dst.addr, owner.addressed);
         }
-        self.spread = self.spread || self.is_spread(slot);
+        // By blocks, it is told when they are claimed.
+        if matches!(owner.via, Via::Address | Via::Fixed) {
+            self.spread = self.spread || self.is_spread(owner.subscriber, public.addr);
+        }
         Ok(slot)
     }
 }

@@ -165,6 +165,18 @@ pub(super) fn pass(
     true
 }
 
+/// Reads ahead for what the next of `steps` open, as if they were a burst; it may come otherwise.
+pub(super) fn read_ahead<'a>(nat: &mut Nat, steps: impl Iterator<Item = &'a Step>, now: Timestamp) {
+    let mut keys = Vec::new();
+    for step in steps.take(20) {
+        if let &Step::Open { pod, port, server, protocol } = step {
+            let flow = flow_of(pod, port, server, protocol);
+            keys.extend(nat.find(&flow).is_none().then(|| nat.secret().hash_key(&flow)));
+        }
+    }
+    nat.touch_openers(keys.iter(), now);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
     // Proves: 4787-REQ-3
@@ -173,11 +185,15 @@ proptest! {
     fn random_traffic_in_a_tiny_pool_keeps_every_invariant(
         settings in prop::sample::select(kinds()),
         steps in prop::collection::vec(step(), 1..300),
+        burst in 1..40usize,
     ) {
         let (mut nat, pool) = nat_with(settings, 2, 120);
         let mut now = secs(1);
-        for step in steps {
-            match step {
+        for (number, step) in steps.iter().enumerate() {
+            if number % burst == 0 {
+                read_ahead(&mut nat, steps[number..].iter(), now);
+            }
+            match *step {
                 Step::Open { pod, port, server, protocol } => {
                     let flow = flow_of(pod, port, server, protocol);
                     let tcp = if flow.protocol == Protocol::Tcp { SYN } else { None };

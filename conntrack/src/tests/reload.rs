@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use proptest::prelude::*;
 
-use super::random::{Step, check, flow_of, held_of, kinds, pass, step};
+use super::random::{Step, check, flow_of, held_of, kinds, pass, read_ahead, step};
 use super::*;
 use crate::{Claimant, PublicAddress, Standing};
 
@@ -255,16 +255,21 @@ proptest! {
     fn random_changes_break_no_session_and_no_invariant(
         kind in 0usize..5,
         steps in prop::collection::vec(step_or_change(), 1..300),
+        burst in 1..40usize,
     ) {
         let (mut nat, mut pool) = nat_with(same_shape(kind), 3, 120);
         let (mut now, mut reserved, mut standings) = (secs(1), Vec::new(), vec![Standing::Serving; 3]);
         let mut settings = same_shape(kind);
-        for step in steps {
+        for (number, step) in steps.iter().enumerate() {
+            if number % burst == 0 {
+                let next = steps[number..].iter().filter_map(|step| step.as_ref().ok());
+                read_ahead(&mut nat, next, now);
+            }
             let before: HashMap<_, _> = all_sessions(&nat, now)
                 .into_iter()
                 .map(|s| ((s.protocol, s.internal, s.remote), s.public))
                 .collect();
-            match step {
+            match step.clone() {
                 Ok(Step::Open { pod, port, server, protocol }) => {
                     let flow = flow_of(pod, port, server, protocol);
                     let opened = nat.find(&flow).is_none()

@@ -180,7 +180,8 @@ pub(crate) type Addresses = [u8; 12];
 /// Does to a frame that was looked at all that a translation and the way out do: Ethernet addresses, identification
 /// if it gets another `id`, time to live, addresses, ports, and checksums by the stored changes (RFC 1624). A checksum
 /// that was wrong stays wrong by as much.
-#[inline]
+#[inline(always)]
+#[allow(clippy::inline_always)] // as its caller
 pub(crate) fn rewrite(
     frame: &mut [u8],
     ethernet: &Addresses,
