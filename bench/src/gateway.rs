@@ -82,6 +82,8 @@ pub struct Gateway {
     pub workers: Vec<Worker<MemoryIo>>,
     /// The time that is passed to them.
     pub now: Timestamp,
+    /// What the workers follow.
+    pub snapshot: Arc<Published<Snapshot>>,
     counters: Arc<AllCounters>,
     arrivals: usize,
     /// Kept, because a worker looks at the other end.
@@ -96,8 +98,9 @@ impl Gateway {
             .collect::<Vec<_>>()
             .into();
         let (notices, notices_end) = channel::bounded(64);
+        let snapshot = Arc::new(Published::new(snapshot(setup)));
         let shared = Shared {
-            snapshot: Arc::new(Published::new(snapshot(setup))),
+            snapshot: Arc::clone(&snapshot),
             counters: Arc::clone(&counters),
             secret: Secret::from_seed(3),
             homes: Homes::by_hash(),
@@ -120,7 +123,7 @@ impl Gateway {
         let workers = workers.collect();
         // A process answers some things only when it is ten seconds old.
         let now = now + Duration::from_secs(11);
-        Ok(Self { workers, now, counters, arrivals: 0, control: (senders, notices_end) })
+        Ok(Self { workers, now, snapshot, counters, arrivals: 0, control: (senders, notices_end) })
     }
 
     /// Lets a frame arrive, at each worker in turn that has room; false if none has.

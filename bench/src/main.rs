@@ -106,6 +106,9 @@ struct Scale {
     /// Numbers of rules.
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 100, 10_000])]
     rules: Vec<u32>,
+    /// Numbers of neighbours, for the turn that follows a change of one.
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [100, 10_000])]
+    neighbours: Vec<u32>,
 }
 
 #[derive(Args)]
@@ -286,6 +289,13 @@ fn run_scale(arguments: &Scale) -> Result<()> {
         );
         for (part, bytes) in &memory.parts {
             println!("  {part:<22} {bytes:>7.1}");
+        }
+    }
+    for &neighbours in &arguments.neighbours {
+        for change in level4::neighbours::Change::ALL {
+            let pause = level4::neighbours::measure(change, neighbours)?;
+            let name = change.name();
+            println!("{neighbours} neighbours, {name} changes: {} us", pause.show(1.0, 1));
         }
     }
     for shape in level4::rules::Shape::ALL {

@@ -14,6 +14,7 @@ pub mod drop_reason;
 mod error_limit;
 pub mod explain;
 mod farewell;
+mod follow;
 pub mod forward;
 mod fragment;
 pub mod hand_off;

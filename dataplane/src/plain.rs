@@ -6,6 +6,7 @@
 
 use conntrack::{Acknowledgement, Endpoint, HashedKey, Protocol, Realm, Secret, Side, Timestamp};
 
+use crate::follow::Changed;
 use crate::identify::kind;
 use crate::interface::InterfaceId;
 use crate::io::{PacketIo, Received};
@@ -65,7 +66,7 @@ struct Entrance {
 }
 
 /// By which way they leave: what an adjacency means, ready to be used.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Exit {
     addresses: plain::Addresses,
     interface: InterfaceId,
@@ -93,7 +94,7 @@ pub(crate) struct Lane {
 
 impl Lane {
     /// Takes over what a new snapshot says.
-    pub(crate) fn follow(&mut self, snapshot: &Snapshot, tunnels: &Tunnels) {
+    pub(crate) fn follow(&mut self, snapshot: &Snapshot, tunnels: &Tunnels, changed: &Changed) {
         let entrances = snapshot.interfaces.iter().map(|interface| {
             // On a one-armed interface the rules say which side a packet is from.
             let realm = match (interface.roles.internal, interface.roles.external) {
@@ -106,10 +107,18 @@ impl Lane {
             let side = Side::new(realm, overlay);
             Some(Entrance { own, realm, side, partial_checksums })
         });
-        let ids = (0..snapshot.roads.adjacencies.len() as u32).map(AdjacencyId);
-        let exits = ids.map(|id| exit(snapshot, id, tunnels.of(id)));
         self.entrances = entrances.collect();
-        self.exits = exits.collect();
+        let count = snapshot.roads.adjacencies.len();
+        let exit = |id: AdjacencyId| exit(snapshot, id, tunnels.of(id));
+        match changed {
+            Changed::All => self.exits = (0..count as u32).map(AdjacencyId).map(exit).collect(),
+            Changed::These(ids) => {
+                self.exits.resize(count, Exit::NOWHERE);
+                for &id in ids {
+                    self.exits[id.0 as usize] = exit(id);
+                }
+            }
+        }
         self.public = snapshot.policy.addresses.span();
         let mut mtus = snapshot.interfaces.iter().map(|interface| interface.mtu);
         let first = mtus.next().filter(|_| !tunnels.any() && !snapshot.roads.narrowed);
@@ -166,8 +175,14 @@ impl Lane {
     }
 }
 
+impl Exit {
+    /// Nothing leaves by it.
+    const NOWHERE: Self =
+        Self { addresses: [0; 12], interface: InterfaceId(0), room: [0; 2], tunnel: None };
+}
+
 fn exit(snapshot: &Snapshot, id: AdjacencyId, tunnel: Option<TunnelId>) -> Exit {
-    let nowhere = Exit { addresses: [0; 12], interface: InterfaceId(0), room: [0; 2], tunnel };
+    let nowhere = Exit { tunnel, ..Exit::NOWHERE };
     let Some(adjacency) = snapshot.roads.adjacency(id) else { return nowhere };
     let interface = snapshot.interfaces.get(adjacency.interface.index());
     let (Some(to), Some(interface)) = (adjacency.mac, interface) else { return nowhere };

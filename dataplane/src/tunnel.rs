@@ -10,6 +10,7 @@ use std::num::NonZeroU32;
 use conntrack::Timestamp;
 
 use crate::drop_reason::DropReason;
+use crate::follow::Changed;
 use crate::held::Held;
 use crate::hold::Neighbour;
 use crate::interface::{Interface, InterfaceId, Mac};
@@ -21,13 +22,13 @@ use crate::wire::vxlan::{self, ECN, End, Envelope, Outer, combined_ecn};
 use crate::wire::{Ipv4, ethernet};
 use crate::worker::Worker;
 
-/// Index of an envelope in [`Tunnels`].
+/// Index of an envelope in [`Tunnels`], and of the neighbour that it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TunnelId(NonZeroU32);
 
 impl TunnelId {
-    fn new(index: usize) -> Option<Self> {
-        NonZeroU32::new(index as u32 + 1).map(Self)
+    fn to(neighbour: AdjacencyId) -> Option<Self> {
+        NonZeroU32::new(neighbour.0 + 1).map(Self)
     }
 
     #[inline]
@@ -43,10 +44,9 @@ pub(crate) struct Tunnels {
     ends: Vec<(End, InterfaceId)>,
     /// By interface: its Ethernet address, if it is an underlay.
     underlays: Vec<Option<MacWord>>,
-    /// For each neighbour behind a tunnel whose whole way is known; and the underlay's interface.
-    envelopes: Vec<(Envelope, InterfaceId)>,
-    /// By adjacency.
-    of: Vec<Option<TunnelId>>,
+    /// By adjacency, for each neighbour behind a tunnel whose whole way is known; and the underlay's interface. Empty
+    /// where there is no tunnel.
+    envelopes: Vec<Option<(Envelope, InterfaceId)>>,
     /// The identification of the next outer packet: of those that this worker may use, they follow each other for all
     /// remotes together, as fast as the kernel's for one flow.
     next_id: u16,
@@ -60,23 +60,26 @@ impl Tunnels {
     }
 
     /// Takes over what a new snapshot says.
-    pub(crate) fn follow(&mut self, snapshot: &Snapshot) {
+    pub(crate) fn follow(&mut self, snapshot: &Snapshot, changed: &Changed) {
         let interfaces = (0..).map(InterfaceId).zip(&snapshot.interfaces);
         let ends =
             interfaces.filter_map(|(id, interface)| Some((interface.tunnel.as_ref()?.into(), id)));
         self.ends = ends.collect();
         let underlays = snapshot.interfaces.iter();
         self.underlays = underlays.map(|it| it.underlay.then(|| it.mac.into())).collect();
-        self.envelopes.clear();
-        self.of.clear();
-        if self.ends.is_empty() {
-            return;
-        }
-        for adjacency in snapshot.roads.adjacencies.iter() {
-            let id = TunnelId::new(self.envelopes.len());
-            let envelope = envelope(snapshot, adjacency);
-            self.of.push(envelope.as_ref().and(id));
-            self.envelopes.extend(envelope);
+        let adjacencies = &snapshot.roads.adjacencies;
+        match changed {
+            _ if self.ends.is_empty() => self.envelopes.clear(),
+            Changed::All => {
+                self.envelopes = adjacencies.iter().map(|it| envelope(snapshot, it)).collect();
+            }
+            Changed::These(ids) => {
+                self.envelopes.resize_with(adjacencies.len(), || None);
+                for &AdjacencyId(id) in ids {
+                    let id = id as usize;
+                    self.envelopes[id] = envelope(snapshot, &adjacencies[id]);
+                }
+            }
         }
     }
 
@@ -88,7 +91,8 @@ impl Tunnels {
 
     /// What packets to this neighbour are put into.
     pub(crate) fn of(&self, id: AdjacencyId) -> Option<TunnelId> {
-        self.of.get(id.0 as usize).copied().flatten()
+        self.envelopes.get(id.0 as usize)?.as_ref()?;
+        TunnelId::to(id)
     }
 
     /// The tunnel that a frame, which arrived by `interface`, came through.
@@ -176,7 +180,7 @@ impl<I: PacketIo> Worker<I> {
         frame: &mut I::Frame,
         flow: u64,
     ) -> Option<InterfaceId> {
-        let (envelope, underlay) = self.tunnels.envelopes.get(tunnel.index())?;
+        let (envelope, underlay) = self.tunnels.envelopes.get(tunnel.index())?.as_ref()?;
         let id = self.tunnels.next_id;
         if !self.io.prepend(frame, envelope.headers()) {
             return None;

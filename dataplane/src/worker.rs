@@ -102,16 +102,16 @@ pub struct Worker<I: PacketIo> {
     /// A packet that is being cut into pieces.
     pub(crate) datagram: Vec<u8>,
     pub(crate) shared: Shared,
-    snapshot_version: u64,
+    pub(crate) snapshot_version: u64,
     pub(crate) hold: Hold<Held<I::Frame>>,
     /// How many of those that wait are natgate's own.
     pub(crate) own_held: usize,
     pub(crate) requests: Receiver<Request>,
     pub(crate) listings: Listings,
     /// [`Policy::cuts`](crate::snapshot::Policy::cuts) that are done, or under way.
-    cuts: u32,
+    pub(crate) cuts: u32,
     /// Where the search for sessions that are to end goes on.
-    cutting: Option<usize>,
+    pub(crate) cutting: Option<usize>,
     pub(crate) announcements: Vec<(InterfaceId, std::net::Ipv4Addr)>,
     pub(crate) burst: Vec<Received<I::Frame>>,
     pub(crate) glances: Vec<Glance>,
@@ -446,28 +446,6 @@ impl<I: PacketIo> Worker<I> {
             counters.transmitted_bytes.add(len);
         }
         sent
-    }
-
-    fn follow_snapshot(&mut self, now: Timestamp) {
-        let version = self.shared.snapshot.version();
-        if version == self.snapshot_version {
-            return;
-        }
-        self.snapshot_version = version;
-        self.snapshot = self.shared.snapshot.get();
-        self.tunnels.follow(&self.snapshot);
-        self.lane.follow(&self.snapshot, &self.tunnels);
-        self.nat.adopt(&self.snapshot.policy.pools);
-        if self.cuts != self.snapshot.policy.cuts {
-            self.cuts = self.snapshot.policy.cuts;
-            self.cutting = Some(0);
-        }
-        self.fragments.set_lifetime(self.snapshot.policy.fragment_lifetime());
-        let answers = &self.snapshot.policy.answers;
-        let workers = u32::from(self.hand_off.workers().max(1));
-        let all = answers.errors_per_second.div_ceil(workers);
-        self.error_limits.adopt(all, answers.errors_per_subscriber);
-        self.send_ready(now);
     }
 
     /// What need not be done in every turn: ten times a second.

@@ -1,4 +1,5 @@
-//! What changes with size: memory, and rules.
+//! What changes with size: memory, neighbours, and rules.
 
 pub mod memory;
+pub mod neighbours;
 pub mod rules;

@@ -10,6 +10,7 @@ mod capture;
 mod damage;
 mod explain;
 mod fixed_rig;
+mod follow;
 mod forwards;
 mod fragments;
 mod fragments_flood;
