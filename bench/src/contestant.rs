@@ -121,6 +121,9 @@ impl Contestant {
         Self::NftablesRps,
     ];
 
+    /// The arrangements of the kernel's NAT.
+    pub const KERNELS: [Self; 3] = [Self::Nftables, Self::NftablesThreaded, Self::NftablesRps];
+
     /// What the table calls it.
     pub const fn name(self) -> &'static str {
         match self {

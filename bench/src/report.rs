@@ -70,6 +70,25 @@ impl Run {
         }))
     }
 
+    /// The same with the best arrangement of the kernel's NAT in each repetition, if several were measured.
+    fn ratio_to_best_kernel(
+        &self,
+        of: Contestant,
+        flows: u64,
+        get: impl Fn(&Trial) -> f64 + Copy,
+    ) -> Option<Spread> {
+        let kernels = Contestant::KERNELS.map(|it| self.trials(it, flows).count() > 0);
+        if kernels.into_iter().filter(|&measured| measured).count() < 2 {
+            return None;
+        }
+        Spread::of(self.trials(of, flows).filter_map(|trial| {
+            let peers = Contestant::KERNELS.into_iter().filter_map(|it| {
+                self.trials(it, flows).find(|peer| peer.repetition == trial.repetition).map(get)
+            });
+            Some(get(trial) / peers.max_by(f64::total_cmp)?)
+        }))
+    }
+
     fn rows(&self) -> Vec<(u64, Contestant)> {
         let mut rows = Vec::new();
         for trial in &self.trials {
@@ -135,11 +154,17 @@ pub fn rows(run: &Run) -> Vec<Row> {
                 let peers = [(Contestant::Forwarder, asked), (Contestant::Nftables, None)];
                 let peers = peers.into_iter().filter(|(peer, _)| *peer != who);
                 let ratios = peers.filter_map(|(peer, bound)| {
-                    Some((peer, run.ratio(who, peer, flows, rate)?, bound))
+                    Some((peer.name(), run.ratio(who, peer, flows, rate)?, bound))
                 });
-                rows.push(ratios.fold(row(Quantity::Mpps, figure), |row, (peer, ratio, bound)| {
-                    row.times(peer.name(), ratio, bound)
-                }));
+                let best = run.ratio_to_best_kernel(who, flows, rate);
+                let best = best.filter(|_| !who.is_kernel());
+                let best = best.map(|ratio| ("nftables, best arrangement", ratio, None));
+                let row = row(Quantity::Mpps, figure);
+                rows.push(
+                    ratios
+                        .chain(best)
+                        .fold(row, |row, (peer, ratio, bound)| row.times(peer, ratio, bound)),
+                );
             }
             let cpu = |trial: &Trial| get(trial).cpu_micros;
             let figure = run.spread(who, flows, cpu);

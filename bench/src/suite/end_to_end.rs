@@ -9,7 +9,7 @@ use crate::contestant::Contestant;
 use crate::report::{self, Run, Spread};
 use crate::veth::command::{self, Part, Veth};
 use crate::veth::flood::What;
-use crate::veth::{Results, latency, vxlan};
+use crate::veth::{Results, exhaustion, latency, streams, vxlan};
 
 /// The kernel's NAT where one arrangement of it is enough.
 const KERNEL: Contestant = Contestant::Nftables;
@@ -17,7 +17,8 @@ const KERNEL: Contestant = Contestant::Nftables;
 const KERNEL_APART: Contestant = Contestant::NftablesThreaded;
 const OURS: Contestant = Contestant::Natgate;
 
-/// Measures all parts: rates in more repetitions than the others, which change less.
+/// Measures all parts: rates in more repetitions than the others, and with the kernel's NAT in each arrangement, so
+/// that its best one is known. Whatever natgate is compared with is measured in the same repetition.
 pub fn measure(options: &Options) -> Result<Vec<Row>> {
     let part = |part: Vec<Part>, flows: &[u64], repetitions: usize, more: &[Contestant]| {
         let arguments = Veth {
@@ -36,11 +37,13 @@ pub fn measure(options: &Options) -> Result<Vec<Row>> {
     if options.quick {
         return Ok(rows(&part(vec![Part::Rates, Part::Latency], &[1_000], 2, &[])?));
     }
-    let rates = part(vec![Part::Rates], &[1_000, 50_000, 100_000, 1_000_000], 3, &[])?;
-    let waits = part(vec![Part::Latency, Part::Idle], &[1_000], 3, &[KERNEL_APART])?;
+    let others_of_kernel = [KERNEL_APART, Contestant::NftablesRps];
+    let flows = [1_000, 50_000, 100_000, 1_000_000];
+    let rates = part(vec![Part::Rates], &flows, 5, &others_of_kernel)?;
+    let waits = part(vec![Part::Latency, Part::Idle], &[1_000], 3, &others_of_kernel)?;
     let seen = [Part::Rates, Part::Latency, Part::Idle];
     let others = Part::value_variants().iter().copied().filter(|part| !seen.contains(part));
-    let others = part(others.collect(), &[1_000], 2, &[])?;
+    let others = part(others.collect(), &[1_000], 3, &[])?;
     Ok(rows(&Results {
         rates: rates.rates,
         latencies: waits.latencies,
@@ -74,6 +77,29 @@ fn row(
 ) -> Option<Row> {
     let row = Row::new(what, quantity, Spread::of(values)?);
     Some(Row { target, ..row })
+}
+
+/// What was measured of whom, in which repetition.
+type Value = (Contestant, usize, f64);
+
+/// A row of `who`'s values; of natgate's also as a multiple of the kernel's in the same repetition.
+fn beside_kernel(
+    what: String,
+    quantity: Quantity,
+    who: Contestant,
+    values: &[Value],
+    target: Option<Bound>,
+) -> Option<Row> {
+    let of = |who| values.iter().filter(move |(it, ..)| *it == who);
+    let row = row(what, quantity, of(who).map(|(.., value)| *value), target)?;
+    let ratios = of(who).filter_map(|(_, repetition, value)| {
+        let (.., peer) = of(KERNEL).find(|(_, other, _)| other == repetition)?;
+        (*peer > 0.0).then_some(value / peer)
+    });
+    match Spread::of(ratios) {
+        Some(ratio) if who == OURS => Some(row.times(KERNEL.name(), ratio, None)),
+        _ => Some(row),
+    }
 }
 
 /// Each once, in the order in which they come.
@@ -136,32 +162,29 @@ fn latencies(results: &Results) -> Vec<Row> {
 /// Overload, and floods of new flows beside established ones.
 fn loads(results: &Results) -> Vec<Row> {
     let mut rows = Vec::new();
+    let trials = results.overloads.iter();
+    let kept = trials.map(|it| (it.contestant, it.repetition, it.kept() * 100.0));
+    let kept: Vec<Value> = kept.collect();
     for who in each(results.overloads.iter().map(|trial| trial.contestant)) {
-        let trials = results.overloads.iter().filter(|trial| trial.contestant == who);
-        let kept = trials.map(|trial| trial.kept() * 100.0);
         let what = format!("{}: of the peak, with all that can be sent", who.name());
         let target = (who == OURS).then_some(Bound::AtLeast(95.0));
-        rows.extend(row(what, Quantity::Percent, kept, target));
+        rows.extend(beside_kernel(what, Quantity::Percent, who, &kept, target));
     }
     for (flood, who) in each(results.floods.iter().map(|trial| (trial.what, trial.contestant))) {
-        let mut trials = results
-            .floods
-            .iter()
-            .filter(|trial| (trial.what, trial.contestant) == (flood, who))
-            .peekable();
-        let count = trials.peek().map_or(0, |trial| trial.beside.len());
-        let trials: Vec<_> = trials.collect();
-        for index in 0..count {
+        let trials: Vec<_> = results.floods.iter().filter(|trial| trial.what == flood).collect();
+        for index in 0..trials.first().map_or(0, |trial| trial.beside.len()) {
             let share = trials[0].beside[index].share * 100.0;
-            let kept = trials
-                .iter()
-                .filter_map(|trial| Some(trial.beside.get(index)?.rate / trial.alone * 100.0));
+            let kept = trials.iter().filter_map(|it| {
+                let kept = it.beside.get(index)?.rate / it.alone * 100.0;
+                Some((it.contestant, it.repetition, kept))
+            });
+            let kept: Vec<Value> = kept.collect();
             let (name, flood) = (who.name(), flood.name());
             let what = format!(
                 "{name}: of the rate of established flows, beside {flood}, {share:.0} % of all"
             );
             let target = (who == OURS).then_some(Bound::AtLeast(80.0));
-            rows.extend(row(what, Quantity::Percent, kept, target));
+            rows.extend(beside_kernel(what, Quantity::Percent, who, &kept, target));
         }
     }
     rows
@@ -171,22 +194,25 @@ fn exhaustion(results: &Results) -> Vec<Row> {
     let mut rows = Vec::new();
     let keys = results.exhaustions.iter().map(|trial| (trial.addresses, trial.contestant));
     for (addresses, who) in each(keys) {
-        let trials: Vec<_> = results
-            .exhaustions
-            .iter()
-            .filter(|trial| (trial.addresses, trial.contestant) == (addresses, who))
-            .collect();
-        let flows = trials.first().map_or(0, |trial| trial.flows);
+        let trials = || results.exhaustions.iter().filter(|trial| trial.addresses == addresses);
+        let values = |get: fn(&exhaustion::Trial) -> f64| {
+            trials().map(|it| (it.contestant, it.repetition, get(it))).collect::<Vec<Value>>()
+        };
+        let flows = trials().next().map_or(0, |trial| trial.flows);
         let place =
             format!("{}: {flows} flows to one destination, {addresses} addresses", who.name());
         // On one address they can't all have a port.
         let served = (who == OURS && addresses > 1).then_some(Bound::AtLeast(99.9));
-        let values = trials.iter().map(|trial| trial.served * 100.0);
-        rows.extend(row(format!("{place}, served"), Quantity::Percent, values, served));
+        let shares = values(|trial| trial.served * 100.0);
+        let what = format!("{place}, served");
+        rows.extend(beside_kernel(what, Quantity::Percent, who, &shares, served));
+        let rates = values(|trial| trial.exhausted / 1e6);
+        let what = format!("{place}, established flows while others are refused");
+        rows.extend(beside_kernel(what, Quantity::Mpps, who, &rates, None));
         let kept = (who == OURS).then_some(Bound::AtLeast(95.0));
-        let values = trials.iter().map(|trial| trial.exhausted / trial.before * 100.0);
+        let shares = values(|trial| trial.exhausted / trial.before * 100.0);
         let what = format!("{place}, of the rate of established flows while others are refused");
-        rows.extend(row(what, Quantity::Percent, values, kept));
+        rows.extend(beside_kernel(what, Quantity::Percent, who, &shares, kept));
     }
     rows
 }
@@ -226,16 +252,18 @@ fn streams(results: &Results) -> Vec<Row> {
     let mut rows = Vec::new();
     let keys = results.streams.iter().map(|trial| (trial.contestant, trial.offloads));
     for (who, offloads) in each(keys) {
-        let mine = || {
-            let trials = results.streams.iter();
-            trials.filter(move |trial| (trial.contestant, trial.offloads) == (who, offloads))
+        let values = |get: fn(&streams::Trial) -> f64| {
+            let trials = results.streams.iter().filter(|trial| trial.offloads == offloads);
+            trials.map(|it| (it.contestant, it.repetition, get(it))).collect::<Vec<Value>>()
         };
         let with = if offloads { "with" } else { "without" };
         let name = format!("{}, {with} segmentation offload", who.name());
-        let bulk = mine().map(|trial| trial.bulk / 1e9);
-        rows.extend(row(format!("bulk TCP, {name}"), Quantity::Gbps, bulk, None));
-        let requests = mine().map(|trial| trial.requests / 1000.0);
-        rows.extend(row(format!("short requests, {name}"), Quantity::Requests, requests, None));
+        let bulk = values(|trial| trial.bulk / 1e9);
+        let what = format!("bulk TCP, {name}");
+        rows.extend(beside_kernel(what, Quantity::Gbps, who, &bulk, None));
+        let requests = values(|trial| trial.requests / 1000.0);
+        let what = format!("short requests, {name}");
+        rows.extend(beside_kernel(what, Quantity::Requests, who, &requests, None));
     }
     rows
 }
