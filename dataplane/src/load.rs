@@ -126,7 +126,7 @@ mod tests {
         let mut timed = 0;
         for _ in 0..640 {
             if load.is_timed() {
-                load.timed(&latency, Duration::from_nanos(1_000), 3);
+                load.timed(&latency, Duration::from_micros(1), 3);
                 timed += 1;
             } else {
                 load.pass();
