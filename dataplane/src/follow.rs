@@ -23,7 +23,11 @@ impl Changed {
     /// Those between two snapshots.
     pub(crate) fn between(before: &Snapshot, after: &Snapshot) -> Self {
         let (old, new) = (&before.roads.adjacencies, &after.roads.adjacencies);
-        if before.interfaces != after.interfaces || new.len() < old.len() {
+        let narrowed = |it: &Snapshot| it.roads.narrowed;
+        if before.interfaces != after.interfaces
+            || narrowed(before) != narrowed(after)
+            || new.len() < old.len()
+        {
             return Self::All;
         }
         if Arc::ptr_eq(old, new) {
