@@ -12,7 +12,13 @@
 // options, another interface) comes to this program once more, on the tunnel's device, where no socket is: it is
 // dropped there if it is natgate's.
 //
-// Not looked into, always the kernel's: IPv6, VLAN tags, other tunnels.
+// A tunnel that is not known is none that natgate could take packets out of: what is natgate's in it, and addressed to
+// this host, is dropped. Its device may be one that was made while natgate was dead, and has no program yet.
+//
+// A VLAN tag of network 0 is a priority only, which the kernel takes off without a word. What is natgate's behind one is
+// dropped: workers don't take tags off.
+//
+// Not looked into, always the kernel's: IPv6, tags of other VLANs, other tunnels.
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -41,6 +47,9 @@
 // The network's number is valid; no other flag is set (RFC 7348 section 5).
 #define VXLAN_FLAGS 0x08000000
 
+// What is no business of natgate's. Anything else is the cause for which it is dropped if no socket takes it.
+#define KERNELS DROP_CAUSES
+
 // Frames of 2,048 and of 4,096 bytes without their headroom: the values of `room` (xsk/open.rs, Sizes).
 #define SMALL_ROOM (2048 - 256)
 #define LARGE_ROOM (4096 - 256)
@@ -51,6 +60,9 @@ enum drop_cause {
 	DROP_POOL_NO_SOCKET,
 	DROP_ARP_NO_SOCKET,
 	DROP_SUPER_PACKET,
+	DROP_PRIORITY_TAG,
+	DROP_UNKNOWN_TUNNEL,
+	DROP_POOL_SOURCE,
 	DROP_CAUSES,
 };
 
@@ -59,8 +71,13 @@ struct interface {
 	__u32 base;   // index of queue 0 in `sockets`
 	__u32 queues; // beyond this the index belongs to another interface
 	__u32 room;   // largest frame that a socket can take: SMALL_ROOM or LARGE_ROOM
-	__u32 underlay;
+	__u32 underlay; // LOOK and CLOSED
 };
+
+// Packets of tunnels that arrive are looked into.
+#define LOOK 1
+// And dropped if no tunnel is known that they are of.
+#define CLOSED 2
 
 // By which a tunnel is known.
 struct tunnel_key {
@@ -156,8 +173,13 @@ struct vxlan {
 	__be16 destination[3];
 	__be16 source[3];
 	__be16 type;
-	struct iphdr inner;
 } __attribute__((packed));
+
+// Behind an Ethernet type that says so.
+struct tag {
+	__be16 network;
+	__be16 type;
+};
 
 static __always_inline int holds(void *set, __be32 address)
 {
@@ -192,7 +214,7 @@ static __always_inline int take(struct xdp_md *ctx, const struct interface *in, 
 	__u32 queue = ctx->rx_queue_index;
 	__u32 index = in->base + queue;
 
-	if (queue >= in->queues || !bpf_map_lookup_elem(&sockets, &index))
+	if (cause == DROP_POOL_SOURCE || queue >= in->queues || !bpf_map_lookup_elem(&sockets, &index))
 		return drop(cause);
 	// Merged by GRO or LRO; the kernel would drop it behind our back, so count it here.
 	if (exceeds(ctx, in->room))
@@ -244,61 +266,99 @@ static __always_inline int serves(const struct interface *in, int in_tunnel, __u
 	return in_tunnel ? role == ROLE_INTERNAL : *(volatile const __u32 *)&in->roles & role;
 }
 
-static __always_inline int steer_ipv4(struct xdp_md *ctx, const struct interface *in, int in_tunnel, struct iphdr *ip,
-				      void *end)
+// Whose is a packet? Any protocol and fragments too: what natgate can't translate must not leave untranslated either.
+static __always_inline __u32 judge(const struct interface *in, int in_tunnel, struct iphdr *ip, void *end)
 {
 	if ((void *)(ip + 1) > end)
-		return XDP_PASS; // the kernel drops and counts it
+		return KERNELS; // it drops and counts it
 
-	// Any protocol and fragments too: what natgate can't translate must not leave untranslated either.
-	if (serves(in, in_tunnel, ROLE_INTERNAL) && (holds(&internal, ip->saddr) || is_about_pod(ip, end))) {
-		if (holds(&pools, ip->daddr))
-			return take(ctx, in, DROP_POD_NO_SOCKET);
-		if (is_group(ip->daddr) || holds(&kernel_destinations, ip->daddr))
-			return XDP_PASS;
-		return take(ctx, in, DROP_POD_NO_SOCKET);
+	if (serves(in, in_tunnel, ROLE_INTERNAL)) {
+		if (holds(&internal, ip->saddr) || is_about_pod(ip, end)) {
+			if (holds(&pools, ip->daddr))
+				return DROP_POD_NO_SOCKET;
+			if (is_group(ip->daddr) || holds(&kernel_destinations, ip->daddr))
+				return KERNELS;
+			return DROP_POD_NO_SOCKET;
+		}
+		// Nobody inside has such an address; outside, it would be believed.
+		if (holds(&pools, ip->saddr))
+			return DROP_POOL_SOURCE;
 	}
 	if (serves(in, in_tunnel, ROLE_EXTERNAL)) {
 		if (holds(&pools, ip->daddr))
-			return take(ctx, in, DROP_POOL_NO_SOCKET);
+			return DROP_POOL_NO_SOCKET;
 		if (holds(&exempt, ip->saddr) && holds(&internal, ip->daddr))
-			return take(ctx, in, DROP_POD_NO_SOCKET);
+			return DROP_POD_NO_SOCKET;
 	}
-	return XDP_PASS;
+	return KERNELS;
 }
 
-// Whether this is a tunnel to here. (Not where the inner packet is: the verifier would have to compare that with NULL,
-// which it does not without CAP_PERFMON.)
-static __always_inline int is_tunnel(struct iphdr *ip, void *end)
+static __always_inline int is_tag(__be16 type)
+{
+	return type == bpf_htons(ETH_P_8021Q) || type == bpf_htons(ETH_P_8021AD);
+}
+
+// What is behind tags of network 0, of which this is the first. The kernel would take off more than two; nobody needs
+// them, so that such packets from inside are natgate's whatever they are.
+static __always_inline __u32 judge_tagged(const struct interface *in, int in_tunnel, struct tag *tag, void *end)
+{
+	if ((void *)(tag + 1) > end || tag->network & bpf_htons(0x0fff))
+		return KERNELS;
+	if (tag->type == bpf_htons(ETH_P_IP))
+		return judge(in, in_tunnel, (void *)(tag + 1), end);
+	if (!is_tag(tag->type))
+		return KERNELS;
+	tag += 1;
+	if ((void *)(tag + 1) > end || tag->network & bpf_htons(0x0fff))
+		return KERNELS;
+	if (tag->type == bpf_htons(ETH_P_IP))
+		return judge(in, in_tunnel, (void *)(tag + 1), end);
+	return is_tag(tag->type) && serves(in, in_tunnel, ROLE_INTERNAL) ? DROP_PRIORITY_TAG : KERNELS;
+}
+
+static __always_inline int is_vxlan(struct iphdr *ip, void *end)
 {
 	struct vxlan *packet = (void *)ip;
+
+	return (void *)(packet + 1) <= end && ip->protocol == IPPROTO_UDP && ip->ihl == 5 &&
+	       !(ip->frag_off & bpf_htons(FRAGMENT_OFFSET | MORE_FRAGMENTS)) &&
+	       packet->flags & bpf_htonl(VXLAN_FLAGS);
+}
+
+// Whether this is of a tunnel to here.
+static __always_inline int is_known(struct vxlan *packet)
+{
 	struct tunnel_key key = {};
 	struct tunnel *tunnel;
 
-	if ((void *)(packet + 1) > end || ip->protocol != IPPROTO_UDP || ip->ihl != 5)
-		return 0;
-	if (packet->flags != bpf_htonl(VXLAN_FLAGS) || packet->type != bpf_htons(ETH_P_IP))
-		return 0;
-	if (ip->frag_off & bpf_htons(FRAGMENT_OFFSET | MORE_FRAGMENTS))
-		return 0;
 	key.vni = packet->vni;
-	key.local = ip->daddr;
+	key.local = packet->outer.daddr;
 	key.port = packet->udp.dest;
 	tunnel = bpf_map_lookup_elem(&tunnels, &key);
-	if (!tunnel || packet->destination[0] != tunnel->mac[0] || packet->destination[1] != tunnel->mac[1] ||
-	    packet->destination[2] != tunnel->mac[2])
-		return 0;
-	return 1;
+	return tunnel && packet->flags == bpf_htonl(VXLAN_FLAGS) && packet->destination[0] == tunnel->mac[0] &&
+	       packet->destination[1] == tunnel->mac[1] && packet->destination[2] == tunnel->mac[2];
 }
 
 static __always_inline int steer_ip(struct xdp_md *ctx, const struct interface *in, struct iphdr *ip, void *end)
 {
-	if (in->underlay && is_tunnel(ip, end)) {
-		void *inner = (void *)ip + __builtin_offsetof(struct vxlan, inner);
+	struct vxlan *packet = (void *)ip;
+	__u32 cause;
 
-		return steer_ipv4(ctx, in, 1, inner, end);
+	if (in->underlay && is_vxlan(ip, end)) {
+		if (packet->type == bpf_htons(ETH_P_IP)) {
+			cause = judge(in, 1, (void *)(packet + 1), end);
+			if (is_known(packet))
+				return cause == KERNELS ? XDP_PASS : take(ctx, in, cause);
+		} else {
+			cause = is_tag(packet->type) ? judge_tagged(in, 1, (void *)(packet + 1), end) : KERNELS;
+			if (cause != KERNELS && is_known(packet))
+				return drop(DROP_PRIORITY_TAG);
+		}
+		if (cause != KERNELS && in->underlay & CLOSED && holds(&kernel_destinations, ip->daddr))
+			return drop(DROP_UNKNOWN_TUNNEL);
 	}
-	return steer_ipv4(ctx, in, 0, ip, end);
+	cause = judge(in, 0, ip, end);
+	return cause == KERNELS ? XDP_PASS : take(ctx, in, cause);
 }
 
 SEC("xdp")
@@ -316,6 +376,8 @@ int natgate_steer(struct xdp_md *ctx)
 		return steer_ip(ctx, in, (void *)(ethernet + 1), end);
 	if (ethernet->h_proto == bpf_htons(ETH_P_ARP))
 		return steer_arp(ctx, in, ethernet + 1, end);
+	if (is_tag(ethernet->h_proto) && judge_tagged(in, 0, (void *)(ethernet + 1), end) != KERNELS)
+		return drop(DROP_PRIORITY_TAG);
 	return XDP_PASS;
 }
 

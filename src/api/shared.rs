@@ -123,6 +123,8 @@ pub(crate) struct Reloads {
 pub(crate) struct KernelFacts {
     /// Routing rules and tunnels that are not followed, a line each.
     refused: Vec<String>,
+    /// Tunnels that are not served because their devices can't be closed, a line each.
+    unclosed: Vec<String>,
     /// In the order of the interfaces.
     links: Vec<LinkFacts>,
 }
@@ -139,6 +141,20 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 const STEERING_REMEDY: &str =
     "dropped before any worker: see that natgate runs and serves all queues of the interface";
+
+/// Where that is not what helps.
+const STEERING_REMEDIES: [(&str, &str); 3] = [
+    (
+        "priority-tag",
+        "let the sender, or the switch before natgate, send these packets without a VLAN tag",
+    ),
+    (
+        "unknown-tunnel",
+        "natgate serves no VXLAN device of this number, port, address (`local`) and MAC: look at `natgate interfaces` \
+         and the warnings of `natgate status`",
+    ),
+    ("pool-source", "look for a sender inside that uses a public address as its own"),
+];
 
 impl Shared {
     /// One number over all workers.
@@ -167,7 +183,13 @@ impl Shared {
     pub(crate) fn all_warnings(&self) -> Vec<String> {
         let kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
         let warnings = lock(&self.warnings);
-        warnings.iter().chain(&self.host_warnings).chain(&kernel.refused).cloned().collect()
+        let kernel = kernel.refused.iter().chain(&kernel.unclosed);
+        warnings.iter().chain(&self.host_warnings).chain(kernel).cloned().collect()
+    }
+
+    /// Takes over which tunnels can't be served because their devices can't be closed.
+    pub(crate) fn set_unclosed(&self, lines: &[String]) {
+        lock(&self.kernel).unclosed = lines.to_vec();
     }
 
     /// Takes over what the operator should know of a new configuration.
@@ -346,7 +368,9 @@ impl Shared {
         });
         let remedy = |name: &str| {
             let known = DropReason::ALL.iter().find(|reason| reason.name() == name);
-            known.map_or(STEERING_REMEDY, |reason| reason.remedy()).to_owned()
+            let own =
+                STEERING_REMEDIES.iter().find(|(it, _)| *it == name).map(|(_, remedy)| *remedy);
+            own.or(known.map(|reason| reason.remedy())).unwrap_or(STEERING_REMEDY).to_owned()
         };
         let of_steering = (self.steering_drops)().into_iter().map(|(reason, packets)| DropRow {
             remedy: remedy(&reason),

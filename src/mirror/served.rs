@@ -104,17 +104,31 @@ impl Served {
             }
             let name = &link.name;
             if let Err(why) = self.tunnel(link, links, addresses) {
+                let closed = underlay.is_some_and(|id| self.underlays.contains(&id));
+                let so = if closed {
+                    "pods' packets for the outside that arrive by it are dropped"
+                } else {
+                    "the kernel keeps what arrives by it, and pods' packets that it forwards leave untranslated: \
+                     filter them"
+                };
+                self.refused.push(format!("{name} (VXLAN) is not served: {why}; {so}"));
+                continue;
+            }
+            if known {
+                continue;
+            }
+            let one = One { ifindex: link.ifindex, name: name.clone(), tunnel: true };
+            // The place of one that is gone is taken when there is no other.
+            let gone = |it: &One| it.tunnel && links.iter().all(|link| link.ifindex != it.ifindex);
+            if self.all.len() < MAX_INTERFACES {
+                self.all.push(one);
+            } else if let Some(place) = self.all.iter_mut().find(|it| gone(it)) {
+                *place = one;
+            } else {
                 self.refused.push(format!(
-                    "{name} (VXLAN) is not served: {why}; the kernel keeps what arrives by it, and pods' packets \
-                     that it forwards leave untranslated: filter them"
+                    "{name} (VXLAN) is not served: there are more than {MAX_INTERFACES} interfaces; pods' packets in it \
+                     are dropped: remove what is not needed, or set `tunnels: ignore` and name those that are"
                 ));
-            } else if !known && self.all.len() >= MAX_INTERFACES {
-                self.refused.push(format!(
-                    "{name} (VXLAN) is not served: there are more than {MAX_INTERFACES} interfaces; remove what is \
-                     not needed, or set `tunnels: ignore` and name those that are"
-                ));
-            } else if !known {
-                self.all.push(One { ifindex: link.ifindex, name: name.clone(), tunnel: true });
             }
         }
     }

@@ -166,6 +166,11 @@ impl Dataplane {
         receive
     }
 
+    /// Tunnels that are not served because their devices can't be closed, a line each.
+    pub(crate) fn unclosed(&self) -> &[String] {
+        self.tunnels.failed()
+    }
+
     /// Starts a thread for each worker, pinned to a core.
     pub(crate) fn start_workers(&mut self, seccomp: Seccomp) -> anyhow::Result<()> {
         let now = self.shared.clock.now();
@@ -464,6 +469,7 @@ fn open_config(gateway: &Gateway, world: &World) -> anyhow::Result<OpenConfig> {
         queues: gateway.queues.map(u32::from),
         mtu: world.links[index].mtu,
         underlay: world.is_underlay(*id),
+        closed: world.underlays().contains(id),
     };
     let interfaces: Vec<OpenInterface> = ids.map(interface).collect();
     let cores = std::thread::available_parallelism().context("cannot count the cores")?.get();

@@ -225,6 +225,7 @@ impl Running<'_> {
         if let Err(error) = self.dataplane.follow(&self.world, state) {
             warn!("the steering program keeps its old tables: {error}");
         }
+        self.shared.set_unclosed(self.dataplane.unclosed());
         if let Some(changed_at) = state.changed_at {
             let nanos = changed_at.elapsed().as_nanos() as u64;
             self.shared.mirror_lag_nanos.store(nanos, Ordering::Relaxed);

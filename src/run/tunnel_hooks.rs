@@ -10,39 +10,54 @@ use tracing::{error, info, warn};
 
 use crate::mirror::MirrorState;
 
-use super::world::{INTERNAL, World};
+use super::world::{Device, INTERNAL, World};
 
 /// The device of a tunnel.
 #[derive(Debug)]
 struct Hook {
     device: (u32, String),
     entry: TunnelEntry,
+    /// A device that is down takes nothing.
+    up: bool,
     /// Held for as long as it is served.
     _lock: InterfaceLock,
 }
 
 /// The devices of all tunnels that are served.
 #[derive(Debug, Default)]
-pub(super) struct TunnelHooks(Vec<Hook>);
+pub(super) struct TunnelHooks {
+    hooks: Vec<Hook>,
+    /// Those that can't be, and why, a line each.
+    failed: Vec<String>,
+}
 
 impl TunnelHooks {
     /// The kernel's index and the name of each.
     pub(super) fn devices(&self) -> impl Iterator<Item = &(u32, String)> {
-        self.0.iter().map(|hook| &hook.device)
+        self.hooks.iter().map(|hook| &hook.device)
+    }
+
+    /// The devices that are not served because they can't be closed, a line each.
+    pub(super) fn failed(&self) -> &[String] {
+        &self.failed
     }
 
     /// Closes the devices that are new, and forgets those that are gone. One that can't be closed is not served until
     /// it can.
     pub(super) fn follow(&mut self, steering: &mut Steering, state: &MirrorState) {
         let wanted = World::tunnels(state);
-        self.0.retain_mut(|hook| {
-            let found = wanted.iter().find(|(ifindex, ..)| *ifindex == hook.device.0);
-            found
-                .map(|(_, name, entry)| (hook.device.1, hook.entry) = (name.clone(), *entry))
-                .is_some()
+        self.hooks.retain_mut(|hook| {
+            let found = wanted.iter().find(|it| it.ifindex == hook.device.0);
+            if let Some(found) = found {
+                (hook.device.1, hook.entry, hook.up) = (found.name.clone(), found.entry, found.up);
+            } else if let Err(error) = steering.forget_interface(hook.device.0) {
+                warn!("{error}");
+            }
+            found.is_some()
         });
-        for (ifindex, name, entry) in wanted {
-            if self.0.iter().any(|hook| hook.device.0 == ifindex)
+        let before = std::mem::take(&mut self.failed);
+        for Device { ifindex, name, entry, up } in wanted {
+            if self.hooks.iter().any(|hook| hook.device.0 == ifindex)
                 || nix::net::if_::if_nametoindex(name.as_str()) != Ok(ifindex)
             {
                 continue;
@@ -50,16 +65,25 @@ impl TunnelHooks {
             match close(steering, ifindex, &name) {
                 Ok(lock) => {
                     info!(device = name, vni = entry.vni, port = entry.port, "tunnel served");
-                    self.0.push(Hook { device: (ifindex, name), entry, _lock: lock });
+                    self.hooks.push(Hook { device: (ifindex, name), entry, up, _lock: lock });
                 }
-                Err(error) => warn!("{error}; the tunnel {name} is not served"),
+                Err(error) => {
+                    let line = format!(
+                        "{name} (VXLAN) is not served: {error}; pods' packets in it are dropped"
+                    );
+                    if !before.contains(&line) {
+                        warn!("{line}");
+                    }
+                    self.failed.push(line);
+                }
             }
         }
     }
 
     /// Has the packets of all these tunnels looked into.
     pub(super) fn open(&self, steering: &mut Steering) -> Result<(), XskError> {
-        let entries: Vec<TunnelEntry> = self.0.iter().map(|hook| hook.entry).collect();
+        let hooks = self.hooks.iter().filter(|hook| hook.up);
+        let entries: Vec<TunnelEntry> = hooks.map(|hook| hook.entry).collect();
         steering.set_tunnels(&entries)
     }
 
@@ -83,7 +107,7 @@ impl TunnelHooks {
 
 /// The tunnels that there are.
 pub(super) fn entries(state: &MirrorState) -> Vec<TunnelEntry> {
-    World::tunnels(state).into_iter().map(|(.., entry)| entry).collect()
+    World::tunnels(state).into_iter().filter(|it| it.up).map(|it| it.entry).collect()
 }
 
 /// Takes the program that a natgate has left off these devices: the kernel refuses one beneath them otherwise.

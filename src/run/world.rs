@@ -93,6 +93,16 @@ fn tables(policy: &Policy) -> SteeringTables {
     }
 }
 
+/// The device of a tunnel.
+#[derive(Clone, Debug)]
+pub(crate) struct Device {
+    /// The kernel's index of it.
+    pub(crate) ifindex: u32,
+    pub(crate) name: String,
+    pub(crate) entry: TunnelEntry,
+    pub(crate) up: bool,
+}
+
 impl World {
     /// Finds the configured interfaces on this host.
     pub(crate) async fn discover(config: &Config) -> Result<Self, MirrorError> {
@@ -138,12 +148,12 @@ impl World {
         self.links.get(id.index()).is_some_and(Link::is_vxlan)
     }
 
-    /// The tunnels that there are, with the kernel's index and the name of the device of each.
-    pub(crate) fn tunnels(state: &MirrorState) -> Vec<(u32, String, TunnelEntry)> {
+    /// The tunnels that there are.
+    pub(crate) fn tunnels(state: &MirrorState) -> Vec<Device> {
         let tunnels = state.links.iter().filter_map(|link| {
             let Tunnel { vni, port, local, .. } = link.tunnel?.tunnel;
             let entry = TunnelEntry { vni, port, local, mac: link.mac };
-            Some((link.ifindex, link.name.clone(), entry))
+            Some(Device { ifindex: link.ifindex, name: link.name.clone(), entry, up: link.up })
         });
         tunnels.collect()
     }

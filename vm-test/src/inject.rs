@@ -102,12 +102,12 @@ impl Wire {
 
     /// On the gateway's internal link, from the node: no kernel looks at what is sent.
     pub fn node(rig: &Rig) -> Result<Self> {
-        Self::open(&rig.node, "gw0", rig.gw.mac("int")?)
+        Self::open(&rig.node, "gw0", rig.gateway_macs()[0])
     }
 
     /// On the gateway's external link, from the router: no kernel looks at what is sent.
     pub fn router(rig: &Rig) -> Result<Self> {
-        Self::open(&rig.r, "down", rig.gw.mac("ext")?)
+        Self::open(&rig.r, "down", rig.gateway_macs()[1])
     }
 
     /// On the off-path host's link, towards the router.
@@ -122,10 +122,14 @@ impl Wire {
 
     /// Sends one IPv4 packet in a frame that is longer, as cards pad short ones.
     pub fn send_with_trailer(&self, packet: &[u8], trailer: &[u8]) -> Result<()> {
+        self.send_as(0x0800, &[packet, trailer].concat())
+    }
+
+    /// Sends one frame of an Ethernet type.
+    pub fn send_as(&self, kind: u16, contents: &[u8]) -> Result<()> {
         let mut frame = [self.peer, self.own].concat();
-        frame.extend([0x08, 0x00]);
-        frame.extend(packet);
-        frame.extend(trailer);
+        frame.extend(kind.to_be_bytes());
+        frame.extend(contents);
         let sent = socket::send(self.socket.as_raw_fd(), &frame, MsgFlags::empty())?;
         ensure!(sent == frame.len(), "a frame was cut");
         Ok(())

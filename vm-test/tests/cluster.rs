@@ -421,15 +421,7 @@ fn a_tunnels_device_that_is_made_again_carries_traffic_again() {
     socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
     cluster.gw.ip("link del blue").unwrap();
     echo_datagram(&socket, b"gone").unwrap_err();
-    let there = cluster.nodes[1].mac("blue").unwrap().map(|byte| format!("{byte:02x}")).join(":");
-    let made = device(&cluster.gw, "blue", 2, "int", "10.0.0.1").and_then(|here| {
-        peer(&cluster.gw, "blue", "10.244.1.0", &there, "10.0.0.12")?;
-        cluster.gw.ip("route add 10.244.1.0/24 via 10.244.1.0 dev blue onlink metric 20")?;
-        cluster.nodes[1]
-            .ip(&format!("neigh replace {ROUTER} lladdr {here} dev blue nud permanent"))?;
-        cluster.nodes[1].exec(&format!("bridge fdb add {here} dev blue dst 10.0.0.1"))
-    });
-    cluster.must(made);
+    cluster.must(make_blue_again(&cluster));
     let begun = std::time::Instant::now();
     let back = wait::until("an answer", Duration::from_secs(10), || {
         Ok(echo_datagram(&socket, b"back").ok())
@@ -439,4 +431,41 @@ fn a_tunnels_device_that_is_made_again_carries_traffic_again() {
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     drop(socket);
     cluster.must(each_hears_itself(&cluster, 1));
+}
+
+/// The device `blue`, with its way and its peer, after it was removed.
+fn make_blue_again(cluster: &Cluster) -> Result<()> {
+    let there = cluster.nodes[1].mac("blue")?.map(|byte| format!("{byte:02x}")).join(":");
+    let made = device(&cluster.gw, "blue", 2, "int", "10.0.0.1").and_then(|here| {
+        peer(&cluster.gw, "blue", "10.244.1.0", &there, "10.0.0.12")?;
+        cluster.gw.ip("route add 10.244.1.0/24 via 10.244.1.0 dev blue onlink metric 20")?;
+        cluster.nodes[1]
+            .ip(&format!("neigh replace {ROUTER} lladdr {here} dev blue nud permanent"))?;
+        cluster.nodes[1].exec(&format!("bridge fdb add {here} dev blue dst 10.0.0.1"))
+    });
+    made.map(drop)
+}
+
+/// There is room for 16 interfaces: those that are gone must leave theirs. Under other names, and of other networks, too.
+#[test]
+fn devices_may_be_made_again_as_often_as_one_likes() {
+    let cluster = Cluster::start().unwrap();
+    server::udp_echo(&cluster.r, SERVER, PORT).unwrap();
+    for number in 0..20 {
+        let passing = device(&cluster.gw, &format!("p{number}"), 100 + number, "int", "10.0.0.1");
+        cluster.must(passing);
+        let seen = wait::until("the device to be served", Duration::from_secs(5), || {
+            let rows = cluster.natgate.json(&["interfaces"])?;
+            Ok(rows.iter().any(|row| row["interface"] == format!("p{number}")).then_some(()))
+        });
+        cluster.must(seen);
+        cluster.gw.ip(&format!("link del p{number}\nlink del blue")).unwrap();
+        cluster.must(make_blue_again(&cluster));
+    }
+    let served = wait::until("every pod to be served", Duration::from_secs(20), || {
+        Ok(each_hears_itself(&cluster, 1).ok())
+    });
+    cluster.must(served);
+    let status = cluster.natgate.json(&["status"]).unwrap();
+    assert!(!status[0]["warnings"].to_string().contains("not served"), "{status:?}");
 }

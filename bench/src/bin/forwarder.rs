@@ -41,6 +41,7 @@ fn main() -> Result<()> {
             queues: None,
             mtu: 1500,
             underlay: false,
+            closed: false,
         })
     };
     let config = OpenConfig::new(vec![interface(0, "int0")?, interface(1, "ext0")?], 1);

@@ -81,6 +81,8 @@ pub struct OpenInterface {
     pub mtu: u32,
     /// Packets of tunnels are taken out where they arrive on it.
     pub underlay: bool,
+    /// And pods' packets in tunnels that natgate does not know are dropped.
+    pub closed: bool,
 }
 
 /// What to open.
@@ -375,9 +377,10 @@ impl Sockets {
         bind: BindMode,
         sizes: &Sizes,
     ) {
-        let &OpenInterface { ifindex, roles, underlay, .. } = interface;
+        let &OpenInterface { ifindex, roles, underlay, closed, .. } = interface;
         let (base, room) = (base(interface), sizes.room());
-        self.entries.push(InterfaceEntry { ifindex, roles, base, queues, room, underlay });
+        let entry = InterfaceEntry { ifindex, roles, base, queues, room, underlay, closed };
+        self.entries.push(entry);
         self.reports.push(InterfaceReport {
             id: interface.id,
             name: interface.name.clone(),
@@ -451,6 +454,7 @@ mod tests {
             queues: None,
             mtu: 1500,
             underlay: false,
+            closed: false,
         };
         let config = OpenConfig::new((0..=MAX_INTERFACES as u8).map(interface).collect(), 1);
         let error = check(&config).unwrap_err().to_string();

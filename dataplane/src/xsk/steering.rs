@@ -21,7 +21,15 @@ pub(super) const PROGRAM: &str = "natgate_steer";
 pub const MAX_QUEUES: u32 = 64;
 
 /// In the order of `enum drop_cause` in `steer.bpf.c`.
-const DROP_NAMES: [&str; 4] = ["pod-no-worker", "pool-no-worker", "arp-no-worker", "super-packet"];
+const DROP_NAMES: [&str; 7] = [
+    "pod-no-worker",
+    "pool-no-worker",
+    "arp-no-worker",
+    "super-packet",
+    "priority-tag",
+    "unknown-tunnel",
+    "pool-source",
+];
 
 /// Where the counters of programs before this one begin.
 const CARRIED: u32 = DROP_NAMES.len() as u32;
@@ -57,6 +65,8 @@ pub struct InterfaceEntry {
     pub room: u32,
     /// Packets of tunnels that arrive there are looked into.
     pub underlay: bool,
+    /// And what is natgate's in those of tunnels that it does not know is dropped.
+    pub closed: bool,
 }
 
 impl InterfaceEntry {
@@ -64,7 +74,7 @@ impl InterfaceEntry {
     /// device of a tunnel whose packets the kernel takes out (fragments; those that arrive by an interface that is no
     /// underlay).
     pub fn without_sockets(ifindex: u32, roles: Roles) -> Self {
-        Self { ifindex, roles, base: 0, queues: 0, room: 0, underlay: false }
+        Self { ifindex, roles, base: 0, queues: 0, room: 0, underlay: false, closed: false }
     }
 }
 
@@ -208,8 +218,19 @@ impl Steering {
         let what = "set an interface";
         let roles = u32::from(entry.roles.internal) | u32::from(entry.roles.external) << 1;
         let mut map: aya::maps::HashMap<_, u32, [u32; 5]> = self.map("interfaces", what)?;
-        let value = [roles, entry.base, entry.queues, entry.room, u32::from(entry.underlay)];
+        let underlay = u32::from(entry.underlay) | u32::from(entry.underlay && entry.closed) << 1;
+        let value = [roles, entry.base, entry.queues, entry.room, underlay];
         map.insert(entry.ifindex, value, 0).map_err(failed(what))
+    }
+
+    /// Has the program forget an interface that is gone: it has room for 16.
+    ///
+    /// # Errors
+    /// [`XskError::Bpf`].
+    pub fn forget_interface(&mut self, ifindex: u32) -> Result<(), XskError> {
+        let what = "forget an interface";
+        let mut map: aya::maps::HashMap<_, u32, [u32; 5]> = self.map("interfaces", what)?;
+        map.remove(&ifindex).map_err(failed(what))
     }
 
     /// Makes `tunnels`, 16 at most, those that are looked into on underlays; the workers must know them already.

@@ -178,6 +178,7 @@ pub(crate) fn config(workers: usize) -> OpenConfig {
         queues: None,
         mtu: 1500,
         underlay: false,
+        closed: false,
     };
     OpenConfig::new(
         vec![interface(INTERNAL, "int0", INSIDE), interface(EXTERNAL, "ext0", OUTSIDE)],

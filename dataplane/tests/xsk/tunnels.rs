@@ -89,6 +89,22 @@ fn what_is_in_tunnels_is_taken_if_it_would_be_outside_of_them() {
         }
         steering.set_tunnels(&[tunnel()]).unwrap();
         assert_eq!(dropped(test, &steering), 50);
+        // Closed: what would be natgate's must not pass in a tunnel that nobody knows, whatever is different.
+        let entry = InterfaceEntry::without_sockets(ifindex("int0"), INSIDE);
+        let underlay = InterfaceEntry { underlay: true, ..entry };
+        steering.set_interface(InterfaceEntry { closed: true, ..underlay }).unwrap();
+        for (lost, other) in (1..).zip([
+            TunnelEntry { vni: 43, ..tunnel() },
+            TunnelEntry { port: 4789, ..tunnel() },
+            TunnelEntry { local: [10, 1, 0, 9].into(), ..tunnel() },
+            TunnelEntry { mac: Mac([2, 0, 0, 0, 9, 2]), ..tunnel() },
+        ]) {
+            steering.set_tunnels(&[other]).unwrap();
+            assert_eq!(dropped(test, &steering), 0, "{other:?}");
+            assert_eq!(drops(&steering, "unknown-tunnel"), 50 * lost, "{other:?}");
+        }
+        steering.set_interface(underlay).unwrap();
+        steering.set_tunnels(&[tunnel()]).unwrap();
         // Of an interface that is no underlay the kernel has the tunnels.
         let entry = InterfaceEntry::without_sockets(ifindex("int0"), INSIDE);
         steering.set_interface(entry).unwrap();

@@ -106,6 +106,11 @@ impl Rig {
         self.directory.path()
     }
 
+    /// Ethernet addresses of the gateway: inside, outside.
+    pub fn gateway_macs(&self) -> [[u8; 6]; 2] {
+        self.gateway_macs
+    }
+
     /// What it was made of.
     pub fn options(&self) -> &Options {
         &self.options

@@ -15,6 +15,8 @@ mod many;
 mod ping;
 #[path = "../pmtu.rs"]
 mod pmtu;
+#[path = "../tags.rs"]
+mod tags;
 #[path = "../tcp_script.rs"]
 mod tcp_script;
 #[path = "../udp.rs"]
