@@ -398,6 +398,28 @@ impl PortBlock {
         (0..len).map(move |i| first + ((start % len + i) % len) as u16)
     }
 
+    /// Its first port.
+    pub(crate) fn first_port(&self) -> u16 {
+        self.first_port
+    }
+
+    /// Lets `port`, which must be in the block, rest until the second `until`; whether it does: nobody uses it, and ports
+    /// of the block rest.
+    pub(crate) fn rest_port(&mut self, protocol: Protocol, port: u16, until: Timestamp) -> bool {
+        let Some(protocol) = protocol.index().filter(|_| self.rests) else { return false };
+        let number = port - self.first_port;
+        let (len, never) = (self.len, self.never.as_deref());
+        let ports =
+            self.ports[protocol].get_or_insert_with(|| Box::new(Ports::new(len, true, never)));
+        if !ports.unused.is_free(number) {
+            return false;
+        }
+        ports.unused.take(number);
+        ports.rest_until[usize::from(number)] = until.as_secs() as u32;
+        self.resting += 1;
+        true
+    }
+
     pub(crate) fn holds(&self, port: u16) -> bool {
         port.checked_sub(self.first_port).is_some_and(|number| number < self.len)
     }

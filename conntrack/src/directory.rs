@@ -263,6 +263,28 @@ impl Directory {
         numbers.zip(&*self.words).filter_map(move |(number, word)| busy(word).then_some(number))
     }
 
+    /// The blocks that rest at `now`, for whom if that is known, and until which second (modulo 2^30). Walks the
+    /// directory.
+    pub fn rests(&self, now: Timestamp) -> impl Iterator<Item = (BlockNumber, Ipv4Addr, u32)> + '_ {
+        let numbers = (self.first..).map(BlockNumber);
+        numbers.zip(&*self.words).filter_map(move |(number, word)| {
+            match decode(word.load(Ordering::Acquire)) {
+                BlockState::Resting(subscriber, until) if !is_over(until, now) => {
+                    Some((number, subscriber, until))
+                }
+                _ => None,
+            }
+        })
+    }
+
+    /// Lets a block that is free rest as [`rests`](Self::rests) has told; whether it does.
+    pub fn rest_as(&self, block: BlockNumber, subscriber: Ipv4Addr, until: u32) -> bool {
+        let resting = encode(BlockState::Resting(subscriber, until));
+        self.word(block).is_some_and(|word| {
+            word.compare_exchange(FREE, resting, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        })
+    }
+
     /// Keeps `blocks` from everybody for `rest`, also from those who held them: their state was lost
     /// (RFC 6888 REQ-8). Blocks that are not free, or unknown, stay as they are. How many rest now.
     pub fn rest_all(

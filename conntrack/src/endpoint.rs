@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 /// A transport protocol that natgate translates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Protocol {
     /// ICMP queries; the identifier stands in for the port (RFC 5508).
     Icmp,
@@ -73,6 +74,7 @@ impl fmt::Display for Protocol {
 
 /// The side of the gateway from which a packet came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[repr(u8)]
 pub enum Realm {
     /// The pods' side.
@@ -83,6 +85,7 @@ pub enum Realm {
 
 /// An address and a port (TCP, UDP) or identifier (ICMP queries): RFC 6146's transport address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Endpoint {
     /// The IPv4 address.
     pub addr: Ipv4Addr,

@@ -111,7 +111,17 @@ pub struct Secret(RandomState);
 impl Secret {
     /// A fresh random secret.
     pub fn random() -> Self {
-        Self(RandomState::new())
+        Self::from_seeds(Self::random_seeds())
+    }
+
+    /// What a fresh secret is made of: whoever has them has the secret.
+    pub fn random_seeds() -> [u64; 4] {
+        std::array::from_fn(|n| RandomState::new().hash_one(n))
+    }
+
+    /// The secret that these make: the same as that of the process that has them as well.
+    pub fn from_seeds([a, b, c, d]: [u64; 4]) -> Self {
+        Self(RandomState::with_seeds(a, b, c, d))
     }
 
     /// A secret made from `seed`, for tests that must repeat.

@@ -22,6 +22,7 @@ mod listing;
 mod mapping;
 mod nat;
 mod pool;
+mod record;
 mod rest;
 mod rewrite;
 mod scatter;
@@ -46,11 +47,15 @@ pub use key::{HashedKey, Secret, Side};
 pub use listing::{SessionView, SubscriberView};
 pub use nat::{
     Acknowledgement, Admission, Claimant, Farewell, FixedMapping, Hit, Means, Memory, Nat,
-    NatStats, Obituary, Prospect, Reached, Refusal, Usage,
+    NatStats, Obituary, Prospect, Reached, Refusal, Usage, claim_blocks,
 };
 pub use pool::{
     Behavior, HoldDown, InboundRefresh, IpId, MidStream, OnExhaustion, OnExpiry, Overlap, Pool,
     PoolId, PoolSettings, Pooling, Quota, Removal, Scatter, Standing, Timers, UnsolicitedSyn,
+};
+pub use record::{
+    HoldingRecord, Origin, Records, RestRecord, Restored, SessionRecord, SubscriberRecord,
+    TcpRecord,
 };
 pub use rewrite::{ChecksumDelta, Rewrite};
 pub use session::{CachedHop, Direction, Slot};

@@ -94,6 +94,13 @@ pub(crate) struct Mapping {
 type InnerKey = (Protocol, (Endpoint, u16), PoolId, Reach);
 
 impl Mapping {
+    /// The remote of the flow that made it, as far as that matters; `remote` where it does not. `None` if nobody wants
+    /// it any more.
+    pub(crate) fn made_for(&self, remote: Ipv4Addr) -> Option<Ipv4Addr> {
+        let known = self.inner.flatten().or(self.outer);
+        (!self.stranded).then(|| known.unwrap_or(remote))
+    }
+
     fn inner_key(&self, reach: Reach) -> InnerKey {
         (self.protocol, (self.internal, self.overlay), self.pool, reach)
     }

@@ -7,6 +7,7 @@ mod follow;
 mod hit;
 mod open;
 mod prospect;
+mod restore;
 
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
@@ -16,6 +17,7 @@ pub use change::Claimant;
 pub use follow::{Farewell, Obituary};
 pub use hit::{Acknowledgement, Hit};
 pub use prospect::{Means, Prospect, Reached, Usage};
+pub use restore::claim_blocks;
 
 use ahead::Foresight;
 

@@ -10,6 +10,7 @@ use crate::endpoint::Protocol;
 
 /// Index of a pool; dense, fixed for the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct PoolId(pub u16);
 
 impl PoolId {

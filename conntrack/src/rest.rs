@@ -46,6 +46,14 @@ impl Rests {
         self.queues.get(pool.index()).map_or(0, Queue::len)
     }
 
+    /// All of them, by pool, the oldest first.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (PoolId, Rest)> + '_ {
+        self.queues.iter().enumerate().flat_map(|(pool, queue)| {
+            let rests = (0..queue.len()).filter_map(|place| queue.get(place));
+            rests.map(move |rest| (PoolId(pool as u16), *rest))
+        })
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.queues.iter().map(Queue::bytes).sum()
     }
@@ -201,6 +209,12 @@ impl ScatterRests {
             *budget -= 1;
             self.pop();
         }
+    }
+
+    /// What rests at `now`, the oldest first.
+    pub(crate) fn all(&self, now: Timestamp) -> impl Iterator<Item = (u64, Timestamp)> + '_ {
+        let all = (0..self.queue.len()).filter_map(|place| self.queue.get(place));
+        all.copied().filter(move |&(_, until)| until > now)
     }
 
     fn pop(&mut self) {

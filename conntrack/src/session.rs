@@ -128,6 +128,13 @@ impl Half {
         self.counts & (ONE_PACKET - 1)
     }
 
+    /// Counts so many packets with so many bytes, and nothing else.
+    pub(crate) fn set_counts(&mut self, (packets, bytes): (u64, u64)) {
+        self.counts = (packets & 0xffff) << 48 | bytes & (ONE_PACKET - 1);
+        let more = ((packets >> 16) as u32).to_le_bytes();
+        self.more_packets.copy_from_slice(&more[..3]);
+    }
+
     /// Whether no packet of this direction was counted yet.
     #[inline]
     pub(crate) fn is_fresh(&self) -> bool {

@@ -280,6 +280,18 @@ impl Holding {
         Claimed { address, spilled: self.home(pool).is_some_and(|home| home != address) }
     }
 
+    /// Takes a block that is held for the subscriber already, unless it has it.
+    pub(crate) fn restore_block(&mut self, pool: &Pool, (address, number, class): Place) -> bool {
+        let known = |block: &PortBlock| (block.address, block.number) == (address, number);
+        if self.blocks.iter().any(known) {
+            return false;
+        }
+        let rests = !pool.settings.hold_down.port.is_zero();
+        reserve_few(&mut self.blocks);
+        self.blocks.push(pool.addresses[usize::from(address)].block(address, number, class, rests));
+        true
+    }
+
     /// The addresses where the subscriber may have ports, its own one first. `spills`: others too, where
     /// the pool says so.
     fn addresses<'p>(

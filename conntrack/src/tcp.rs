@@ -61,6 +61,7 @@ impl Segment {
 /// The state of a session. TCP has states of its own; other protocols are [`State::Open`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum State {
     /// UDP and ICMP queries.
     Open,

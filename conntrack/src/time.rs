@@ -8,6 +8,7 @@ use std::time::Duration;
 /// Sessions store the low 32 bits, so two stored times may be at most 24 days apart when compared;
 /// every timer is at most 24 hours long (`requirements.md`, timers).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Timestamp(u64);
 
 impl Timestamp {

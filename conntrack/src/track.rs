@@ -41,6 +41,17 @@ impl Side {
     /// It has acknowledged the other side's SYN.
     const CONFIRMED: u8 = 0x20;
 
+    /// What it is made of, for a record.
+    pub(crate) const fn parts(self) -> (u32, u16, u8, u8) {
+        (self.acked, self.window, self.shift, self.flags)
+    }
+
+    /// A side of these parts, if there can be one (RFC 7323 section 2.3: no shift above 14).
+    pub(crate) fn of((acked, window, shift, flags): (u32, u16, u8, u8)) -> Option<Self> {
+        let known = Self::SYN | Self::CONFIRMED | 15;
+        (shift <= 15 && flags & !known == 0).then_some(Self { acked, window, shift, flags })
+    }
+
     const fn has(self, flag: u8) -> bool {
         self.flags & flag != 0
     }
@@ -122,6 +133,18 @@ pub(crate) struct Closing {
     /// The sequence numbers after the FINs, from inside and from outside.
     fin: [Option<u32>; 2],
     pending: Option<Pending>,
+}
+
+impl Closing {
+    /// The sequence numbers after the FINs, for a record. A SYN that may begin anew comes again.
+    pub(crate) const fn fins(self) -> [Option<u32>; 2] {
+        self.fin
+    }
+
+    /// The same, back.
+    pub(crate) const fn of_fins(fin: [Option<u32>; 2]) -> Self {
+        Self { fin, pending: None }
+    }
 }
 
 /// What a segment does to its session.

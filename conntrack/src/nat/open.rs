@@ -377,7 +377,7 @@ impl Nat {
 
     /// Adds a session of a flow from inside that is seen outside as `public`, and counts it wherever sessions are
     /// counted, or changes nothing.
-    fn add(
+    pub(super) fn add(
         &mut self,
         (outbound, public): (&FlowKey, Endpoint),
         state: State,

@@ -15,6 +15,7 @@ mod prospect;
 mod quotas;
 mod random;
 mod reload;
+mod restore;
 mod rests;
 mod scatter;
 mod tcp;

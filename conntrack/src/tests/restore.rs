@@ -1,0 +1,177 @@
+//! What one NAT leaves, another one goes on with.
+
+use proptest::prelude::*;
+
+use super::random::{Step, check, flow_of, held_of, kinds, pass, step};
+use super::*;
+use crate::{Records, SubscriberView, claim_blocks};
+
+/// A NAT as its successor sees the world: the same pool with all blocks free, but for those that rest.
+fn successor(before: &Pool, nat: &Nat, worker: u16, now: Timestamp) -> (Nat, Arc<Pool>, Records) {
+    let addresses = before.addresses.iter().map(|address| address.addr);
+    let pool = Arc::new(Pool::new(PoolId(0), "p", before.settings.clone(), addresses));
+    let records = nat.records(now);
+    for subscriber in &records.subscribers {
+        claim_blocks(&pool, subscriber, PoolId(0), worker, now);
+    }
+    for (old, new) in before.addresses.iter().zip(&pool.addresses) {
+        for (from, to) in [(&old.directory, &new.directory), (&old.low, &new.low)] {
+            for (block, subscriber, until) in from.rests(now) {
+                assert!(to.rest_as(block, subscriber, until), "a block that rests is not free");
+            }
+        }
+    }
+    let mut next = Nat::new(worker, 120, Secret::from_seed(1), now);
+    next.adopt(&[Arc::clone(&pool)]);
+    (next, pool, records)
+}
+
+fn sorted_sessions(nat: &Nat, now: Timestamp) -> Vec<SessionView> {
+    let mut all = all_sessions(nat, now);
+    all.sort_by_key(|s| (s.protocol, s.internal, s.remote, s.public));
+    all
+}
+
+fn sorted_subscribers(nat: &Nat) -> Vec<SubscriberView> {
+    let (mut cursor, mut all) = (0, Vec::new());
+    while let Some(slice) = nat.subscribers(&mut cursor, 100) {
+        all.extend(slice);
+    }
+    all.sort_by_key(|subscriber| subscriber.addr);
+    all
+}
+
+/// Everything that can be seen of both is the same: sessions with their timers and counts, subscribers with what they
+/// hold, and every block.
+fn assert_same(a: (&Nat, &Pool), b: (&Nat, &Pool), now: Timestamp) {
+    assert_eq!(sorted_sessions(a.0, now), sorted_sessions(b.0, now));
+    assert_eq!(sorted_subscribers(a.0), sorted_subscribers(b.0));
+    for (a, b) in a.1.addresses.iter().zip(&b.1.addresses) {
+        for (a, b) in [(&a.directory, &b.directory), (&a.low, &b.low)] {
+            assert_eq!(a.held_blocks().collect::<Vec<_>>(), b.held_blocks().collect::<Vec<_>>());
+            assert_eq!(a.rests(now).collect::<Vec<_>>(), b.rests(now).collect::<Vec<_>>());
+        }
+    }
+}
+
+/// Plays `steps` but for the opening of sessions if `opens` is false: which port is drawn is nobody's promise.
+fn play(nat: &mut Nat, steps: &[Step], now: &mut Timestamp, opens: bool) {
+    for &step in steps {
+        match step {
+            Step::Open { pod, port, server, protocol } if opens => {
+                let flow = flow_of(pod, port, server, protocol);
+                if nat.find(&flow).is_none() {
+                    let _ = nat.open(&flow, POOL, opening(flow.protocol), *now);
+                }
+            }
+            Step::Open { .. } => {}
+            Step::Packet { pod, port, server, protocol, flags, back } => {
+                pass(nat, flow_of(pod, port, server, protocol), (flags, back), *now);
+            }
+            Step::Wait { secs } => {
+                // As a worker does: what is due is looked for all the time.
+                for _ in 0..secs {
+                    *now = *now + Duration::from_secs(1);
+                    nat.expire(*now, u32::MAX);
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn a_successor_shows_and_does_the_same(
+        settings in prop::sample::select(kinds()),
+        first in prop::collection::vec(step(), 1..200),
+        then in prop::collection::vec(step(), 1..100),
+    ) {
+        let (mut nat, pool) = nat_with(settings, 2, 120);
+        let mut now = secs(1);
+        play(&mut nat, &first, &mut now, true);
+        nat.expire(now, u32::MAX);
+        let (mut next, next_pool, records) = successor(&pool, &nat, 0, now);
+        let done = next.restore(&records, now);
+        prop_assert_eq!(done.sessions_lost, 0);
+        prop_assert_eq!(done.blocks_lost, 0);
+        prop_assert_eq!(done.sessions, nat.stats().sessions);
+        check(&next, &next_pool, now);
+        assert_same((&nat, &pool), (&next, &next_pool), now);
+        // What comes of the same packets is the same, and so is when all this ends.
+        let mut later = now;
+        play(&mut nat, &then, &mut now, false);
+        play(&mut next, &then, &mut later, false);
+        check(&next, &next_pool, now);
+        prop_assert_eq!(sorted_sessions(&nat, now), sorted_sessions(&next, now));
+        // One may look for what a subscriber does not need a second after the other: soon both have it no more.
+        let held = |nat: &Nat, pool: &Pool| (sorted_subscribers(nat), held_of(pool));
+        let soon = (0..5).any(|_| {
+            now = now + Duration::from_secs(1);
+            nat.expire(now, u32::MAX);
+            next.expire(now, u32::MAX);
+            held(&nat, &pool) == held(&next, &next_pool)
+        });
+        prop_assert!(soon, "{:?} and {:?}", held(&nat, &pool), held(&next, &next_pool));
+        later = now;
+        // New flows find what is free, and nothing that is somebody's.
+        play(&mut next, &first, &mut later, true);
+        check(&next, &next_pool, later);
+        for wait in [8_000, 700, 1_400, 2_100] {
+            later = later + Duration::from_secs(wait);
+            next.expire(later, u32::MAX);
+        }
+        prop_assert_eq!(next.stats().sessions, 0);
+        prop_assert_eq!(next.stats().subscribers, 0);
+        prop_assert_eq!(held_of(&next_pool), 0);
+    }
+
+    /// Records that were not made by a NAT, or for another one: what is added keeps every invariant, and the rest is
+    /// counted.
+    #[test]
+    fn records_that_do_not_fit_are_left_out(
+        settings in prop::sample::select(kinds()),
+        steps in prop::collection::vec(step(), 1..200),
+        damages in prop::collection::vec((any::<prop::sample::Index>(), 0..7_u8, any::<u16>()), 1..20),
+    ) {
+        let (mut nat, pool) = nat_with(settings, 2, 120);
+        let mut now = secs(1);
+        play(&mut nat, &steps, &mut now, true);
+        let (mut next, next_pool, mut records) = successor(&pool, &nat, 0, now);
+        if records.sessions.is_empty() {
+            return Ok(());
+        }
+        for (index, kind, number) in damages {
+            let at = index.index(records.sessions.len());
+            let copy = records.sessions[at];
+            let session = &mut records.sessions[at];
+            match kind {
+                0 => session.public.port = number,
+                1 => session.internal.port = number,
+                2 => session.state = State::ALL[usize::from(number) % State::ALL.len()],
+                3 => session.tcp = None,
+                4 => session.internal.addr = pod(number as u8),
+                5 => session.pool = PoolId(number),
+                _ => records.sessions.push(copy),
+            }
+        }
+        let all = records.sessions.len() as u64;
+        let done = next.restore(&records, now);
+        prop_assert_eq!(done.sessions + done.sessions_lost, all);
+        prop_assert_eq!(done.sessions, next.stats().sessions);
+        let mut tuples = HashSet::new();
+        let mut owners: HashMap<(Protocol, Endpoint), Ipv4Addr> = HashMap::new();
+        for s in all_sessions(&next, now) {
+            prop_assert!(tuples.insert((s.protocol, s.public, s.remote)), "a tuple twice");
+            let owner = *owners.entry((s.protocol, s.public)).or_insert(s.internal.addr);
+            prop_assert_eq!(owner, s.internal.addr, "two subscribers on one public endpoint");
+        }
+        now = now + Duration::from_secs(8_000);
+        next.expire(now, u32::MAX);
+        for wait in [700, 1_400, 2_100] {
+            next.expire(now + Duration::from_secs(wait), u32::MAX);
+        }
+        prop_assert_eq!(next.stats().sessions, 0);
+        prop_assert_eq!(held_of(&next_pool), 0);
+    }
+}
