@@ -243,6 +243,9 @@ pub(crate) struct GatewayArgs {
     /// Directory of the block journal, one for each gateway [default: /var/lib/natgate]
     #[arg(long, value_name = "PATH")]
     pub(crate) state_dir: Option<String>,
+    /// File through which sessions survive a restart, on a tmpfs; or none [default: beside the stats socket]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) state_file: Option<String>,
     /// Serve /metrics, /healthz and /readyz over TCP here [default: nowhere]
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) metrics: Option<String>,

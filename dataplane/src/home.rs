@@ -40,7 +40,7 @@ impl Homes {
     /// The worker, of `workers`, where the pod with the address `pod` lives; if it has no home yet, `here`, or where the
     /// hash says.
     #[inline]
-    fn of(&self, pod: Ipv4Addr, secret: &Secret, workers: u16, here: Option<u16>) -> u16 {
+    pub fn of(&self, pod: Ipv4Addr, secret: &Secret, workers: u16, here: Option<u16>) -> u16 {
         let Some(seats) = &self.seats else { return secret.home(pod, workers) };
         let seat = &seats[seat_of(pod, secret)];
         match seat.load(Ordering::Relaxed) {

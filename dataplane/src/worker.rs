@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use conntrack::{HashedKey, Nat, Secret, Timestamp};
+use conntrack::{HashedKey, Nat, Records, Restored, Secret, Timestamp};
 use crossbeam::channel::{Receiver, Sender};
 
 use crate::answer::{self, RateLimit};
@@ -57,13 +57,22 @@ pub struct Shared {
 
 /// The one place where time is read.
 #[derive(Clone, Copy, Debug)]
-pub struct Clock(Instant);
+pub struct Clock {
+    begun: Instant,
+    /// What it showed then.
+    shown: Duration,
+}
 
 impl Clock {
     /// A clock whose epoch is now.
-    #[allow(clippy::disallowed_methods)] // this is where `now` is read
     pub fn start() -> Self {
-        Self(Instant::now())
+        Self::start_at(Duration::ZERO)
+    }
+
+    /// A clock that shows `shown` now, and goes on from there: that of the process before.
+    #[allow(clippy::disallowed_methods)] // this is where `now` is read
+    pub fn start_at(shown: Duration) -> Self {
+        Self { begun: Instant::now(), shown }
     }
 
     /// Milliseconds since the epoch.
@@ -74,7 +83,7 @@ impl Clock {
     /// Time since the epoch.
     #[allow(clippy::disallowed_methods)] // this is where `now` is read
     pub fn elapsed(self) -> Duration {
-        Instant::now().duration_since(self.0)
+        Instant::now().duration_since(self.begun) + self.shown
     }
 }
 
@@ -194,8 +203,13 @@ impl<I: PacketIo> Worker<I> {
         }
     }
 
-    /// Runs until [`Request::Stop`]; gives the backend back, with every frame released.
-    pub fn run(mut self) -> I {
+    /// Takes over what another worker has left, before the first packet; what became of it.
+    pub fn restore(&mut self, records: &Records, now: Timestamp) -> Restored {
+        self.nat.restore(records, now)
+    }
+
+    /// Runs until [`Request::Stop`]; gives the backend back, with every frame released, and all that the NAT knows.
+    pub fn run(mut self) -> (I, Nat) {
         let mut spin = Spin::new();
         while !self.stopping {
             let begin = self.shared.clock.elapsed();
@@ -216,7 +230,7 @@ impl<I: PacketIo> Worker<I> {
             }
         }
         self.release_all();
-        self.io
+        (self.io, self.nat)
     }
 
     /// One turn of the loop at the time `now`: a burst from the interfaces, one from each other worker,

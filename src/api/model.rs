@@ -46,6 +46,8 @@ pub(crate) struct Status {
     pub(crate) warnings: Vec<String>,
     /// What was taken away and is still there, and what is to come, since the configuration changed.
     pub(crate) transitions: Vec<String>,
+    /// What became of the sessions of the natgate before this one, if it left any.
+    pub(crate) restored: Option<String>,
     /// What was set at run time, over what is written.
     pub(crate) settings: Vec<SettingRow>,
     /// The last time that the configuration was read again.

@@ -70,6 +70,8 @@ pub(crate) struct Shared {
     pub(crate) warnings: Mutex<Vec<String>>,
     /// What the operator should know of the host.
     pub(crate) host_warnings: Vec<String>,
+    /// What became of the sessions of the natgate before, if there was one.
+    pub(crate) restored: Option<String>,
     /// The way to whoever changes something.
     pub(crate) orders: Orders,
     /// What became of the configuration since the start.
@@ -329,6 +331,7 @@ impl Shared {
             dropped_by_steering: (self.steering_drops)().iter().map(|(_, packets)| packets).sum(),
             warnings: self.all_warnings(),
             transitions: self.transitions(&snapshot),
+            restored: self.restored.clone(),
             settings: self.settings().into_iter().filter(|row| row.set).collect(),
             last_reload: lock(&self.reloads).last.clone(),
         }

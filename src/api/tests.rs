@@ -151,6 +151,7 @@ fn shared(rows: usize, produced: &Arc<AtomicUsize>) -> Shared {
         config: "flags".into(),
         warnings: Vec::new().into(),
         host_warnings: Vec::new(),
+        restored: None,
         orders: orders().0,
         reloads: std::sync::Mutex::default(),
         settings: std::sync::Mutex::default(),

@@ -35,11 +35,12 @@ pub(super) fn gateway_settings(args: &GatewayArgs) -> Vec<Setting> {
             add(flag, path, Value::from_plain(value));
         }
     }
-    let text: [(&'static str, &'static [&'static str], &Option<String>); 8] = [
+    let text: [(&'static str, &'static [&'static str], &Option<String>); 9] = [
         ("--mode", &["mode"], &args.mode),
         ("--receive-steering", &["receiveSteering"], &args.receive_steering),
         ("--socket", &["socket"], &args.socket),
         ("--state-dir", &["stateDir"], &args.state_dir),
+        ("--state-file", &["stateFile"], &args.state_file),
         ("--metrics", &["metrics"], &args.metrics),
         ("--log", &["log"], &args.log),
         ("--log-format", &["logFormat"], &args.log_format),

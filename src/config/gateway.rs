@@ -131,6 +131,8 @@ pub(crate) struct Gateway {
     pub(crate) socket: PathBuf,
     /// Where the block journal is.
     pub(crate) state_dir: PathBuf,
+    /// Through which sessions survive a restart; `None`: they do not.
+    pub(crate) state_file: Option<PathBuf>,
     /// Where to serve metrics over TCP.
     pub(crate) metrics: Option<SocketAddr>,
     /// What to log, in the syntax of `tracing`.
@@ -183,6 +185,7 @@ impl Default for Gateway {
             receive_steering: ReceiveSteering::default(),
             socket: PathBuf::from(crate::cli::DEFAULT_SOCKET),
             state_dir: PathBuf::from(crate::cli::DEFAULT_STATE_DIR),
+            state_file: Some(PathBuf::from(crate::cli::DEFAULT_SOCKET).with_extension("state")),
             metrics: None,
             log: "info".to_owned(),
             log_format: LogFormat::default(),
@@ -209,6 +212,7 @@ const SPEC: Schema = Schema {
         "receiveSteering",
         "socket",
         "stateDir",
+        "stateFile",
         "metrics",
         "log",
         "logFormat",
@@ -402,6 +406,11 @@ fn read_service(group: &Group<'_>, gateway: &mut Gateway, problems: &mut Problem
     if let Some(path) = group.get("stateDir").and_then(|f| state_dir(f, problems)) {
         gateway.state_dir = path;
     }
+    // Beside the socket: each gateway of a host has its own.
+    gateway.state_file = Some(gateway.socket.with_extension("state"));
+    if let Some(field) = group.get("stateFile") {
+        gateway.state_file = state_file(field, problems);
+    }
     if let Some(field) = group.get("metrics") {
         gateway.metrics = metrics(field, problems);
     }
@@ -442,6 +451,21 @@ fn state_dir(field: &Field<'_>, problems: &mut Problems) -> Option<PathBuf> {
     let why = format!("{text:?} is not an absolute path");
     let remedy = "write a path such as /var/lib/natgate";
     problems.error(&field.place(), "bad state directory", why, remedy);
+    None
+}
+
+/// A path, or `none`.
+fn state_file(field: &Field<'_>, problems: &mut Problems) -> Option<PathBuf> {
+    if field.is_word("none", problems) {
+        return None;
+    }
+    let text = field.text(&PATH, problems)?;
+    if text.starts_with('/') && !text.ends_with('/') {
+        return Some(PathBuf::from(text));
+    }
+    let why = format!("{text:?} is not an absolute path of a file");
+    let remedy = "write a path on a tmpfs such as /run/natgate.state, or none";
+    problems.error(&field.place(), "bad state file", why, remedy);
     None
 }
 

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use anyhow::Context;
-use conntrack::{Secret, Timestamp};
+use conntrack::{Nat, Restored, Secret, Timestamp};
 use core_affinity::CoreId;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use crossbeam::utils::CachePadded;
@@ -36,6 +36,7 @@ use crate::receive::{Addresses, Receive, Side};
 use super::confine;
 use super::journal::Journal;
 use super::left::WorkerDoor;
+use super::state::{self, Heirs, State};
 use super::tunnel_hooks::{self, TunnelHooks};
 use super::world::{World, host_warnings};
 
@@ -62,7 +63,17 @@ pub(crate) struct Dataplane {
     state_dir: PathBuf,
     /// Taken when the workers start.
     io: Vec<XskIo>,
-    threads: Vec<JoinHandle<XskIo>>,
+    threads: Vec<JoinHandle<(XskIo, Nat)>>,
+    /// What the secret is made of.
+    seeds: [u64; 4],
+    /// Through which sessions come from the natgate before, and go to the next one.
+    state_file: Option<PathBuf>,
+    /// What the natgate before has left, until it is known where pods live.
+    left: Option<State>,
+    /// What workers get of it, until they have it.
+    heirs: Option<Heirs>,
+    /// What became of the sessions of the natgate before, if there was one.
+    restored: Option<String>,
     /// At the last look, every interface was there.
     all_there: bool,
     tunnels: TunnelHooks,
@@ -97,18 +108,23 @@ impl Dataplane {
         steering.apply(&world.steering_tables(state))?;
         let (requests, receivers) = wakers.iter().map(|_| bounded(REQUESTS)).unzip();
         let count = wakers.len();
+        // Not before the locks are had: there is no natgate any more that could still write it.
+        let state_file = config.gateway.state_file.clone();
+        let (left, restored) = state_file.as_deref().map_or((None, None), state::take);
+        let seeds = left.as_ref().map_or_else(Secret::random_seeds, |left| left.seeds);
+        let clock =
+            left.as_ref().map_or_else(Clock::start, |left| Clock::start_at(left.clock_now()));
         let shared = worker::Shared {
             snapshot: Arc::new(Published::new(world.snapshot(state))),
             counters: Arc::new(
                 (0..count).map(|_| CachePadded::new(WorkerCounters::default())).collect(),
             ),
-            secret: Secret::random(),
+            secret: Secret::from_seeds(seeds),
             homes: Homes::by_hash(),
             notices,
-            clock: Clock::start(),
+            clock,
             sessions_per_worker: (config.gateway.sessions as usize).div_ceil(count),
         };
-        let journal = Journal::open(&config.gateway.state_dir, world.policy(), shared.clock.now());
         Ok(Self {
             steering: Arc::new(std::sync::Mutex::new(steering)),
             interfaces,
@@ -117,10 +133,15 @@ impl Dataplane {
             requests,
             receivers,
             shared,
-            journal,
+            journal: None,
             state_dir: config.gateway.state_dir.clone(),
             io: workers,
             threads: Vec::new(),
+            seeds,
+            state_file,
+            left,
+            heirs: None,
+            restored,
             all_there: true,
             tunnels: TunnelHooks::default(),
             _locks: locks,
@@ -138,8 +159,8 @@ impl Dataplane {
         }
     }
 
-    /// Has the interfaces bring packets to the worker that needs them, as far as they can and `config` says so. Before
-    /// the workers start.
+    /// Has the interfaces bring packets to the worker that needs them, as far as they can and `config` says so; then it is
+    /// known who inherits what. Before the workers start.
     pub(crate) async fn steer(
         &mut self,
         config: &Config,
@@ -163,6 +184,7 @@ impl Dataplane {
         let mode = config.gateway.receive_steering;
         let receive = Receive::prepare(mode, &sides, workers, &addresses).await;
         self.shared.homes = receive.homes();
+        self.inherit();
         receive
     }
 
@@ -171,14 +193,31 @@ impl Dataplane {
         self.tunnels.failed()
     }
 
+    /// Divides what the natgate before has left among the workers where pods live from now on.
+    fn inherit(&mut self) {
+        let (snapshot, now) = (self.shared.snapshot.get(), self.shared.clock.now());
+        let workers = self.wakers.len() as u16;
+        let (homes, secret) = (&self.shared.homes, &self.shared.secret);
+        let left = self.left.take();
+        self.heirs = left.map(|left| Heirs::of(left, &snapshot, homes, secret, workers, now));
+        // Not before: what is held by now does not rest.
+        self.journal = Journal::open(&self.state_dir, &snapshot.policy, now);
+    }
+
     /// Starts a thread for each worker, pinned to a core.
     pub(crate) fn start_workers(&mut self, seccomp: Seccomp) -> anyhow::Result<()> {
         let now = self.shared.clock.now();
         let cores = core_affinity::get_core_ids().unwrap_or_default();
         let hand_offs = HandOff::between(&self.wakers);
         let ends = self.io.drain(..).zip(hand_offs).zip(self.receivers.drain(..));
+        let (mut shares, lost, sessions) = match self.heirs.take() {
+            Some(Heirs { shares, lost, sessions }) => (shares.into_iter(), Some(lost), sessions),
+            None => (Vec::new().into_iter(), None, 0),
+        };
+        let (tell, told) = bounded(self.wakers.len());
         for (id, ((io, hand_off), requests)) in ends.enumerate() {
             let shared = self.shared.clone();
+            let (share, tell) = (shares.next(), tell.clone());
             let core = core_of(id, &cores);
             let body = move || {
                 if let Some(core) = core
@@ -187,12 +226,36 @@ impl Dataplane {
                     error!(worker = id, core = core.id, "cannot pin the worker to its core");
                 }
                 confine::worker(seccomp);
-                Worker::new(id as u16, io, hand_off, requests, shared, now).run()
+                let mut worker = Worker::new(id as u16, io, hand_off, requests, shared, now);
+                if let Some(share) = share {
+                    // Who waits for it is there until all have told.
+                    let _ = tell.send(worker.restore(&share, now));
+                }
+                drop(tell);
+                worker.run()
             };
             let thread = std::thread::Builder::new().name(format!("natgate-w{id}"));
             self.threads.push(thread.spawn(body).context("cannot start a worker thread")?);
         }
+        drop(tell);
+        if let Some(lost) = lost {
+            // Packets come only when every worker has what is its own.
+            let restored = told.iter().fold(Restored::default(), Restored::and);
+            let line = state::line(&lost, sessions, &restored);
+            info!("{line}");
+            self.restored = Some(line);
+        }
         Ok(())
+    }
+
+    /// Leaves what the workers knew, which have stopped, to the next natgate.
+    fn leave_state(&self, nats: &[Nat]) {
+        let Some(path) = &self.state_file else { return };
+        let policy = &self.shared.snapshot.get().policy;
+        let now = self.shared.clock.now();
+        if let Some(left) = state::collect(nats, policy, self.seeds, now) {
+            state::leave(&left, path);
+        }
     }
 
     /// What the stats socket shows of the data plane.
@@ -243,6 +306,7 @@ impl Dataplane {
                 config.warnings.iter().map(ToString::to_string).collect(),
             ),
             host_warnings: host_warnings(),
+            restored: self.restored.clone(),
             orders,
             reloads: std::sync::Mutex::default(),
             settings: std::sync::Mutex::default(),
@@ -419,8 +483,9 @@ impl Dataplane {
             let _ = requests.send(Request::Stop);
             waker.wake();
         }
-        let ended: Vec<XskIo> =
-            self.threads.drain(..).filter_map(|thread| thread.join().ok()).collect();
+        let ended = self.threads.drain(..).filter_map(|thread| thread.join().ok());
+        let (ended, nats): (Vec<XskIo>, Vec<Nat>) = ended.unzip();
+        self.leave_state(&nats);
         let audit = Audit::of(&ended);
         if audit.is_conserved() {
             info!(frames = audit.total, "workers stopped, every frame accounted for");

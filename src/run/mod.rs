@@ -8,6 +8,7 @@ mod left;
 mod log;
 mod pods;
 mod reload;
+mod state;
 mod supervisor;
 mod table;
 mod tune;

@@ -66,6 +66,9 @@ pub(super) fn status(status: &Status, width: usize) -> String {
             line("", problem.clone());
         }
     }
+    if let Some(restored) = &status.restored {
+        line("restored", restored.clone());
+    }
     for SettingRow { key, value, written, by, at, .. } in &status.settings {
         let by = by.as_deref().unwrap_or("somebody");
         let when = ago(at.unwrap_or_default());

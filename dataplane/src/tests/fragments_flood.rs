@@ -124,6 +124,7 @@ fn a_worker_that_ends_gives_waiting_fragments_back() {
     flood(&mut rig, INSIDE, (0..10).map(|id| orphan(pod(1), id)));
     rig.requests[0].send(Request::Stop).unwrap();
     let worker = rig.workers.pop().unwrap();
-    let (here, made) = worker.run().frames();
+    let (io, _) = worker.run();
+    let (here, made) = io.frames();
     assert_eq!(here, made);
 }
