@@ -71,6 +71,9 @@ struct GatewaySpec {
     mss_clamp: serde_json::Value,
     slow_path_budget: u32,
     drain: Drain,
+    events: serde_json::Value,
+    #[serde(skip)]
+    events_line: String,
 }
 
 #[derive(Serialize)]
@@ -288,6 +291,7 @@ fn refused(how: Refused) -> &'static str {
 }
 
 impl From<&Gateway> for GatewaySpec {
+    #[allow(clippy::too_many_lines)] // a line for each field
     fn from(gateway: &Gateway) -> Self {
         // Every field, so that none is forgotten.
         let Gateway {
@@ -312,6 +316,7 @@ impl From<&Gateway> for GatewaySpec {
             mss_clamp,
             slow_path_budget,
             drain_grace,
+            events,
         } = gateway;
         Self {
             internal: internal.clone(),
@@ -348,6 +353,8 @@ impl From<&Gateway> for GatewaySpec {
             mss_clamp: clamp(*mss_clamp),
             slow_path_budget: slow_path_budget.0,
             drain: Drain { grace: drain_grace.as_secs() },
+            events: events.spec(),
+            events_line: events.line(),
         }
     }
 }
@@ -400,6 +407,7 @@ impl GatewaySpec {
             ("mssClamp", self.mss_clamp.to_string().trim_matches('"').to_owned()),
             ("slowPathBudget", self.slow_path_budget.to_string()),
             ("drain", format!("grace of {} s", self.drain.grace)),
+            ("events", self.events_line.clone()),
         ]
     }
 }

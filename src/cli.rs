@@ -69,6 +69,25 @@ Example:
   natgate sessions --address 10.244.1.7 --protocol tcp
   natgate sessions --state established --json | jq .public")]
     Sessions(SessionsArgs),
+    /// Show what has happened: port blocks, limits, changes; and follow it
+    #[command(after_long_help = "\
+Example:
+  natgate events
+  natgate events --follow --json
+  natgate events --since 1200 --json
+
+Each event has a number, one more than the one before; the first since the start is 1. The newest 65,536 are kept in memory.")]
+    Events(EventsArgs),
+    /// Show which pod has, or had, a public endpoint
+    #[command(after_long_help = "\
+Example:
+  natgate who 203.0.113.7:40123
+  natgate who 203.0.113.7:53/udp --at -2h
+  natgate who 203.0.113.7:40123 --at 2026-03-01T14:02:00Z --json
+
+Port blocks tell, and port forwards and 1:1 addresses. Where pods share ports (the region for DNS, protocols without
+ports), only sessions do: events: {sessions: true} in the Gateway object. Records of the past are in --state-dir.")]
+    Who(WhoArgs),
     /// Show why packets were dropped, and what to do about it
     #[command(after_long_help = "Example:\n  natgate drops\n  natgate drops --all --json")]
     Drops(DropsArgs),
@@ -240,7 +259,7 @@ pub(crate) struct GatewayArgs {
     /// Stats socket [default: /run/natgate.sock]
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<String>,
-    /// Directory of the block journal, one for each gateway [default: /var/lib/natgate]
+    /// Directory of the block journal and of the records of `who`, one for each gateway [default: /var/lib/natgate]
     #[arg(long, value_name = "PATH")]
     pub(crate) state_dir: Option<String>,
     /// File through which sessions survive a restart, on a tmpfs; or none [default: beside the stats socket]
@@ -356,6 +375,37 @@ pub(crate) struct SessionsArgs {
     /// At most this many
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<u64>,
+}
+
+/// Flags of `events`.
+#[derive(Args, Debug)]
+pub(crate) struct EventsArgs {
+    /// How to ask.
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    /// Begin after the event of this number
+    #[arg(long, value_name = "NUMBER", conflicts_with = "last")]
+    pub(crate) since: Option<u64>,
+    /// Begin with so many of the newest
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub(crate) last: u64,
+    /// Go on with what comes, until interrupted
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+}
+
+/// Flags of `who`.
+#[derive(Args, Debug)]
+pub(crate) struct WhoArgs {
+    /// How to ask.
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    /// Public address and port, with the protocol unless it is TCP: 203.0.113.7:53/udp
+    #[arg(value_name = "A.B.C.D:PORT[/PROTOCOL]")]
+    pub(crate) endpoint: String,
+    /// When: RFC 3339, or so long ago as in -2h [default: now]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub(crate) at: Option<String>,
 }
 
 /// Flags of `drops`.

@@ -8,6 +8,7 @@ mod check;
 mod cli;
 mod config;
 mod detach;
+mod events;
 mod explain;
 mod generate;
 mod mirror;
@@ -24,8 +25,8 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use cli::{Cli, ClientArgs, Command, DrainArgs, GetArgs, ResetArgs, SetArgs};
-use view::{Filter, ViewError, What};
+use cli::{Cli, ClientArgs, Command, DrainArgs, EventsArgs, GetArgs, ResetArgs, SetArgs, WhoArgs};
+use view::{Filter, ViewError, What, Which};
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
@@ -50,6 +51,8 @@ fn main() -> ExitCode {
         Command::Explain(args) => explain(&args),
         Command::Capture(args) => capture(args),
         Command::Top(args) => top(&args),
+        Command::Events(args) => events(&args),
+        Command::Who(args) => who(&args),
         other => look(other),
     };
     match outcome {
@@ -93,6 +96,8 @@ fn look(command: Command) -> anyhow::Result<()> {
         | Command::Explain(_)
         | Command::Capture(_)
         | Command::Top(_)
+        | Command::Events(_)
+        | Command::Who(_)
         | Command::Detach(_)
         | Command::Schema
         | Command::Completions { .. }
@@ -193,6 +198,19 @@ fn reset(args: ResetArgs) -> anyhow::Result<()> {
 fn get(args: &GetArgs) -> anyhow::Result<()> {
     let ClientArgs { socket, json } = &args.client;
     Ok(runtime()?.block_on(view::settings::show(socket, args.key.as_deref(), *json))?)
+}
+
+/// Shows what has happened, and what happens.
+fn events(args: &EventsArgs) -> anyhow::Result<()> {
+    let which = Which { since: args.since, last: args.last, follow: args.follow };
+    Ok(runtime()?.block_on(view::events(&args.client.socket, which, args.client.json))?)
+}
+
+/// Shows who has, or had, a public endpoint.
+fn who(args: &WhoArgs) -> anyhow::Result<()> {
+    let (socket, json) = (&args.client.socket, args.client.json);
+    let at = args.at.as_deref();
+    Ok(runtime()?.block_on(view::who(socket, &args.endpoint, at, json))?)
 }
 
 fn runtime() -> io::Result<tokio::runtime::Runtime> {

@@ -1,14 +1,16 @@
-//! What should somebody be told? Limits that are near or reached, in a bounded queue.
+//! What should somebody be told? What happened, in order, in a bounded queue: limits that are near or reached, blocks
+//! that change hands and, if they are asked for, sessions.
 
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use crate::occurrence::{BlockChange, Record, SessionChange, What};
 use crate::pool::PoolId;
 use crate::time::Timestamp;
 
-/// Events that wait to be taken at most.
-const QUEUE: usize = 256;
+/// Records that wait to be taken at most.
+const QUEUE: usize = 4096;
 /// The same is not told again for this long.
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -134,11 +136,17 @@ impl Told {
 /// The events of one NAT.
 #[derive(Debug, Default)]
 pub(crate) struct Events {
-    queue: VecDeque<Event>,
+    queue: VecDeque<Record>,
+    /// Sessions are recorded too.
+    sessions: bool,
     /// By pool and kind; the first row is for those without pool.
     told: Vec<[Told; EventKind::COUNT]>,
     counts: [u64; EventKind::COUNT],
+    /// Records that found the queue full, ever, and since the last one that did not.
     lost: u64,
+    missing: u64,
+    /// When the first of those that are missing happened.
+    missing_since: Timestamp,
 }
 
 impl Events {
@@ -151,7 +159,7 @@ impl Events {
         }
         self.counts[kind] += 1;
         if self.told[row][kind].tell(now) {
-            self.keep(event);
+            self.keep(What::Limit(event), now);
         }
     }
 
@@ -160,20 +168,60 @@ impl Events {
     pub(crate) fn raise_for(&mut self, told: &mut Told, event: Event, now: Timestamp) {
         self.counts[event.kind.index()] += 1;
         if told.tell(now) {
-            self.keep(event);
+            self.keep(What::Limit(event), now);
         }
     }
 
-    fn keep(&mut self, event: Event) {
-        if self.queue.len() < QUEUE {
-            self.queue.push_back(event);
+    /// Records that a block changes hands.
+    pub(crate) fn block(&mut self, change: BlockChange, now: Timestamp) {
+        self.keep(What::Block(change), now);
+    }
+
+    /// Whether sessions are recorded.
+    pub(crate) fn has_sessions(&self) -> bool {
+        self.sessions
+    }
+
+    /// From now on, sessions are recorded or not.
+    pub(crate) fn record_sessions(&mut self, sessions: bool) {
+        self.sessions = sessions;
+    }
+
+    /// Records that a session begins or ends.
+    pub(crate) fn session(&mut self, change: SessionChange, now: Timestamp) {
+        self.keep(What::Session(change), now);
+    }
+
+    /// Nothing is left out silently: where records are missing, one says how many.
+    fn keep(&mut self, what: What, now: Timestamp) {
+        if self.missing > 0 && self.queue.len() + 1 < QUEUE {
+            let missing = std::mem::take(&mut self.missing);
+            self.queue.push_back(Record { at: self.missing_since, what: What::Missing(missing) });
+        }
+        if self.missing == 0 && self.queue.len() < QUEUE {
+            self.queue.push_back(Record { at: now, what });
         } else {
+            if self.missing == 0 {
+                self.missing_since = now;
+            }
+            self.missing += 1;
             self.lost += 1;
         }
     }
 
-    pub(crate) fn take(&mut self) -> Option<Event> {
-        self.queue.pop_front()
+    pub(crate) fn take(&mut self) -> Option<Record> {
+        let next = self.queue.pop_front();
+        if next.is_some() || self.missing == 0 {
+            return next;
+        }
+        let missing = std::mem::take(&mut self.missing);
+        Some(Record { at: self.missing_since, what: What::Missing(missing) })
+    }
+
+    /// Whether there is nothing to take.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty() && self.missing == 0
     }
 
     /// How often each kind has happened, told or not.
@@ -181,7 +229,7 @@ impl Events {
         self.counts
     }
 
-    /// Events that found the queue full.
+    /// Records that found the queue full.
     pub(crate) fn lost(&self) -> u64 {
         self.lost
     }
@@ -205,22 +253,39 @@ mod tests {
             events.raise(event(EventKind::PoolExhausted, 1), now);
             events.raise(event(EventKind::Spill, 1), now);
         }
-        let taken: Vec<Event> = std::iter::from_fn(|| events.take()).collect();
+        let taken: Vec<Record> = std::iter::from_fn(|| events.take()).collect();
         assert_eq!(taken.len(), 9);
         assert_eq!(events.counts()[EventKind::PoolExhausted.index()], 600);
         assert_eq!((events.counts()[EventKind::Spill.index()], events.lost()), (300, 0));
     }
 
     #[test]
-    fn the_queue_is_bounded() {
+    fn the_queue_is_bounded_and_says_what_is_missing_where_it_is() {
         let mut events = Events::default();
-        for n in 0..1_000 {
-            let now = Timestamp::from_millis(n);
+        let raise = |events: &mut Events, ms| {
             let soft = event(EventKind::QuotaSoft(Limit::Blocks), 0);
-            events.raise_for(&mut Told::default(), soft, now);
-        }
-        assert_eq!(std::iter::from_fn(|| events.take()).count(), QUEUE);
-        assert_eq!(events.lost(), 1_000 - QUEUE as u64);
+            events.raise_for(&mut Told::default(), soft, Timestamp::from_millis(ms));
+        };
+        let missing =
+            |count, ms| Some(Record { at: Timestamp::from_millis(ms), what: What::Missing(count) });
+        let full = QUEUE as u64;
+        (0..full + 700).for_each(|ms| raise(&mut events, ms));
+        assert_eq!(events.lost(), 700);
+        // With room for one alone, nothing can be added: the gap has to come first.
+        events.take();
+        raise(&mut events, full + 700);
+        events.take();
+        raise(&mut events, full + 701);
+        let taken: Vec<Record> = std::iter::from_fn(|| events.take()).collect();
+        assert_eq!(taken.len(), QUEUE);
+        assert_eq!(Some(taken[QUEUE - 2]), missing(701, full));
+        assert_eq!(taken[QUEUE - 1].at, Timestamp::from_millis(full + 701));
+        assert_eq!(events.lost(), 701);
+        // It is also said if nothing comes after it.
+        (0..full + 3).for_each(|ms| raise(&mut events, ms));
+        let last = std::iter::from_fn(|| events.take()).last();
+        assert_eq!(last, missing(3, full));
+        assert_eq!(events.take(), None);
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod limits;
 mod listing;
 mod mapping;
 mod nat;
+mod occurrence;
 mod pool;
 mod record;
 mod rest;
@@ -49,6 +50,7 @@ pub use nat::{
     Acknowledgement, Admission, Claimant, Farewell, FixedMapping, Hit, Means, Memory, Nat,
     NatStats, Obituary, Prospect, Reached, Refusal, Usage, claim_blocks,
 };
+pub use occurrence::{BlockChange, Record, SessionChange, What};
 pub use pool::{
     Behavior, HoldDown, InboundRefresh, IpId, MidStream, OnExhaustion, OnExpiry, Overlap, Pool,
     PoolId, PoolSettings, Pooling, Quota, Removal, Scatter, Standing, Timers, UnsolicitedSyn,

@@ -128,11 +128,6 @@ const fn ports_quota(quota: &Quota, protocol: Protocol) -> Option<u32> {
 }
 
 impl Nat {
-    /// The next event, oldest first.
-    pub fn take_event(&mut self) -> Option<Event> {
-        self.events.take()
-    }
-
     /// Keeps the number of half-open sessions when a session goes from one state to another.
     pub(crate) fn note_state(&mut self, slot: Slot, from: State, to: State) {
         if from.is_opening() == to.is_opening() {

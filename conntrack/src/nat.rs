@@ -121,8 +121,8 @@ pub struct NatStats {
     pub rests_cut_short: u64,
     /// How often what events tell has happened, by [`EventKind::index`].
     pub events: [u64; EventKind::COUNT],
-    /// Events that nobody took in time.
-    pub events_lost: u64,
+    /// Records that nobody took in time.
+    pub records_lost: u64,
 }
 
 /// Bytes that the tables of one NAT take, without what the allocator adds.
@@ -344,7 +344,7 @@ impl Nat {
             table_bytes: (self.table.bytes() + self.tails.bytes() + self.wheel.bytes()) as u64,
             rests_cut_short: self.rests.cut_short,
             events: self.events.counts(),
-            events_lost: self.events.lost(),
+            records_lost: self.events.lost(),
         }
     }
 

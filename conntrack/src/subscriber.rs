@@ -15,8 +15,9 @@ use crate::address::PortClass;
 use crate::block::{Parity, PortBlock, Returned};
 use crate::directory::{BlockNumber, Holder};
 use crate::endpoint::{Endpoint, FlowKey, Protocol, Realm};
-use crate::events::Told;
+use crate::events::{Events, Told};
 use crate::limits::Bucket;
+use crate::occurrence::BlockChange;
 use crate::pool::{Pool, PoolId, Pooling};
 use crate::session::Owner;
 use crate::tcp::State;
@@ -385,7 +386,7 @@ impl Holding {
         &mut self,
         pool: &Pool,
         ended: Ended,
-        holder: Holder,
+        (holder, events): (Holder, &mut Events),
         now: Timestamp,
     ) -> Option<Timestamp> {
         let index = self.block_of(pool, ended.public)?;
@@ -402,11 +403,11 @@ impl Holding {
         }
         let surplus = empty && !ended.replaced;
         if empty && !pool.serves(self.blocks[index].address) {
-            self.release(pool, index, holder, now);
+            self.release(pool, index, (holder, events), now);
         } else if surplus && self.blocks.iter().filter(|block| block.is_empty()).count() > 1 {
             // Rather one on another address, where the subscriber spilled to.
             let spilled = self.blocks.iter().position(|block| self.is_spare(pool, block));
-            self.release(pool, spilled.unwrap_or(index), holder, now);
+            self.release(pool, spilled.unwrap_or(index), (holder, events), now);
         }
         match returned {
             Returned::Rests(until) => Some(until),
@@ -431,8 +432,15 @@ impl Holding {
         all.clone().filter(has_room).chain(all.filter(move |index| !has_room(index)))
     }
 
-    fn release(&mut self, pool: &Pool, index: usize, holder: Holder, now: Timestamp) {
+    fn release(
+        &mut self,
+        pool: &Pool,
+        index: usize,
+        (holder, events): (Holder, &mut Events),
+        now: Timestamp,
+    ) {
         let block = self.blocks.swap_remove(index);
+        events.block(BlockChange::of(&block, pool, holder, false), now);
         let directory = pool.addresses[usize::from(block.address)].blocks(block.class);
         directory.release(block.number, holder, pool.settings.hold_down.block, now);
         let public = &pool.addresses[usize::from(block.address)];
@@ -453,29 +461,46 @@ impl Holding {
     }
 
     /// Gives empty blocks on the address at `address` back.
-    pub(crate) fn leave(&mut self, pool: &Pool, address: u16, holder: Holder, now: Timestamp) {
+    pub(crate) fn leave(
+        &mut self,
+        pool: &Pool,
+        address: u16,
+        (holder, events): (Holder, &mut Events),
+        now: Timestamp,
+    ) {
         let left = |block: &PortBlock| block.address == address && block.is_empty();
         while let Some(index) = self.blocks.iter().position(left) {
-            self.release(pool, index, holder, now);
+            self.release(pool, index, (holder, events), now);
         }
     }
 
     /// Gives empty blocks back, all but `keep`.
-    fn release_empty(&mut self, pool: &Pool, keep: usize, holder: Holder, now: Timestamp) {
+    fn release_empty(
+        &mut self,
+        pool: &Pool,
+        keep: usize,
+        (holder, events): (Holder, &mut Events),
+        now: Timestamp,
+    ) {
         let empty = self.blocks.iter().filter(|block| block.is_empty()).count();
         for _ in keep..empty {
             let spilled = self.blocks.iter().position(|block| self.is_spare(pool, block));
             let any = || self.blocks.iter().rposition(PortBlock::is_empty);
             let Some(index) = spilled.or_else(any) else { return };
-            self.release(pool, index, holder, now);
+            self.release(pool, index, (holder, events), now);
         }
     }
 
     /// Gives back what has been idle for long. `Keep`: when to look again; a port that rests, or a session
     /// that ends, makes itself heard.
-    pub(crate) fn settle(&mut self, pool: &Pool, holder: Holder, now: Timestamp) -> Settled {
+    pub(crate) fn settle(
+        &mut self,
+        pool: &Pool,
+        (holder, events): (Holder, &mut Events),
+        now: Timestamp,
+    ) -> Settled {
         if self.sessions > 0 {
-            self.release_empty(pool, 1, holder, now);
+            self.release_empty(pool, 1, (holder, events), now);
             return Settled::Keep(Timestamp::NEVER);
         }
         let (last_block, linger) =
@@ -483,7 +508,7 @@ impl Holding {
         if now < last_block && !self.blocks.is_empty() {
             return Settled::Keep(last_block);
         }
-        self.release_empty(pool, 0, holder, now);
+        self.release_empty(pool, 0, (holder, events), now);
         if !self.blocks.is_empty() {
             Settled::Keep(Timestamp::NEVER)
         } else if now < linger {

@@ -151,8 +151,10 @@ pub struct WorkerCounters {
     pub fill_ring_empty: Counter,
     /// Wake-up system calls.
     pub wakeups: Counter,
-    /// Events lost because the control thread was slow.
-    pub events_lost: Counter,
+    /// Wishes to have neighbours resolved, lost because the control thread was slow; they are repeated.
+    pub notices_lost: Counter,
+    /// Records of what happened, lost because the control thread was slow.
+    pub records_lost: Counter,
 }
 
 impl WorkerCounters {

@@ -80,6 +80,7 @@ impl<I: PacketIo> Worker<I> {
     fn follow_policy(&mut self) {
         let policy = &self.snapshot.policy;
         self.nat.adopt(&policy.pools);
+        self.nat.record_sessions(policy.record_sessions);
         if self.cuts != policy.cuts {
             self.cuts = policy.cuts;
             self.cutting = Some(0);

@@ -52,7 +52,7 @@ impl<I: PacketIo> Worker<I> {
     /// Has the kernel resolve a neighbour.
     pub(crate) fn ask_for(&self, (interface, address): Neighbour) {
         if self.shared.notices.try_send(Notice::Resolve(interface, address)).is_err() {
-            self.counters().events_lost.add(1);
+            self.counters().notices_lost.add(1);
         }
     }
 

@@ -36,6 +36,7 @@ pub mod packet;
 pub mod passage;
 mod pipeline;
 mod plain;
+mod records;
 mod refuse;
 pub mod request;
 pub mod roads;

@@ -117,6 +117,4 @@ pub struct SubscriberRow {
 pub enum Notice {
     /// Packets wait for this neighbour, or its entry is in use: have the kernel resolve it.
     Resolve(crate::interface::InterfaceId, Ipv4Addr),
-    /// A limit is near or reached.
-    Event(conntrack::Event),
 }

@@ -52,6 +52,8 @@ pub struct Policy {
     pub slow_path_budget: SlowPathBudget,
     /// No session is opened any more; those that there are go on.
     pub draining: bool,
+    /// Sessions are recorded, too.
+    pub record_sessions: bool,
 }
 
 /// Packets in a turn that may open a session while receive rings overflow.
@@ -217,6 +219,7 @@ impl Policy {
             mss_clamp,
             slow_path_budget,
             draining: false,
+            record_sessions: false,
         }
     }
 

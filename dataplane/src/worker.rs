@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use conntrack::{HashedKey, Nat, Records, Restored, Secret, Timestamp};
+use conntrack::{HashedKey, Nat, Record, Records, Restored, Secret, Timestamp};
 use crossbeam::channel::{Receiver, Sender};
+use rtrb::Producer;
 
 use crate::answer::{self, RateLimit};
 use crate::capture::Tap;
@@ -133,8 +134,8 @@ pub struct Worker<I: PacketIo> {
     pub(crate) tunnels: Tunnels,
     pub(crate) taken_over: Vec<Known<I::Frame>>,
     next_housekeeping: Timestamp,
-    /// Events of the NAT that were lost, counted so far.
-    events_lost: u64,
+    /// Where its records go.
+    pub(crate) records: Option<Producer<Record>>,
     /// Something besides packets is left to do at once: the worker must not sleep.
     pub(crate) unfinished: bool,
     pub(crate) stopping: bool,
@@ -196,7 +197,7 @@ impl<I: PacketIo> Worker<I> {
             tunnels: Tunnels::new(id, hand_off_workers),
             taken_over: Vec::with_capacity(BURST),
             next_housekeeping: now,
-            events_lost: 0,
+            records: None,
             unfinished: false,
             stopping: false,
             shared,
@@ -255,6 +256,7 @@ impl<I: PacketIo> Worker<I> {
         let listing = self.serve_requests(packets, began, now);
         let expiring = self.expire(now, packets > 0);
         self.unfinished = self.say_farewell(now) || expiring || listing;
+        self.pass_records_on();
         if now >= self.next_housekeeping {
             self.keep_house(now);
         }
@@ -471,7 +473,6 @@ impl<I: PacketIo> Worker<I> {
             self.ask_for(neighbour);
         }
         self.answer_held(now);
-        self.pass_events_on();
         self.drop_overdue_fragments(now);
         self.count_held();
         let (nat, io) = (self.nat.stats(), self.io.stats());
@@ -483,6 +484,7 @@ impl<I: PacketIo> Worker<I> {
         counters.sessions_unannounced.set(nat.unannounced);
         counters.subscribers.set(nat.subscribers);
         counters.rests_cut_short.set(nat.rests_cut_short);
+        counters.records_lost.set(nat.records_lost);
         for (counter, happened) in counters.events.iter().zip(nat.events) {
             counter.set(happened);
         }
@@ -493,18 +495,6 @@ impl<I: PacketIo> Worker<I> {
         counters.receive_ring_full.set(io.receive_ring_full);
         counters.fill_ring_empty.set(io.fill_ring_empty);
         counters.wakeups.set(io.transmit_wakeups + io.receive_wakeups);
-    }
-
-    /// Gives what limits have to say to the control thread.
-    fn pass_events_on(&mut self) {
-        let lost = self.nat.stats().events_lost;
-        self.counters().events_lost.add(lost - self.events_lost);
-        self.events_lost = lost;
-        while let Some(event) = self.nat.take_event() {
-            if self.shared.notices.try_send(Notice::Event(event)).is_err() {
-                self.counters().events_lost.add(1);
-            }
-        }
     }
 
     fn sleep(&mut self) {
@@ -535,6 +525,7 @@ impl<I: PacketIo> Worker<I> {
                 self.drop_frame(received.frame, DropReason::HandOffFull);
             }
         }
+        self.pass_records_on();
         self.keep_house(self.shared.clock.now());
         self.io.flush();
     }

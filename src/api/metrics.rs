@@ -4,6 +4,7 @@ mod latency;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use conntrack::EventKind;
 use dataplane::IcmpError;
@@ -12,6 +13,8 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
+
+use crate::events::{Happening, SinkCounts};
 
 use super::pools::PoolRows;
 use super::shared::Shared;
@@ -160,7 +163,33 @@ impl Export {
             "limit_events",
             "Times that a limit was near or reached, by kind",
             &labelled(&samples),
-        )
+        )?;
+        let counts = self.shared.journal.counts();
+        let kinds = counts.iter().enumerate();
+        let samples: Vec<_> =
+            kinds.map(|(kind, count)| ([("kind", Happening::name_of(kind))], *count)).collect();
+        families.counter("events", "Entries of the journal, by kind", &labelled(&samples))?;
+        self.sinks(families)
+    }
+
+    fn sinks(&self, families: &mut Families<'_>) -> fmt::Result {
+        type Of = fn(&SinkCounts) -> u64;
+        let samples = |of: Of| -> Vec<_> {
+            let sinks = self.shared.sinks.iter();
+            sinks.map(|(name, counts)| ([("sink", *name)], of(counts))).collect()
+        };
+        let counters: [(&str, &str, Of); 3] = [
+            ("events_written", "Entries of the journal that a sink has taken", |it| {
+                load(&it.written)
+            }),
+            ("events_lost", "Entries of the journal that a sink has lost", |it| load(&it.lost)),
+            ("events_failures", "Times that a sink failed", |it| load(&it.failures)),
+        ];
+        for (name, help, of) in counters {
+            families.counter(name, help, &labelled(&samples(of)))?;
+        }
+        let failing = samples(|it| u64::from(it.failing.load(Ordering::Relaxed)));
+        families.gauge("events_failing", "1 while a sink fails", &labelled(&failing))
     }
 
     fn sessions(&self, families: &mut Families<'_>) -> fmt::Result {
@@ -283,11 +312,20 @@ const COUNTERS: &[(&str, &str, Of)] = &[
     ),
     ("fill_ring_empty", "Times that the kernel found a fill ring empty", |w| &w.fill_ring_empty),
     (
-        "events_lost",
-        "Limit events counted, but not logged, because the control thread was slow",
-        |w| &w.events_lost,
+        "events_missing",
+        "Records of events that workers had no room for; the journal says where they are missing",
+        |w| &w.records_lost,
+    ),
+    (
+        "notices_lost",
+        "Wishes to have a neighbour resolved that did not reach the control thread; they are repeated",
+        |w| &w.notices_lost,
     ),
 ];
+
+fn load(count: &AtomicU64) -> u64 {
+    count.load(Ordering::Relaxed)
+}
 
 /// One sample: labels and value.
 type Sample<'a, V> = (&'a [(&'static str, V)], u64);

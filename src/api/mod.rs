@@ -1,6 +1,7 @@
 //! How does one look into a running natgate? By HTTP over a Unix socket, and by metrics over TCP.
 
 mod drain;
+mod events;
 mod listen;
 mod load;
 mod metrics;

@@ -230,8 +230,8 @@ pub(crate) struct WorkerRow {
     pub(crate) receive_ring_full: u64,
     /// Times that a fill ring was empty.
     pub(crate) fill_ring_empty: u64,
-    /// Events lost.
-    pub(crate) events_lost: u64,
+    /// Records of events lost.
+    pub(crate) records_lost: u64,
 }
 
 /// How long packets stay, from before their burst was received until it was handed to the interfaces, of one busy turn in 64.

@@ -12,9 +12,10 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use conntrack::Protocol;
 use serde::Deserialize;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::drain;
+use super::events;
 use super::metrics;
 use super::model::{Problem, Reloaded};
 use super::orders::Order;
@@ -25,8 +26,10 @@ use super::stream::{self, Filter};
 use crate::explain::model::Explained;
 use crate::explain::{Asked, Question};
 
-/// Streams of sessions and subscribers at a time.
+/// Streams of sessions and subscribers at a time; and of events.
 const STREAMS: usize = 16;
+/// Searches of records at a time: each reads all of them.
+const SEARCHES: usize = 2;
 
 const INDEX: &str = "natgate stats socket
 
@@ -34,6 +37,8 @@ const INDEX: &str = "natgate stats socket
 /v1/pools         address pools and their port blocks
 /v1/subscribers   one JSON object a line; ?address= ?pool= ?limit=
 /v1/sessions      one JSON object a line; ?address= ?pool= ?protocol= ?state= ?limit=
+/v1/events        what happens, one JSON object a line, as it comes; ?since= ?last= ?follow=false
+/v1/who           who has, or had, a public endpoint; ?endpoint=A.B.C.D:PORT/udp ?at=
 /v1/drops         packets dropped, by reason, with remedies
 /v1/workers       workers, their load and rings
 /v1/interfaces    interfaces of the gateway
@@ -53,6 +58,26 @@ pub(super) struct App {
     pools: Arc<PoolRows>,
     streams: Arc<Semaphore>,
     captures: Arc<Semaphore>,
+    followers: Arc<Semaphore>,
+    searchers: Arc<Semaphore>,
+}
+
+impl App {
+    /// Room for one more who searches the past.
+    pub(super) fn searcher(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        Arc::clone(&self.searchers).try_acquire_owned().map_err(|_| {
+            let error = format!("{SEARCHES} searches are under way; try again");
+            Refusal(StatusCode::SERVICE_UNAVAILABLE, error)
+        })
+    }
+
+    /// Room for one more who follows events.
+    pub(super) fn follower(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        Arc::clone(&self.followers).try_acquire_owned().map_err(|_| {
+            let error = format!("{STREAMS} follow the events already; end one and try again");
+            Refusal(StatusCode::SERVICE_UNAVAILABLE, error)
+        })
+    }
 }
 
 /// What the TCP address serves.
@@ -78,6 +103,8 @@ pub(super) fn all(shared: Arc<Shared>, pools: Arc<PoolRows>) -> Router {
         .route("/v1/drain", get(drain::show).post(drain::begin).delete(drain::end))
         .route("/v1/explain", get(explain))
         .route("/v1/capture", get(capture))
+        .route("/v1/events", get(events::follow))
+        .route("/v1/who", get(events::who))
         .route("/v1/reload", post(reload));
     finish(router, shared, pools)
 }
@@ -103,6 +130,8 @@ fn finish(router: Router<App>, shared: Arc<Shared>, pools: Arc<PoolRows>) -> Rou
         pools,
         streams: Arc::new(Semaphore::new(STREAMS)),
         captures: Arc::new(Semaphore::new(1)),
+        followers: Arc::new(Semaphore::new(STREAMS)),
+        searchers: Arc::new(Semaphore::new(SEARCHES)),
     })
 }
 
@@ -223,14 +252,14 @@ async fn explain(
     Ok(Json(told.map_err(|error| Refusal(StatusCode::SERVICE_UNAVAILABLE, error))?))
 }
 
-pub(super) fn permit(app: &App) -> Result<tokio::sync::OwnedSemaphorePermit, Refusal> {
+pub(super) fn permit(app: &App) -> Result<OwnedSemaphorePermit, Refusal> {
     Arc::clone(&app.streams).try_acquire_owned().map_err(|_| {
         let error = format!("{STREAMS} lists are being read already; end one and try again");
         Refusal(StatusCode::SERVICE_UNAVAILABLE, error)
     })
 }
 
-fn lines(body: Body) -> Response {
+pub(super) fn lines(body: Body) -> Response {
     ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
 }
 
@@ -277,10 +306,10 @@ fn state_names() -> Vec<&'static str> {
     names
 }
 
-fn bad(error: String) -> Refusal {
+pub(super) fn bad(error: String) -> Refusal {
     Refusal(StatusCode::BAD_REQUEST, error)
 }
 
-fn bad_value(field: &str, value: &str, remedy: impl Display) -> Refusal {
+pub(super) fn bad_value(field: &str, value: &str, remedy: impl Display) -> Refusal {
     bad(format!("bad value '{value}' ({field}): {remedy}"))
 }

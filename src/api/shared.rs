@@ -14,6 +14,7 @@ use dataplane::interface::InterfaceId;
 use dataplane::request::Request;
 use dataplane::snapshot::{Published, Snapshot};
 
+use crate::events::{Journal, SinkCounts, Who};
 use crate::mirror::{Link, MirrorState};
 
 use super::load::Loads;
@@ -74,6 +75,12 @@ pub(crate) struct Shared {
     pub(crate) restored: Option<String>,
     /// The way to whoever changes something.
     pub(crate) orders: Orders,
+    /// What has happened.
+    pub(crate) journal: Arc<Journal>,
+    /// Who has, or had, which ports.
+    pub(crate) who: Arc<Who>,
+    /// What becomes of the entries of those who write the journal down, by name.
+    pub(crate) sinks: Vec<(&'static str, Arc<SinkCounts>)>,
     /// What became of the configuration since the start.
     pub(crate) reloads: Mutex<Reloads>,
     /// What can be set at run time.
@@ -486,6 +493,6 @@ fn worker_row(
         transmit_ring_full: counters.transmit_ring_full.get(),
         receive_ring_full: counters.receive_ring_full.get(),
         fill_ring_empty: counters.fill_ring_empty.get(),
-        events_lost: counters.events_lost.get(),
+        records_lost: counters.records_lost.get(),
     }
 }

@@ -135,6 +135,7 @@ fn shared(rows: usize, produced: &Arc<AtomicUsize>) -> Shared {
         )),
         roads: Arc::default(),
     };
+    let journal = Arc::new(crate::events::Journal::new(Timestamp::default()));
     Shared {
         counters: Arc::new(counters),
         workers: (0..2).map(|number| worker(number, rows, Arc::clone(produced))).collect(),
@@ -153,6 +154,9 @@ fn shared(rows: usize, produced: &Arc<AtomicUsize>) -> Shared {
         host_warnings: Vec::new(),
         restored: None,
         orders: orders().0,
+        who: Arc::new(crate::events::Who::new(Arc::clone(&journal), None)),
+        journal,
+        sinks: vec![("file", Arc::default())],
         reloads: std::sync::Mutex::default(),
         settings: std::sync::Mutex::default(),
         sessions_maximum: 1_000_000,
@@ -532,5 +536,66 @@ fn a_thousand_silent_clients_keep_nobody_out() {
         let answer =
             tokio::time::timeout(std::time::Duration::from_secs(5), fake.json("/v1/status"));
         assert_eq!(answer.await.expect("an answer")["workers"], 2);
+    });
+}
+
+/// What the journal of a natgate gets that ends in order.
+pub(crate) fn stop_journal(fake: &Fake) {
+    let (rings, _) = crate::events::Rings::new(1);
+    let snapshot = Arc::clone(&fake.shared.snapshot);
+    let clock = dataplane::worker::Clock::start();
+    let journal = Arc::clone(&fake.shared.journal);
+    crate::events::Collector::start(journal, rings, snapshot, clock, false).unwrap().stop();
+}
+
+#[test]
+fn events_are_followed_from_a_number_on() {
+    let fake = Fake::new(0);
+    fake.run(async || {
+        assert_eq!(fake.get("/v1/events?follow=false&since=0").await, (200, String::new()));
+        let rows = |body: &str| -> Vec<(u64, String)> {
+            let row = |line| serde_json::from_str::<crate::events::Row>(line).unwrap();
+            body.lines().map(row).map(|row| (row.seq.unwrap(), row.kind)).collect()
+        };
+        let expected: Vec<(u64, String)> = ["started", "block-allotted", "stopped"]
+            .into_iter()
+            .zip(1..)
+            .map(|(kind, seq)| (seq, kind.to_owned()))
+            .collect();
+        // A follower sees what comes, and ends with the journal.
+        let (followed, ()) = tokio::join!(fake.get("/v1/events"), async {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            stop_journal(&fake);
+        });
+        assert_eq!((followed.0, rows(&followed.1)), (200, expected.clone()));
+        for (query, from) in [("since=0", 0), ("since=2", 2), ("last=1", 2), ("since=99", 0)] {
+            let (_, body) = fake.get(&format!("/v1/events?follow=false&{query}")).await;
+            assert_eq!(rows(&body), expected[from..], "{query}");
+        }
+        for query in ["since=x", "last=-1", "follow=yes", "until=3"] {
+            assert_eq!(fake.get(&format!("/v1/events?{query}")).await.0, 400, "{query}");
+        }
+    });
+}
+
+#[test]
+fn followers_are_few_and_take_no_room_of_lists() {
+    let fake = Fake::new(1);
+    fake.run(async || {
+        let mut silent = Vec::new();
+        for _ in 0..16 {
+            let mut stream = UnixStream::connect(&fake.socket).await.unwrap();
+            stream.write_all(b"GET /v1/events HTTP/1.1\r\nhost: n\r\n\r\n").await.unwrap();
+            let mut first = [0; 1];
+            stream.read_exact(&mut first).await.unwrap();
+            silent.push(stream);
+        }
+        let (status, body) = fake.get("/v1/events").await;
+        assert!(status == 503 && body.contains("follow the events already"), "{body}");
+        assert_eq!(fake.get("/v1/sessions").await.0, 200);
+        silent.clear();
+        // The server learns that they are gone.
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        assert_eq!(fake.get("/v1/events?follow=false").await.0, 200);
     });
 }

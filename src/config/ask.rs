@@ -93,6 +93,9 @@ pub(super) const INTERFACE: Form = Form {
 };
 /// A path from the root.
 pub(super) const PATH: Form = Form { what: "an absolute path", pattern: "^/" };
+/// Where a collector listens.
+pub(super) const COLLECTOR: Form =
+    Form { what: "a host and a port, such as ipfix.example.net:4740", pattern: ":[0-9]{1,5}$" };
 /// Where to listen.
 pub(super) const LISTENING: Form = Form {
     what: "an address and a port, such as 127.0.0.1:9100",

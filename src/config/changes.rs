@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use super::problem::{ConfigErrors, Origin, Place, Problem};
-use super::{Config, Gateway, PoolConfig};
+use super::{Config, Events, Gateway, PoolConfig};
 
 /// Names that a line lists.
 const NAMED: usize = 5;
@@ -43,7 +43,10 @@ pub(crate) fn needs_restart(running: &Gateway, wanted: &Gateway) -> Vec<Problem>
         slow_path_budget: _,
         drain_grace: _,
         error_interfaces: _,
+        events,
     } = running;
+    // Whether sessions are recorded follows a reload.
+    let recorded = |events: &Events| Events { sessions: false, ..events.clone() };
     let pair = |field: &'static str, old: &dyn Debug, new: &dyn Debug| {
         (field, format!("{old:?}"), format!("{new:?}"))
     };
@@ -62,6 +65,7 @@ pub(crate) fn needs_restart(running: &Gateway, wanted: &Gateway) -> Vec<Problem>
         pair("metrics", metrics, &wanted.metrics),
         pair("logFormat", log_format, &wanted.log_format),
         pair("sessions", sessions, &wanted.sessions),
+        pair("events", &recorded(events), &recorded(&wanted.events)),
     ];
     let differing = fixed.into_iter().filter(|(_, old, new)| old != new);
     let problem = |(field, old, new): (&str, String, String)| Problem {

@@ -10,7 +10,9 @@ use dataplane::interface::InterfaceId;
 use dataplane::snapshot::{Answers, MssClamp, Refused, SlowPathBudget};
 use tracing_subscriber::EnvFilter;
 
+use super::Events;
 use super::ask::{ANY, INTERFACE, LISTENING, PATH};
+use super::events;
 use super::field::{Field, Group, Schema};
 use super::problem::{Place, Problems};
 
@@ -153,6 +155,8 @@ pub(crate) struct Gateway {
     pub(crate) drain_grace: Duration,
     /// What new flows get while there is overload.
     pub(crate) slow_path_budget: SlowPathBudget,
+    /// What is recorded, and where.
+    pub(crate) events: Events,
 }
 
 impl Gateway {
@@ -196,6 +200,7 @@ impl Default for Gateway {
             mss_clamp: MssClamp::default(),
             drain_grace: Duration::ZERO,
             slow_path_budget: SlowPathBudget::default(),
+            events: Events::default(),
         }
     }
 }
@@ -226,6 +231,7 @@ const SPEC: Schema = Schema {
         "mssClamp",
         "slowPathBudget",
         "drain",
+        "events",
     ],
     later: &["defaults", "trafficClass"],
 };
@@ -246,6 +252,7 @@ pub(super) fn read(spec: &Field<'_>, complete: bool, problems: &mut Problems) ->
     read_packet_path(&group, &mut gateway, problems);
     read_answers(&group, &mut gateway, problems);
     read_service(&group, &mut gateway, problems);
+    gateway.events = events::read(&group, problems);
     gateway
 }
 

@@ -8,6 +8,7 @@
 mod address;
 mod ask;
 mod changes;
+mod events;
 mod field;
 mod flags;
 mod forward;
@@ -42,6 +43,7 @@ use crate::cli::GatewayArgs;
 
 pub(crate) use address::AddressRange;
 pub(crate) use changes::{failure, needs_restart, what_changes};
+pub(crate) use events::Events;
 pub(crate) use gateway::{Gateway, LogFormat, Mode, OnExit, ReceiveSteering, Tunnels};
 pub(crate) use host::host_addresses;
 pub(crate) use json_schema::json_schema;

@@ -85,6 +85,7 @@ impl Succession {
         policy.cuts = before.cuts + u32::from(cut);
         policy.mss_clamp = config.gateway.mss_clamp;
         policy.slow_path_budget = config.gateway.slow_path_budget;
+        policy.record_sessions = config.gateway.events.sessions;
         Self { policy, waiting, problems: ground.problems }
     }
 
@@ -468,5 +469,6 @@ pub(crate) fn relieved(
     let (rules, answers) = (before.rules.clone(), before.answers.clone());
     let policy = Policy::new(before.generation, pools, rules, forwards, answers);
     let (mss_clamp, slow_path_budget) = (before.mss_clamp, before.slow_path_budget);
-    Policy { cuts: before.cuts, mss_clamp, slow_path_budget, ..policy }
+    let record_sessions = before.record_sessions;
+    Policy { cuts: before.cuts, mss_clamp, slow_path_budget, record_sessions, ..policy }
 }

@@ -17,7 +17,7 @@ use dataplane::hand_off::{HandOff, RING_SIZE};
 use dataplane::home::Homes;
 use dataplane::interface::InterfaceId;
 use dataplane::request::{Notice, Request};
-use dataplane::snapshot::Published;
+use dataplane::snapshot::{Published, Snapshot};
 use dataplane::waker::Waker;
 use dataplane::worker::{self, Clock};
 use dataplane::xsk::{
@@ -29,6 +29,7 @@ use tracing::{error, info};
 use crate::api::{InterfaceFacts, Loads, Orders, Shared, WorkerFacts};
 use crate::cli::Seccomp;
 use crate::config::{Config, Gateway, Mode, Succession};
+use crate::events::Rings;
 use crate::explain::Facts;
 use crate::mirror::MirrorState;
 use crate::receive::{Addresses, Receive, Side};
@@ -36,6 +37,7 @@ use crate::receive::{Addresses, Receive, Side};
 use super::confine;
 use super::journal::Journal;
 use super::left::WorkerDoor;
+use super::recording::Recording;
 use super::state::{self, Heirs, State};
 use super::tunnel_hooks::{self, TunnelHooks};
 use super::world::{World, host_warnings};
@@ -204,18 +206,19 @@ impl Dataplane {
         self.journal = Journal::open(&self.state_dir, &snapshot.policy, now);
     }
 
-    /// Starts a thread for each worker, pinned to a core.
-    pub(crate) fn start_workers(&mut self, seccomp: Seccomp) -> anyhow::Result<()> {
+    /// Starts a thread for each worker, pinned to a core. What they record comes out of the rings.
+    pub(crate) fn start_workers(&mut self, seccomp: Seccomp) -> anyhow::Result<Rings> {
         let now = self.shared.clock.now();
         let cores = core_affinity::get_core_ids().unwrap_or_default();
         let hand_offs = HandOff::between(&self.wakers);
-        let ends = self.io.drain(..).zip(hand_offs).zip(self.receivers.drain(..));
+        let (rings, records) = Rings::new(self.wakers.len());
+        let ends = self.io.drain(..).zip(hand_offs).zip(self.receivers.drain(..)).zip(records);
         let (mut shares, lost, sessions) = match self.heirs.take() {
             Some(Heirs { shares, lost, sessions }) => (shares.into_iter(), Some(lost), sessions),
             None => (Vec::new().into_iter(), None, 0),
         };
         let (tell, told) = bounded(self.wakers.len());
-        for (id, ((io, hand_off), requests)) in ends.enumerate() {
+        for (id, (((io, hand_off), requests), records)) in ends.enumerate() {
             let shared = self.shared.clone();
             let (share, tell) = (shares.next(), tell.clone());
             let core = core_of(id, &cores);
@@ -232,6 +235,7 @@ impl Dataplane {
                     let _ = tell.send(worker.restore(&share, now));
                 }
                 drop(tell);
+                worker.record_to(records);
                 worker.run()
             };
             let thread = std::thread::Builder::new().name(format!("natgate-w{id}"));
@@ -245,7 +249,17 @@ impl Dataplane {
             info!("{line}");
             self.restored = Some(line);
         }
-        Ok(())
+        Ok(rings)
+    }
+
+    /// What workers know of the world, as it is published to them.
+    pub(crate) fn snapshot(&self) -> Arc<Published<Snapshot>> {
+        Arc::clone(&self.shared.snapshot)
+    }
+
+    /// The clock of workers and directories.
+    pub(crate) fn clock(&self) -> Clock {
+        self.shared.clock
     }
 
     /// Leaves what the workers knew, which have stopped, to the next natgate.
@@ -265,6 +279,7 @@ impl Dataplane {
         source: String,
         orders: Orders,
         receive: &Receive,
+        recording: &Recording,
     ) -> Shared {
         let cores = core_affinity::get_core_ids().unwrap_or_default();
         let count = self.wakers.len();
@@ -308,6 +323,9 @@ impl Dataplane {
             host_warnings: host_warnings(),
             restored: self.restored.clone(),
             orders,
+            journal: Arc::clone(&recording.journal),
+            who: Arc::clone(&recording.who),
+            sinks: recording.counts(),
             reloads: std::sync::Mutex::default(),
             settings: std::sync::Mutex::default(),
             sessions_maximum: config.gateway.sessions.into(),

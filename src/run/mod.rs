@@ -7,6 +7,7 @@ mod journal;
 mod left;
 mod log;
 mod pods;
+mod recording;
 mod reload;
 mod state;
 mod supervisor;
@@ -25,13 +26,12 @@ use std::time::Duration;
 
 use ::dataplane::request::Notice;
 use anyhow::{Context, bail};
-use conntrack::{Event, EventKind};
 use crossbeam::channel::Receiver;
 use futures_util::FutureExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
-use crate::api::{Server, Shared, orders, pool_name};
+use crate::api::{Server, Shared, orders};
 use crate::cli::GatewayArgs;
 use crate::config::{self, Config, OnExit, Tuning, Written};
 use crate::mirror::{Mirror, MirrorState, Resolver};
@@ -40,6 +40,7 @@ use crate::receive::Receive;
 use self::dataplane::{Dataplane, Replaced};
 use self::ending::Ending;
 use self::log::Log;
+use self::recording::Recording;
 use self::reload::{Reload, Wish, Wishes};
 use self::supervisor::Supervisor;
 use self::world::{Overlaps, World};
@@ -129,13 +130,14 @@ async fn serve(
     let metrics = server.metrics_address();
     let mut overlaps = Overlaps::default();
     overlaps.follow(&world, &state);
-    dataplane.start_workers(args.seccomp)?;
+    let rings = dataplane.start_workers(args.seccomp)?;
+    let mut recording = Recording::start(&gateway, &dataplane, rings)?;
     let source = args.config.clone().unwrap_or_else(|| "flags".to_owned());
     let (to_us, orders) = orders();
-    let shared = Arc::new(dataplane.shown(&config, source, to_us, receive));
+    let shared = Arc::new(dataplane.shown(&config, source, to_us, receive, &recording));
     shared.follow_kernel(&state);
     let serving = std::pin::pin!(server.serve(Arc::clone(&shared)));
-    follow_notices(incoming, mirror.resolver(), Arc::clone(&shared))?;
+    follow_notices(incoming, mirror.resolver())?;
     if [&mut terminate, &mut interrupt].into_iter().any(|s| s.recv().now_or_never().is_some()) {
         info!("told to stop before anything was attached");
         return Ok(());
@@ -150,7 +152,9 @@ async fn serve(
     let ended = [terminate, interrupt];
     let reload = Reload::new(args.clone(), written, config);
     reload.show_settings(&running.shared);
-    follow(running, mirror, reload, wishes, ended, serving).await
+    let ended = follow(running, mirror, reload, wishes, ended, serving).await;
+    recording.stop();
+    ended
 }
 
 /// Follows the world until it is told to end.
@@ -252,32 +256,13 @@ fn stop(dataplane: &mut Dataplane, on_exit: OnExit) -> anyhow::Result<()> {
 }
 
 /// Passes on what workers ask, on a thread of its own: the channel's receiver blocks.
-fn follow_notices(
-    notices: Receiver<Notice>,
-    resolver: Resolver,
-    shared: Arc<Shared>,
-) -> std::io::Result<()> {
+fn follow_notices(notices: Receiver<Notice>, resolver: Resolver) -> std::io::Result<()> {
     let body = move || {
         confine::powerless();
         for notice in notices {
-            match notice {
-                Notice::Resolve(interface, address) => resolver.resolve(interface, address),
-                Notice::Event(event) => report(&event, &shared),
-            }
+            let Notice::Resolve(interface, address) = notice;
+            resolver.resolve(interface, address);
         }
     };
     std::thread::Builder::new().name("natgate-notices".into()).spawn(body).map(drop)
-}
-
-/// One line for a limit that is near or reached (RFC 6888 REQ-11c).
-fn report(event: &Event, shared: &Shared) {
-    let name = |id| pool_name(&shared.snapshot.get(), id);
-    let pool = event.pool.map_or_else(|| "-".to_owned(), name);
-    let subscriber = event.subscriber.map_or_else(|| "-".to_owned(), |addr| addr.to_string());
-    let of = match event.kind {
-        EventKind::QuotaSoft(limit) | EventKind::QuotaExhausted(limit) => limit.name(),
-        _ => "-",
-    };
-    let (kind, used, limit) = (event.kind.name(), event.used, event.limit);
-    warn!(kind, pool, subscriber, of, used, limit, "a limit is near or reached");
 }

@@ -3,6 +3,7 @@
 mod client;
 mod columns;
 pub(crate) mod drain;
+mod events;
 mod human;
 mod lists;
 mod screen;
@@ -11,6 +12,10 @@ mod tables;
 #[cfg(test)]
 mod tests;
 mod watch;
+mod who;
+
+pub(crate) use events::{Which, events};
+pub(crate) use who::who;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

@@ -172,3 +172,25 @@ fn a_reader_that_goes_away_ends_the_list() {
         assert!(matches!(error, ViewError::Output(e) if e.kind() == io::ErrorKind::BrokenPipe));
     });
 }
+
+#[test]
+fn events_for_people_and_for_programs() {
+    let fake = Fake::new(0);
+    fake.run(async || {
+        crate::api::tests::stop_journal(&fake);
+        let which = Which { since: None, last: 100, follow: true };
+        let shown = async |json| {
+            let mut out = Vec::new();
+            events::events_to(&mut out, &fake.socket, which, json, true).await.unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        let text = shown(false).await;
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        assert!(lines[1].contains("block-allotted") && lines[1].contains("10.0.0.1  pool main"));
+        assert!(lines.iter().all(|line| line.chars().count() <= 120), "{text}");
+        let json = shown(true).await;
+        let row: crate::events::Row = serde_json::from_str(json.lines().next().unwrap()).unwrap();
+        assert_eq!((row.seq, row.kind.as_str()), (Some(1), "started"));
+    });
+}

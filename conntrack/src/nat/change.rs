@@ -115,7 +115,7 @@ impl Nat {
             for (_, holder) in directory.held_blocks().filter(|(_, h)| h.worker == self.worker) {
                 for number in self.subscribers.at(holder.subscriber) {
                     let holding = self.subscribers.get_mut(number).holding_mut(id);
-                    holding.leave(&pool, address, holder, now);
+                    holding.leave(&pool, address, (holder, &mut self.events), now);
                 }
             }
         }

@@ -4,6 +4,7 @@ use super::Nat;
 use crate::directory::Holder;
 use crate::key::HashedKey;
 use crate::mapping::Left;
+use crate::occurrence::SessionChange;
 use crate::rest::Rest;
 use crate::session::{Direction, Slot, Via};
 use crate::subscriber::{Ended, KEEP_LAST_BLOCK, Settled};
@@ -30,6 +31,10 @@ impl Nat {
         let (protocol, public, state) = (session.protocol(), session.public(), session.state());
         let ended = Ended { protocol, public, state, replaced };
         let remote = session.remote().addr;
+        if self.events.has_sessions() {
+            self.events.session(SessionChange::of(session, owner.pool, false), now);
+        }
+        let session = self.table.get(slot);
         let tail = session.tail();
         self.rest_tuple(slot, now);
         self.table.remove(slot, keys);
@@ -53,7 +58,7 @@ impl Nat {
         let mut rests = None;
         match (owner.via, pool) {
             (Via::Block | Via::Mapping, Some(pool)) => {
-                rests = holding.return_port(pool, ended, holder, now);
+                rests = holding.return_port(pool, ended, (holder, &mut self.events), now);
             }
             (Via::Address, Some(pool)) => pool.release_claim(protocol, public.addr, remote),
             (Via::Fixed, _) | (_, None) => {}
@@ -189,10 +194,10 @@ impl Nat {
             overlay: subscriber.overlay(),
         };
         let mut next = Timestamp::NEVER;
-        let pools = &self.pools;
+        let (pools, events) = (&self.pools, &mut self.events);
         subscriber.holdings.retain_mut(|holding| {
             let Some(pool) = pools.get(holding.pool.index()) else { return true };
-            match holding.settle(pool, holder, now) {
+            match holding.settle(pool, (holder, &mut *events), now) {
                 Settled::Keep(due) => next = next.min(due),
                 Settled::Forget => return false,
             }

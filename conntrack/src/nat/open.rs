@@ -8,6 +8,7 @@ use crate::directory::Holder;
 use crate::endpoint::{Endpoint, FlowKey, Protocol, Realm};
 use crate::lease::Search;
 use crate::mapping::{Class, NewMapping};
+use crate::occurrence::{BlockChange, SessionChange};
 use crate::pool::{Pool, PoolId};
 use crate::session::{Direction, Owner, Slot, Via, reply_key};
 use crate::subscriber::{KEEP_LAST_BLOCK, NoBlock};
@@ -197,6 +198,10 @@ impl Nat {
                 subscriber.created += 1;
                 self.created += 1;
                 self.begin(slot, first, now);
+                if self.events.has_sessions() {
+                    let session = self.table.get(slot);
+                    self.events.session(SessionChange::of(session, pool, true), now);
+                }
                 self.note_opened(number, pool, now);
             }
             Err(refusal) => {
@@ -321,12 +326,18 @@ impl Nat {
             scatter_rests: &self.scatter_rests,
         };
         let holding = subscriber.holding_mut(pool.id);
+        let held = holding.blocks.len();
         let lease = if self.table.is_full() {
             // Before a block is claimed: a full table must not empty the pool as well.
-            search.replacing(holding).ok_or(Refusal::TableFull)?
+            search.replacing(holding).ok_or(Refusal::TableFull)
         } else {
-            search.lease(holding)?
+            search.lease(holding).map_err(Refusal::from)
         };
+        // Also if it was claimed in vain.
+        for block in &holding.blocks[held..] {
+            self.events.block(BlockChange::of(block, pool, holder, true), now);
+        }
+        let lease = lease?;
         if let Some(slot) = lease.replaces {
             self.end_replaced(slot, now);
         }

@@ -14,6 +14,7 @@ mod ports;
 mod prospect;
 mod quotas;
 mod random;
+mod records;
 mod reload;
 mod restore;
 mod rests;

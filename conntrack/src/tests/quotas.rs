@@ -11,7 +11,7 @@ fn open(nat: &mut Nat, key: FlowKey, now: Timestamp) -> Result<(), Refusal> {
 }
 
 fn events(nat: &mut Nat) -> Vec<Event> {
-    std::iter::from_fn(|| nat.take_event()).collect()
+    std::iter::from_fn(|| nat.take_record()).filter_map(|record| record.limit()).collect()
 }
 
 fn kinds(nat: &mut Nat) -> Vec<EventKind> {

@@ -96,7 +96,7 @@ fn ten_seconds_and_eight_ports_at_most_the_oldest_goes_early() {
     let stats = nat.stats();
     assert_eq!((stats.sessions, stats.rests_cut_short), (0, 8), "{stats:?}");
     assert_eq!(stats.events[EventKind::HoldDownOverflow.index()], 8);
-    let mut events = std::iter::from_fn(|| nat.take_event());
+    let mut events = std::iter::from_fn(|| nat.take_record()).filter_map(|record| record.limit());
     let told = events.find(|event| event.kind == EventKind::HoldDownOverflow);
     assert_eq!(told.map(|event| event.limit), Some(8));
     let mut again: Vec<u16> =

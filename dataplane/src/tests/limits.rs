@@ -31,6 +31,7 @@ fn a_limit_that_is_reached_is_told_and_counted() {
     let quota = Quota { half_open: 2, ..PoolSettings::default().quota };
     let settings = PoolSettings { quota, ..PoolSettings::default() };
     let mut rig = Rig::with(2, settings, Some(Mac(ROUTER_MAC)));
+    let mut records = rig.records(64);
     for port in 1..=5 {
         rig.inject(INSIDE, &tcp((pod(1), port), (SERVER, 80), "S", b""));
         rig.run();
@@ -38,13 +39,11 @@ fn a_limit_that_is_reached_is_told_and_counted() {
     assert_eq!(rig.dropped(DropReason::QuotaHalfOpen), 3);
     rig.advance(Duration::from_millis(200));
     rig.run();
-    let told: Vec<_> = rig
-        .notices
-        .try_iter()
-        .filter_map(|notice| match notice {
-            Notice::Event(event) => Some((event.kind, event.subscriber, event.used, event.limit)),
-            Notice::Resolve(..) => None,
-        })
+    let told: Vec<_> = records
+        .iter_mut()
+        .flat_map(|records| std::iter::from_fn(|| records.pop().ok()))
+        .filter_map(|record| record.limit())
+        .map(|event| (event.kind, event.subscriber, event.used, event.limit))
         .collect();
     assert_eq!(told, [(EventKind::QuotaExhausted(Limit::HalfOpen), Some(pod(1)), 2, 2)]);
     let kind = EventKind::QuotaExhausted(Limit::HalfOpen).index();

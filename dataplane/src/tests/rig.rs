@@ -48,6 +48,18 @@ pub(super) struct Rig {
     pub(super) arrivals: usize,
 }
 
+impl Rig {
+    /// The ends of rings for the records of the workers, `size` in each.
+    pub(super) fn records(&mut self, size: usize) -> Vec<rtrb::Consumer<conntrack::Record>> {
+        let give = |worker: &mut Worker<MemoryIo>| {
+            let (ring, end) = rtrb::RingBuffer::new(size);
+            worker.record_to(ring);
+            end
+        };
+        self.workers.iter_mut().map(give).collect()
+    }
+}
+
 pub(super) fn interface(name: &str, internal: bool) -> Interface {
     Interface {
         name: name.into(),
