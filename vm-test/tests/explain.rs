@@ -101,15 +101,32 @@ fn ways(rig: &Rig, leg: &Value) -> Result<()> {
     ensure!(leg["there"]["mtu"] == 1500, "{leg:#}");
     ensure!(text(leg, "/back/interface")? == "int", "{leg:#}");
     let tunnel = &leg["back"]["tunnel"];
-    match rig.options().overlay {
-        Overlay::Plain => ensure!(tunnel.is_null() && leg["back"]["mtu"] == 1500, "{leg:#}"),
-        _ => {
-            ensure!(tunnel["remote"] == vm_test::rig::UNDER[0].to_string(), "{leg:#}");
-            ensure!(tunnel["local"] == vm_test::rig::UNDER[1].to_string(), "{leg:#}");
-            ensure!(tunnel["underlay"] == "under", "{leg:#}");
-        }
+    if rig.options().overlay == Overlay::Plain {
+        ensure!(tunnel.is_null() && leg["back"]["mtu"] == 1500, "{leg:#}");
+    } else {
+        ensure!(tunnel["remote"] == vm_test::rig::UNDER[0].to_string(), "{leg:#}");
+        ensure!(tunnel["local"] == vm_test::rig::UNDER[1].to_string(), "{leg:#}");
+        ensure!(tunnel["underlay"] == "under", "{leg:#}");
     }
     Ok(())
+}
+
+/// The first packet of a pod's flow is dropped for `reason`.
+fn is_refused(
+    rig: &mut Rig,
+    pod: usize,
+    (from, to): ((Ipv4Addr, u16), (Ipv4Addr, u16)),
+    tcp: bool,
+    reason: &str,
+) -> Result<()> {
+    let before = rig.natgate()?.dropped(reason)?;
+    if tcp {
+        rig.pods[pod].run(move || connect_from(from, to).is_err())?;
+    } else {
+        datagram(&rig.pods[pod], from, to, false)?;
+    }
+    let natgate = rig.natgate()?;
+    wait::until("the drop", PATIENCE, || Ok((natgate.dropped(reason)? > before).then_some(())))
 }
 
 /// Flows of both pods to both servers, in no particular order, some again: told first, then sent.
@@ -139,18 +156,7 @@ fn flows(rig: &mut Rig, servers: &Servers) -> Result<()> {
         if verdict == "refused" {
             refused += 1;
             let reason = text(&told, "/reason")?;
-            let before = rig.natgate()?.dropped(reason)?;
-            if tcp {
-                let namespace = &rig.pods[pod];
-                namespace.run(move || connect_from(from, (target, PORT)).is_err())?;
-            } else {
-                datagram(&rig.pods[pod], from, (target, PORT), false)?;
-            }
-            let natgate = rig.natgate()?;
-            wait::until("the drop", PATIENCE, || {
-                Ok((natgate.dropped(reason)? > before).then_some(()))
-            })
-            .with_context(said)?;
+            is_refused(rig, pod, (from, (target, PORT)), tcp, reason).with_context(said)?;
             continue;
         }
         ensure!(kind != 0, "{}", said());

@@ -144,9 +144,9 @@ fn older(text: &str) -> String {
         let mut words = line.splitn(4, ' ');
         match (words.next(), words.next(), words.next(), words.next()) {
             (Some("#"), Some(kind), Some(name), Some(rest)) if counters.contains(name) => {
-                older += &format!("# {kind} {name}_total {rest}\n");
+                older += &["# ", kind, " ", name, "_total ", rest, "\n"].concat();
             }
-            _ => older += &format!("{line}\n"),
+            _ => older += &[line, "\n"].concat(),
         }
     }
     older
