@@ -108,6 +108,17 @@ fn counted() -> AllCounters {
     counters
 }
 
+fn facts() -> InterfaceFacts {
+    InterfaceFacts {
+        driver: "veth".into(),
+        mode: "copy".into(),
+        queues: 2,
+        longest: None,
+        warnings: vec!["slow".into()],
+        receive_steering: Vec::new(),
+    }
+}
+
 fn shared(rows: usize, produced: &Arc<AtomicUsize>) -> Shared {
     let counters = counted();
     let address = Ipv4Addr::new(203, 0, 113, 7);
@@ -140,14 +151,7 @@ fn shared(rows: usize, produced: &Arc<AtomicUsize>) -> Shared {
         counters: Arc::new(counters),
         workers: (0..2).map(|number| worker(number, rows, Arc::clone(produced))).collect(),
         snapshot: Arc::new(Published::new(snapshot)),
-        interfaces: vec![InterfaceFacts {
-            driver: "veth".into(),
-            mode: "copy".into(),
-            queues: 2,
-            longest: None,
-            warnings: vec!["slow".into()],
-            receive_steering: Vec::new(),
-        }],
+        interfaces: vec![facts()],
         started: Instant::now(),
         config: "flags".into(),
         warnings: Vec::new().into(),
