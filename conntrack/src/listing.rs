@@ -15,6 +15,8 @@ pub struct SessionView {
     pub protocol: Protocol,
     /// The pod's endpoint.
     pub internal: Endpoint,
+    /// The pod's overlay ([`FlowKey::overlay`](crate::FlowKey::overlay)).
+    pub overlay: u16,
     /// The public endpoint.
     pub public: Endpoint,
     /// The peer.
@@ -42,6 +44,8 @@ pub struct SessionView {
 pub struct SubscriberView {
     /// The internal address.
     pub addr: Ipv4Addr,
+    /// The overlay in which that is its own.
+    pub overlay: u16,
     /// Sessions now.
     pub sessions: u32,
     /// Sessions ever created.
@@ -76,6 +80,7 @@ impl Nat {
         Some(SessionView {
             protocol: session.protocol(),
             internal: session.internal(),
+            overlay: session.overlay(),
             public: session.public(),
             remote: session.remote(),
             opened_by: owner.opened_by,
@@ -119,6 +124,7 @@ impl Nat {
         });
         Some(SubscriberView {
             addr: subscriber.addr,
+            overlay: subscriber.overlay(),
             sessions: subscriber.sessions,
             created: subscriber.created,
             refused: subscriber.refused,

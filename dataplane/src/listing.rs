@@ -242,6 +242,7 @@ fn session_row(worker: u16, view: &SessionView) -> SessionRow {
         worker,
         protocol: view.protocol,
         internal: view.internal,
+        overlay: view.overlay,
         public: view.public,
         remote: view.remote,
         state: view.state.name(),
@@ -261,6 +262,7 @@ fn subscriber_row(worker: u16, view: SubscriberView) -> SubscriberRow {
     SubscriberRow {
         worker,
         address: view.addr,
+        overlay: view.overlay,
         sessions: view.sessions,
         created: view.created,
         refused: view.refused,

@@ -62,6 +62,8 @@ pub struct SessionRow {
     pub protocol: Protocol,
     /// The pod's endpoint.
     pub internal: Endpoint,
+    /// The pod's overlay; 0: its address is its own.
+    pub overlay: u16,
     /// The public endpoint.
     pub public: Endpoint,
     /// The peer outside.
@@ -102,6 +104,8 @@ pub struct SubscriberRow {
     pub worker: u16,
     /// The internal address.
     pub address: Ipv4Addr,
+    /// The overlay in which that is its own; 0: everywhere.
+    pub overlay: u16,
     /// Sessions now.
     pub sessions: u32,
     /// Sessions ever created.

@@ -2,6 +2,8 @@
 
 mod drain;
 mod events;
+#[cfg(test)]
+mod guests_tests;
 mod listen;
 mod load;
 mod metrics;

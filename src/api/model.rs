@@ -327,6 +327,9 @@ pub(crate) struct SessionRow {
     pub(crate) protocol: String,
     /// The pod's endpoint, `a.b.c.d:port`.
     pub(crate) internal: String,
+    /// The overlay in which that is its own, as `interfaces` shows it; 0: everywhere.
+    #[serde(default)]
+    pub(crate) overlay: u16,
     /// The public endpoint.
     pub(crate) public: String,
     /// The peer outside.
@@ -358,6 +361,7 @@ impl SessionRow {
             worker: row.worker,
             protocol: row.protocol.to_string(),
             internal: row.internal.to_string(),
+            overlay: row.overlay,
             public: row.public.to_string(),
             remote: row.remote.to_string(),
             state: row.state.to_owned(),
@@ -391,6 +395,9 @@ pub(crate) struct SubscriberRow {
     pub(crate) worker: u16,
     /// Internal address.
     pub(crate) address: String,
+    /// The overlay in which that is its own; 0: everywhere.
+    #[serde(default)]
+    pub(crate) overlay: u16,
     /// Sessions now.
     pub(crate) sessions: u32,
     /// Sessions ever created.

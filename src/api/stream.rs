@@ -83,6 +83,7 @@ fn subscriber_row(row: request::SubscriberRow, snapshot: &Snapshot) -> Subscribe
     SubscriberRow {
         worker: row.worker,
         address: row.address.to_string(),
+        overlay: row.overlay,
         sessions: row.sessions,
         created: row.created,
         refused: row.refused,

@@ -142,6 +142,11 @@ const SESSIONS: [Column; 9] = [
     Column::right("ENDS IN").spare(4),
 ];
 
+/// An address or endpoint, and the overlay if only there it is its pod's: `10.244.1.7%2`.
+fn in_overlay(whose: &str, overlay: u16) -> String {
+    if overlay == 0 { whose.to_owned() } else { format!("{whose}%{overlay}") }
+}
+
 pub(super) async fn sessions(
     out: &mut impl Write,
     screen: Screen,
@@ -151,7 +156,7 @@ pub(super) async fn sessions(
     let row = |row: &SessionRow| {
         vec![
             row.protocol.clone(),
-            row.internal.clone(),
+            in_overlay(&row.internal, row.overlay),
             row.public.clone(),
             row.remote.clone(),
             row.state.clone(),
@@ -183,7 +188,7 @@ pub(super) async fn subscribers(
     let row = |row: &SubscriberRow| {
         let addresses: Vec<&str> = row.holdings.iter().map(|held| held.address.as_str()).collect();
         vec![
-            row.address.clone(),
+            in_overlay(&row.address, row.overlay),
             count(u64::from(row.sessions)),
             count(row.created),
             count(row.refused),

@@ -90,6 +90,7 @@ fn file_agrees(rig: &mut Rig, file: &Path) -> Result<()> {
     })
 }
 
+// Proves: 6888-REQ-12, 6888-REQ-14
 #[test]
 fn a_killed_natgate_still_knows_who_it_was() {
     let directory = std::env::temp_dir().join(format!("natgate-who-{}", std::process::id()));
@@ -121,7 +122,29 @@ spec: {{from: [10.244.0.0/16], pool: one}}
     rig.must(result);
 }
 
+/// Many flows make few records, and none says where they went.
+fn records_are_small(rig: &mut Rig, file: &Path) -> Result<()> {
+    const FLOWS: usize = 200;
+    server::udp_echo(&rig.s1, S1[0], 1_999)?;
+    rig.pods[0].run(|| -> Result<()> {
+        for _ in 0..FLOWS {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            socket.connect((S1[0], 1_999))?;
+            socket.set_read_timeout(Some(PATIENCE))?;
+            echo_datagram(&socket, b"one of many")?;
+        }
+        Ok(())
+    })??;
+    file_agrees(rig, file)?;
+    let text = std::fs::read_to_string(file)?;
+    let lines = text.lines().count();
+    ensure!((2..FLOWS / 10).contains(&lines), "{lines} records of {FLOWS} flows");
+    ensure!(!text.contains(&S1[0].to_string()), "a destination: {text}");
+    Ok(())
+}
+
 fn check(rig: &mut Rig, file: &Path) -> Result<()> {
+    records_are_small(rig, file)?;
     let before = endpoints(rig, 0)?;
     for (pod, &endpoint) in before.iter().enumerate() {
         is_pod(&who(rig, endpoint, None)?, pod)?;
