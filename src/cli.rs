@@ -86,7 +86,7 @@ Example:
   natgate who 203.0.113.7:40123 --at 2026-03-01T14:02:00Z --json
 
 Port blocks tell, and port forwards and 1:1 addresses. Where pods share ports (the region for DNS, protocols without
-ports), only sessions do: events: {sessions: true} in the Gateway object. Records of the past are in --state-dir.")]
+ports), only sessions do: events: {sessions: true} in the Gateway object. Records of the past are in the directory of --state-dir, 30 days.")]
     Who(WhoArgs),
     /// Show why packets were dropped, and what to do about it
     #[command(after_long_help = "Example:\n  natgate drops\n  natgate drops --all --json")]

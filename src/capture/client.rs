@@ -38,7 +38,11 @@ pub(crate) async fn capture(
     let mut body = view::get(socket, &format!("/v1/capture?{query}")).await?.into_body();
     let mut out: Box<dyn Write> = match target {
         Target::Output => Box::new(io::stdout().lock()),
-        Target::File(path) => Box::new(File::create(path)?),
+        Target::File(path) => {
+            let failed =
+                |error: io::Error| ViewError::File { path: path.clone(), why: error.to_string() };
+            Box::new(File::create(path).map_err(failed)?)
+        }
     };
     let (begin, mut counts) = (Instant::now(), Counts::default());
     let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());

@@ -493,8 +493,17 @@ fn metrics(field: &Field<'_>, problems: &mut Problems) -> Option<SocketAddr> {
 
 fn log_filter(field: &Field<'_>, problems: &mut Problems) -> Option<String> {
     let text = field.text(&ANY, problems)?;
-    if EnvFilter::builder().parse(text).is_err() {
-        let why = format!("{text:?} is not a log filter");
+    // A lone word that is no level would be a target that nothing has, and silence everything.
+    let unknown = |part: &str| {
+        let lone = !part.contains(['=', '[', ':']);
+        lone && part.parse::<tracing::level_filters::LevelFilter>().is_err()
+    };
+    let lone = text.split(',').map(str::trim).find(|part| unknown(part));
+    if lone.is_some() || EnvFilter::builder().parse(text).is_err() {
+        let why = lone.map_or_else(
+            || format!("{text:?} is not a log filter"),
+            |word| format!("{word:?} is not a level"),
+        );
         let remedy =
             "write a level (error, warn, info, debug, trace) or target=level, separated by commas";
         problems.error(&field.place(), "bad log filter", why, remedy);

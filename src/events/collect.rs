@@ -14,6 +14,8 @@ use dataplane::worker::Clock;
 use rtrb::{Consumer, Producer, RingBuffer};
 use tracing::{info, warn};
 
+use crate::run::confine;
+
 use super::clock::unix_ms;
 use super::entry::{Fixed, Happening, Place, limit_of};
 use super::journal::{Journal, Noted};
@@ -72,6 +74,7 @@ impl Collector {
         let stop = Arc::new(AtomicBool::new(false));
         let stopping = Arc::clone(&stop);
         let body = move || {
+            confine::writer();
             loop {
                 // Read before the rings are, so that nothing comes after the last look.
                 let last = stopping.load(Ordering::Acquire);

@@ -126,6 +126,14 @@ pub(super) fn worker(seccomp: Seccomp) {
     }
 }
 
+/// Takes every capability from the calling thread but that to write files of other users, if it had it.
+pub(crate) fn writer() {
+    let kept = [Capability::CAP_DAC_OVERRIDE, Capability::CAP_DAC_READ_SEARCH];
+    if let Err(error) = keep(&kept.into_iter().collect()) {
+        warn!("a thread keeps capabilities that it does not need: {error:#}");
+    }
+}
+
 /// Takes every capability from the calling thread.
 pub(super) fn powerless() {
     if let Err(error) = keep(&CapsHashSet::new()) {

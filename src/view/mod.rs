@@ -119,7 +119,22 @@ pub(crate) enum ViewError {
     },
     /// The output failed.
     #[error("cannot write the output: {0}; see that there is room")]
-    Output(#[from] io::Error),
+    Output(io::Error),
+    /// A file can't be made.
+    #[error("cannot write the file ({path}): {why}; see that its directory is there, and writable")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+}
+
+// Not as its source: it is told already.
+impl From<io::Error> for ViewError {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
 }
 
 /// Has the natgate that listens on `socket` read its configuration again, and prints what came of it. Must be called
