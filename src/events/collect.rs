@@ -74,7 +74,7 @@ impl Collector {
         let stop = Arc::new(AtomicBool::new(false));
         let stopping = Arc::clone(&stop);
         let body = move || {
-            confine::writer();
+            confine::powerless();
             loop {
                 // Read before the rings are, so that nothing comes after the last look.
                 let last = stopping.load(Ordering::Acquire);

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use crate::run::confine;
+
 use super::journal::{Batch, Held, Journal};
 
 /// Entries taken at a time.
@@ -112,9 +114,11 @@ impl Running {
     ) -> std::io::Result<Self> {
         let counts = Arc::new(SinkCounts::default());
         let shown = Arc::clone(&counts);
-        let thread = std::thread::Builder::new()
-            .name(format!("natgate-{name}"))
-            .spawn(move || run(sink, &journal, &shown))?;
+        let thread =
+            std::thread::Builder::new().name(format!("natgate-{name}")).spawn(move || {
+                confine::writer();
+                run(sink, &journal, &shown);
+            })?;
         Ok(Self { counts, thread: Some(thread) })
     }
 

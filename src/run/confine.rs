@@ -135,7 +135,7 @@ pub(crate) fn writer() {
 }
 
 /// Takes every capability from the calling thread.
-pub(super) fn powerless() {
+pub(crate) fn powerless() {
     if let Err(error) = keep(&CapsHashSet::new()) {
         warn!("a thread keeps capabilities that it does not need: {error:#}");
     }

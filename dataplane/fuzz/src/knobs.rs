@@ -102,6 +102,12 @@ fn fixed() -> Forwards {
         vni: None,
         pool: PoolId(0),
     };
-    let one = StaticNat { name: "one".into(), address: STATIC, target: pod(6), vni: None, pool: PoolId(0) };
+    let one = StaticNat {
+        name: "one".into(),
+        address: STATIC,
+        target: pod(6),
+        vni: None,
+        pool: PoolId(0),
+    };
     Forwards::new(vec![forward("tcp", Protocol::Tcp), forward("udp", Protocol::Udp)], &[one])
 }

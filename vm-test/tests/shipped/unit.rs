@@ -301,7 +301,7 @@ fn workers_have_no_capabilities_and_a_filter_of_their_own() -> Result<()> {
             let may = match name.as_str() {
                 "natgate" => KEPT,
                 name if name.starts_with("tokio") => KEPT,
-                "natgate-events" => FILES,
+                "natgate-who" => FILES,
                 _ => 0,
             };
             ensure!(effective & !may == 0, "{more:?} {name}: {effective:x}");
