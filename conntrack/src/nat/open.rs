@@ -7,7 +7,7 @@ use super::{Admission, FixedMapping, Nat, Refusal};
 use crate::directory::Holder;
 use crate::endpoint::{Endpoint, FlowKey, Protocol, Realm};
 use crate::lease::Search;
-use crate::mapping::{Class, NewMapping};
+use crate::mapping::{Class, Mapping, NewMapping};
 use crate::occurrence::{BlockChange, SessionChange};
 use crate::pool::{Pool, PoolId};
 use crate::session::{Direction, Owner, Slot, Via, reply_key};
@@ -149,16 +149,8 @@ impl Nat {
         first: Option<&Segment>,
         now: Timestamp,
     ) -> Result<Slot, Refusal> {
-        let (public, remote) = (key.dst, key.src.addr);
-        let number =
-            self.mappings.at_public(key.protocol, public, remote).ok_or(Refusal::NoMapping)?;
-        let mapping = *self.mappings.get(number);
-        let pool = self.pools.get(mapping.pool.index()).ok_or(Refusal::NoMapping)?;
-        let filtering = Class::of(&pool.settings, key.protocol).filtering;
-        if !self.mappings.admits(number, filtering, remote) {
-            return Err(Refusal::Filtered);
-        }
-        let state = first_state(key, first)?;
+        let (number, mapping) = self.addressed_mapping(key)?;
+        let (public, state) = (key.dst, first_state(key, first)?);
         let outbound = outbound_key(key, mapping.internal, mapping.overlay);
         let (host, pool) = ((mapping.internal.addr, mapping.overlay), mapping.pool);
         self.counted((key, first), host, pool, now, |nat, subscriber| {
@@ -170,6 +162,20 @@ impl Nat {
             let owner = owner(subscriber, admission, Via::Mapping, key.realm);
             nat.add((&outbound, public), state, owner, Some(number), now)
         })
+    }
+
+    /// The mapping that a packet from outside addresses, if its filter admits the sender.
+    pub(super) fn addressed_mapping(&self, key: &FlowKey) -> Result<(u32, Mapping), Refusal> {
+        let remote = key.src.addr;
+        let number =
+            self.mappings.at_public(key.protocol, key.dst, remote).ok_or(Refusal::NoMapping)?;
+        let mapping = *self.mappings.get(number);
+        let pool = self.pools.get(mapping.pool.index()).ok_or(Refusal::NoMapping)?;
+        let filtering = Class::of(&pool.settings, key.protocol).filtering;
+        if !self.mappings.admits(number, filtering, remote) {
+            return Err(Refusal::Filtered);
+        }
+        Ok((number, mapping))
     }
 
     /// Opens a session for the subscriber at an address in an overlay, in `pool`, and counts it, or the refusal. `open` says

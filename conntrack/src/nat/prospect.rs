@@ -187,16 +187,9 @@ impl Nat {
         first: Option<&Segment>,
         now: Timestamp,
     ) -> Result<Reached, Refusal> {
-        let (public, remote) = (key.dst, key.src.addr);
-        let number =
-            self.mappings.at_public(key.protocol, public, remote).ok_or(Refusal::NoMapping)?;
-        let mapping = *self.mappings.get(number);
+        let (number, mapping) = self.addressed_mapping(key)?;
         let pool = self.pools.get(mapping.pool.index()).ok_or(Refusal::NoMapping)?;
-        let filtering = Class::of(&pool.settings, key.protocol).filtering;
-        if !self.mappings.admits(number, filtering, remote) {
-            return Err(Refusal::Filtered);
-        }
-        let state = first_state(key, first)?;
+        let (public, state) = (key.dst, first_state(key, first)?);
         self.has_room(number, pool)?;
         let host = (mapping.internal.addr, mapping.overlay);
         self.stranger_or_own(host, pool.id, state, key.realm, now)?;
