@@ -18,7 +18,6 @@ use crate::packet::{Packet, Query, Transport};
 use crate::passage::Passage;
 use crate::pipeline::Parsed;
 use crate::roads::{AdjacencyId, Journey, NextHop};
-use crate::rule::Action;
 use crate::slow_path::NO_RULE;
 use crate::tunnel::Exit;
 use crate::worker::Worker;
@@ -172,7 +171,7 @@ impl<I: PacketIo> Worker<I> {
         let &Parsed { ref packet, realm, .. } = parsed;
         let echo = packet.transport == Transport::Icmp(Query::Echo);
         if flow.turned.is_none() && echo && self.answers_for(packet.dst.addr) {
-            return self.explain_echo(packet, realm);
+            return self.may_ping(packet, realm).map(|()| Outcome::Answered);
         }
         self.believe_sender(parsed)?;
         let slot = parsed.key.as_ref().and_then(|key| self.nat.find_hashed(key));
@@ -184,19 +183,6 @@ impl<I: PacketIo> Worker<I> {
             return self.explain_inbound(parsed, flow, found, now);
         }
         self.explain_outbound(parsed, flow, found, now)
-    }
-
-    fn explain_echo(&self, packet: &Packet, realm: Realm) -> Result<Outcome, DropReason> {
-        let source = packet.src.addr;
-        let is_pod = self.snapshot.policy.rules.knows_source(source);
-        if self.is_public(source) || realm == Realm::External && is_pod {
-            return Err(DropReason::Spoofed);
-        }
-        if self.snapshot.policy.answers.ping {
-            Ok(Outcome::Answered)
-        } else {
-            Err(DropReason::EchoLimited)
-        }
     }
 
     fn explain_session(
@@ -230,21 +216,10 @@ impl<I: PacketIo> Worker<I> {
         let (rule, action) = self.rule_for(packet, realm).ok_or(DropReason::NoRule)?;
         found.rule = Some(rule);
         found.ends = Some([(packet.dst.addr, 0), (packet.src.addr, parsed.overlay)]);
-        let opens = packet.segment().is_some();
-        let pool = match (action, realm) {
-            (Action::Exempt, Realm::External) if opens || self.lies_inside(packet.src.addr) => {
-                return Err(DropReason::Spoofed);
-            }
-            (Action::Exempt, Realm::Internal) if !self.hears_replies(parsed) => {
-                return Err(DropReason::ExemptOverlay);
-            }
-            (Action::Exempt, _) => {
-                let hop = self.explain_way(parsed, flow, found, packet.dst.addr)?;
-                let public = hop == NextHop::Hairpin;
-                return if public { Err(DropReason::NoRoute) } else { Ok(Outcome::Exempt) };
-            }
-            (Action::Pool(_), Realm::External) => return Err(DropReason::Spoofed),
-            (Action::Pool(pool), Realm::Internal) => pool,
+        let Some(pool) = self.pool_of(action, parsed)? else {
+            let hop = self.explain_way(parsed, flow, found, packet.dst.addr)?;
+            let public = hop == NextHop::Hairpin;
+            return if public { Err(DropReason::NoRoute) } else { Ok(Outcome::Exempt) };
         };
         found.pool = Some(pool);
         let key = parsed.flow_key()?;

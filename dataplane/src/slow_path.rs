@@ -89,21 +89,7 @@ impl<I: PacketIo> Worker<I> {
             return self.admit_inbound(parsed, now);
         }
         let (rule, action) = self.rule_for(packet, realm).ok_or(DropReason::NoRule)?;
-        let opens = packet.segment().is_some_and(|s| s.flags.opens());
-        let pool = match (action, realm) {
-            // Pods open exempt connections, nobody else: from outside come replies only, and not in the name
-            // of other pods (RFC 1812 5.3.8). Other protocols
-            // do not tell an opening from a reply, and there is no state that could.
-            (Action::Exempt, Realm::External) if opens || self.lies_inside(packet.src.addr) => {
-                return Err(DropReason::Spoofed);
-            }
-            (Action::Exempt, Realm::Internal) if !self.hears_replies(parsed) => {
-                return Err(DropReason::ExemptOverlay);
-            }
-            (Action::Exempt, _) => return Ok(Admitted::Exempt),
-            (Action::Pool(_), Realm::External) => return Err(DropReason::Spoofed),
-            (Action::Pool(pool), Realm::Internal) => pool,
-        };
+        let Some(pool) = self.pool_of(action, parsed)? else { return Ok(Admitted::Exempt) };
         let key = parsed.flow_key()?;
         if !packet.may_open() {
             return Err(packet.opens_nothing());
@@ -137,6 +123,30 @@ impl<I: PacketIo> Worker<I> {
                 self.answer_reset(received, packet, now)
             }
             Err(refusal) => Err(refusal.into()),
+        }
+    }
+
+    /// What an action means to a packet: the pool that it is translated by; `None`: it is exempt.
+    pub(crate) fn pool_of(
+        &self,
+        action: Action,
+        parsed: &Parsed,
+    ) -> Result<Option<PoolId>, DropReason> {
+        let &Parsed { ref packet, realm, .. } = parsed;
+        let opens = packet.segment().is_some_and(|s| s.flags.opens());
+        match (action, realm) {
+            // Pods open exempt connections, nobody else: from outside come replies only, and not in the name
+            // of other pods (RFC 1812 5.3.8). Other protocols
+            // do not tell an opening from a reply, and there is no state that could.
+            (Action::Exempt, Realm::External) if opens || self.lies_inside(packet.src.addr) => {
+                Err(DropReason::Spoofed)
+            }
+            (Action::Exempt, Realm::Internal) if !self.hears_replies(parsed) => {
+                Err(DropReason::ExemptOverlay)
+            }
+            (Action::Exempt, _) => Ok(None),
+            (Action::Pool(_), Realm::External) => Err(DropReason::Spoofed),
+            (Action::Pool(pool), Realm::Internal) => Ok(Some(pool)),
         }
     }
 
@@ -238,14 +248,8 @@ impl<I: PacketIo> Worker<I> {
         answer::arp_reply(frame, interface, |addr| policy.addresses.contains_key(&addr))
     }
 
-    /// A ping to a pool address, from either side.
-    pub(crate) fn answer_echo(
-        &mut self,
-        received: &mut Received<I::Frame>,
-        packet: &Packet,
-        realm: Realm,
-        now: Timestamp,
-    ) -> Result<Fate, DropReason> {
+    /// Whether a ping to a pool address is answered, but for how often.
+    pub(crate) fn may_ping(&self, packet: &Packet, realm: Realm) -> Result<(), DropReason> {
         // The answer leaves by the interface that the ping came in by: outside, no internal address may be
         // its destination. (Only here: sources inside `from` may send replies, to exempt traffic say.)
         let source = packet.src.addr;
@@ -254,7 +258,19 @@ impl<I: PacketIo> Worker<I> {
         if self.is_public(source) || realm == Realm::External && is_pod {
             return Err(DropReason::Spoofed);
         }
-        if !self.snapshot.policy.answers.ping || !self.echo_limit.allow(now) {
+        if self.snapshot.policy.answers.ping { Ok(()) } else { Err(DropReason::EchoLimited) }
+    }
+
+    /// A ping to a pool address, from either side.
+    pub(crate) fn answer_echo(
+        &mut self,
+        received: &mut Received<I::Frame>,
+        packet: &Packet,
+        realm: Realm,
+        now: Timestamp,
+    ) -> Result<Fate, DropReason> {
+        self.may_ping(packet, realm)?;
+        if !self.echo_limit.allow(now) {
             return Err(DropReason::EchoLimited);
         }
         let interface = arrived_by(&self.snapshot, received)?;

@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use vm_test::client::{PATIENCE, echo, echo_datagram};
 use vm_test::rig::{PODS, S1};
-use vm_test::server::{self, Peers};
+use vm_test::server::{self};
 use vm_test::{Options, Rig, wait};
 
 const PORT: u16 = 7;
@@ -48,24 +48,7 @@ spec: {{address: {PUBLIC}, protocol: tcp, ports: \"8080\", target: {{address: {}
 /// Each pod sends a datagram from a socket of its own; the ports that the server sees. A server lives as
 /// long as the test: each `round` has its own.
 fn ports_of_both(rig: &Rig, round: u16) -> Result<Vec<u16>> {
-    let mut ports = Vec::new();
-    for (pod, port) in rig.pods.iter().zip(1000 + 2 * round..) {
-        let peers = server::udp_echo(&rig.s1, S1[0], port)?;
-        pod.run(move || -> Result<()> {
-            let socket = UdpSocket::bind("0.0.0.0:0")?;
-            socket.connect((S1[0], port))?;
-            socket.set_read_timeout(Some(PATIENCE))?;
-            echo_datagram(&socket, b"who am I?")
-        })??;
-        ports.extend(seen(&peers)?);
-    }
-    Ok(ports)
-}
-
-fn seen(peers: &Peers) -> Result<Option<u16>> {
-    let all = peers.all();
-    ensure!(all.len() == 1, "the server saw {all:?}");
-    Ok(all.first().map(std::net::SocketAddr::port))
+    Ok(rig.seen_by_server(1000 + 2 * round)?.iter().map(std::net::SocketAddr::port).collect())
 }
 
 fn journal(rig: &Rig) -> std::path::PathBuf {

@@ -16,22 +16,9 @@ use vm_test::client::{PATIENCE, echo_datagram};
 use vm_test::rig::{PODS, S1};
 use vm_test::{Options, Rig, server, wait};
 
-/// Each pod sends a datagram; how the server sees it.
+/// How the server sees each pod.
 fn endpoints(rig: &Rig, round: u16) -> Result<Vec<SocketAddr>> {
-    let mut seen = Vec::new();
-    for (pod, port) in rig.pods.iter().zip(2_000 + 2 * round..) {
-        let peers = server::udp_echo(&rig.s1, S1[0], port)?;
-        pod.run(move || -> Result<()> {
-            let socket = UdpSocket::bind("0.0.0.0:0")?;
-            socket.connect((S1[0], port))?;
-            socket.set_read_timeout(Some(PATIENCE))?;
-            echo_datagram(&socket, b"who am I?")
-        })??;
-        let all = peers.all();
-        ensure!(all.len() == 1, "the server saw {all:?}");
-        seen.extend(all);
-    }
-    Ok(seen)
+    rig.seen_by_server(2_000 + 2 * round)
 }
 
 /// What `natgate who` says.

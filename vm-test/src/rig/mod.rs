@@ -16,16 +16,18 @@
 mod options;
 mod wiring;
 
+use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
 use tempfile::TempDir;
 
+use crate::client::{PATIENCE, echo_datagram};
 use crate::guest::Guest;
 use crate::namespace::sweep;
 use crate::oracle::{Oracles, Scope, Summary};
-use crate::{Capture, Gateway, Namespace, kernel_nat};
+use crate::{Capture, Gateway, Namespace, kernel_nat, server};
 
 pub use options::{
     FROM, GATEWAY, Mtus, OTHER, Options, Overlay, PODS, Pool, S1, S2, STATIC, Translator, UNDER,
@@ -104,6 +106,25 @@ impl Rig {
     /// Where its files go.
     pub fn directory(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// Each pod sends a datagram from a socket of its own to the first server, to ports from `first` on, which nobody may
+    /// have used: as whom the server sees each.
+    pub fn seen_by_server(&self, first: u16) -> Result<Vec<SocketAddr>> {
+        let mut seen = Vec::new();
+        for (pod, port) in self.pods.iter().zip(first..) {
+            let peers = server::udp_echo(&self.s1, S1[0], port)?;
+            pod.run(move || -> Result<()> {
+                let socket = UdpSocket::bind("0.0.0.0:0")?;
+                socket.connect((S1[0], port))?;
+                socket.set_read_timeout(Some(PATIENCE))?;
+                echo_datagram(&socket, b"who am I?")
+            })??;
+            let all = peers.all();
+            ensure!(all.len() == 1, "the server saw {all:?}");
+            seen.extend(all);
+        }
+        Ok(seen)
     }
 
     /// Ethernet addresses of the gateway: inside, outside.
