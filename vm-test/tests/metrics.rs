@@ -162,6 +162,43 @@ fn a_real_prometheus_understands_metrics_dashboard_and_alerts() {
     rig.must(done);
 }
 
+/// Prometheus itself computes the alert of a pool that is about to run out, from `blocks` (a series in its notation, a
+/// minute a step): it rings at the minutes `rings`, and at those alone of 5, 29, 45, 60.
+fn rings_ahead(directory: &Path, blocks: &str, rings: &[u32]) -> Result<()> {
+    let labels = "pool=\"p\",state=\"free\"";
+    let mut test = format!(
+        "rule_files: ['{}']\nevaluation_interval: 1m\ntests:\n- interval: 1m\n  \
+         input_series: [{{series: 'natgate_pool_blocks{{{labels}}}', values: '{blocks}'}}]\n  alert_rule_test:\n",
+        shipped("prometheus/alerts.yaml").canonicalize()?.display()
+    );
+    for minute in [5, 29, 45, 60] {
+        test += &format!(
+            "  - {{alertname: NatgatePoolExhaustionAhead, eval_time: {minute}m, exp_alerts: ["
+        );
+        if rings.contains(&minute) {
+            test += "{exp_labels: {pool: p, state: free, severity: warning}, exp_annotations: {\
+                     summary: 'pool p has no free port block in two hours, if it goes on like this', \
+                     remedy: 'add addresses to the pool, or lower quota.blocks'}}";
+        }
+        test += "]}\n";
+    }
+    let file = directory.join("exhaustion.yaml");
+    std::fs::write(&file, test)?;
+    output(Command::new("promtool").args(["test", "rules"]).arg(&file)).map(drop)
+}
+
+#[test]
+fn the_alert_of_a_pool_running_out_rings_in_time_and_not_at_a_start() {
+    let directory = tempfile::tempdir().unwrap();
+    // 100 of 6,000 blocks a minute: none are left within the hour.
+    rings_ahead(directory.path(), "6000-100x59 100", &[45, 60]).unwrap();
+    // A gateway that starts: its first pods take 12 blocks in three minutes, then nothing.
+    rings_ahead(directory.path(), "400-4x3 388x60", &[]).unwrap();
+    // The negative control: what does not ring is told.
+    let wrong = rings_ahead(directory.path(), "400-4x3 388x60", &[45]).unwrap_err();
+    assert!(format!("{wrong:#}").contains("NatgatePoolExhaustionAhead"), "{wrong:#}");
+}
+
 /// The negative control: a name that there is not is found.
 #[test]
 fn names_are_read_from_queries() {
