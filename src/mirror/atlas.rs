@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use ahash::RandomState;
-use dataplane::interface::{InterfaceId, Mac};
+use dataplane::interface::{InterfaceId, Mac, OuterDf};
 use dataplane::lpm::Lpm;
 use dataplane::roads::{AdjacencyId, Member, Roads, Route, Way};
 use ipnet::Ipv4Net;
@@ -18,6 +18,7 @@ use super::fdb::{Device, FdbFact};
 use super::link::Link;
 use super::neighbours::{Fact, Key, Neighbours, Noticed};
 use super::overlays::{Network, Overlays};
+use super::path_mtu::{Ends, PathMtus};
 use super::rules::{KernelRule, signposts};
 use super::tables::{Hop, Interfaces, Place, Tables, Target};
 use super::tunnels::Tunnels;
@@ -144,8 +145,10 @@ impl Atlas {
     ) -> bool {
         let served: HashMap<_, _, _> = ids.into_iter().collect();
         let devices = links.iter().zip(0..).filter_map(|(link, id)| {
-            let (vni, port) = link.tunnel.and(link.vxlan.as_ref())?.name();
-            Some((InterfaceId(id), Device { vni, port, link: link.vxlan.as_ref()?.link }))
+            let device = link.vxlan.as_ref()?;
+            let (tunnel, (vni, port)) = (link.tunnel?.tunnel, device.name());
+            let whole_from = (tunnel.df != OuterDf::Unset).then_some(tunnel.local);
+            Some((InterfaceId(id), Device { vni, port, link: device.link, whole_from }))
         });
         let devices: HashMap<_, _, _> = devices.collect();
         if served == self.links.served && devices == self.links.devices {
@@ -183,6 +186,26 @@ impl Atlas {
         self.roads.neighbours = Arc::clone(self.neighbours.ids());
         self.roads.narrowed = self.neighbours.any_narrow();
         &self.roads
+    }
+
+    /// The tunnels whose outer packets no router may cut.
+    pub(super) fn whole_tunnels(&self) -> Vec<Ends> {
+        if self.links.devices.values().all(|device| device.whole_from.is_none()) {
+            return Vec::new();
+        }
+        let ends = self.roads.adjacencies.iter().filter_map(|adjacency| {
+            let device = self.links.devices.get(&adjacency.interface)?;
+            Some((device.whole_from?, adjacency.tunnel?.remote))
+        });
+        ends.collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// Takes over how long outer packets may be.
+    pub(super) fn follow_path_mtus(&mut self, learned: PathMtus) {
+        if self.tunnels.path_mtus != learned {
+            self.tunnels.path_mtus = learned;
+            self.changed = true;
+        }
     }
 
     /// Notes that the description of a link has changed.

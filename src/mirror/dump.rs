@@ -52,7 +52,7 @@ pub(super) struct Question {
 /// A connection to the kernel for questions and requests. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Kernel {
-    handle: Handle,
+    pub(super) handle: Handle,
 }
 
 impl Kernel {

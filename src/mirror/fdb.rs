@@ -96,6 +96,8 @@ pub(super) struct Device {
     pub(super) port: u16,
     /// The interface that it is bound to, by index; 0: none.
     pub(super) link: u32,
+    /// The address that its outer packets come from, if routers may not cut them.
+    pub(super) whole_from: Option<Ipv4Addr>,
 }
 
 /// The databases of all tunnels.
@@ -184,7 +186,7 @@ mod tests {
     use super::*;
 
     const ID: InterfaceId = InterfaceId(3);
-    const DEVICE: Device = Device { vni: 7, port: 8472, link: 2 };
+    const DEVICE: Device = Device { vni: 7, port: 8472, link: 2, whole_from: None };
     const ONE: Mac = Mac([2, 0, 0, 0, 0, 1]);
 
     fn fact(mac: Mac, last: u8) -> FdbFact {

@@ -11,6 +11,7 @@ mod fdb;
 mod link;
 mod neighbours;
 mod overlays;
+mod path_mtu;
 mod rules;
 mod served;
 mod tables;

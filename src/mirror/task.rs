@@ -13,6 +13,7 @@ use super::atlas::{Atlas, Stale};
 use super::dump::{Dump, Kernel, Question};
 use super::events::{Event, EventSocket};
 use super::neighbours::Key;
+use super::path_mtu::PathMtus;
 use super::served::Served;
 use super::{MirrorError, MirrorState};
 
@@ -50,6 +51,8 @@ pub(super) struct Task {
     atlas: Atlas,
     stale: Stale,
     reading: Option<Reading>,
+    /// What the kernel was asked about the ways of tunnels.
+    asking: Option<Pin<Box<dyn Future<Output = PathMtus> + Send>>>,
     /// When reading may begin, and when publishing.
     read_at: Instant,
     /// When the first change was noticed that is not published yet.
@@ -79,6 +82,7 @@ impl Task {
             served,
             stale: Stale::default(),
             reading: None,
+            asking: None,
             read_at: now,
             changed_at: None,
             publish_at: None,
@@ -117,6 +121,12 @@ impl Task {
                     None => std::future::pending().await,
                 }
             };
+            let path_mtus = async {
+                match &mut self.asking {
+                    Some(asking) => asking.as_mut().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 () = publish => self.publish(),
                 events = self.events.next() => match events {
@@ -128,7 +138,15 @@ impl Task {
                     None => return,
                 },
                 dump = dump => self.finish_reading(dump),
-                _ = tick.tick() => self.ask_due(),
+                learned = path_mtus => {
+                    self.asking = None;
+                    self.atlas.follow_path_mtus(learned);
+                    self.schedule();
+                }
+                _ = tick.tick() => {
+                    self.ask_due();
+                    self.ask_path_mtus();
+                }
                 () = sleep_until(read_at), if due => {}
             }
         }
@@ -305,6 +323,15 @@ impl Task {
         }
         keys.retain(|key| self.atlas.neighbours().want(*key, now));
         self.ask(keys);
+    }
+
+    /// Asks what path MTU discovery has found on the ways of tunnels.
+    fn ask_path_mtus(&mut self) {
+        let ends = self.atlas.whole_tunnels();
+        if self.asking.is_none() && !ends.is_empty() {
+            let kernel = self.kernel.clone();
+            self.asking = Some(Box::pin(async move { kernel.path_mtus(ends).await }));
+        }
     }
 
     /// Asks for the neighbours that are needed and not fresh.

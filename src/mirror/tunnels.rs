@@ -12,6 +12,7 @@ use dataplane::roads::{AdjacencyId, Journey, NextHop, Roads, TunnelTo};
 
 use super::fdb::{Device, Fdb, NoRemote};
 use super::neighbours::{Key, Neighbours};
+use super::path_mtu::PathMtus;
 
 /// The VXLAN devices, by number.
 type Devices = HashMap<InterfaceId, Device, RandomState>;
@@ -20,6 +21,8 @@ type Devices = HashMap<InterfaceId, Device, RandomState>;
 #[derive(Debug, Default)]
 pub(super) struct Tunnels {
     pub(super) fdb: Fdb,
+    /// How long outer packets may be, where the kernel has learned it.
+    pub(super) path_mtus: PathMtus,
     /// The neighbours on underlays by which tunnels lead.
     outer: HashSet<Key, RandomState>,
     /// What the databases have that natgate does not follow.
@@ -54,7 +57,7 @@ impl Tunnels {
                 let kept = adjacency.tunnel.map(|tunnel| tunnel.outer);
                 let way = || way_to(remote, kept, devices, roads, neighbours);
                 let outer = (*ways.entry(remote).or_insert_with(way))?;
-                Some(TunnelTo { remote, outer, path_mtu: None })
+                Some(TunnelTo { remote, outer, path_mtu: self.path_mtus.get(&remote).copied() })
             });
             if let Some(road) =
                 tunnel.and_then(|it| neighbours.adjacencies().get(it.outer.0 as usize))
