@@ -243,7 +243,7 @@ mod tests {
         Event { kind, pool: Some(PoolId(pool)), subscriber: None, used: 1, limit: 1 }
     }
 
-    // Proves: 6888-REQ-11c
+    // Proves: 6888-REQ-11c, 8158-S5.2
     #[test]
     fn the_same_is_told_once_a_second_and_counted_always() {
         let mut events = Events::default();

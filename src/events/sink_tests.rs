@@ -127,6 +127,7 @@ fn lines_of(path: &Path, keep: u32) -> Vec<String> {
     all.filter_map(|path| std::fs::read_to_string(path).ok()).collect()
 }
 
+// Proves: 8158-S1
 #[test]
 fn the_lines_of_all_files_and_of_each_alone_give_the_block_table() {
     let scratch = Scratch::new();

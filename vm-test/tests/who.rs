@@ -77,7 +77,7 @@ fn file_agrees(rig: &mut Rig, file: &Path) -> Result<()> {
     })
 }
 
-// Proves: 6888-REQ-12, 6888-REQ-14
+// Proves: 6888-REQ-12, 6888-REQ-14, 8158-S4.6b
 #[test]
 fn a_killed_natgate_still_knows_who_it_was() {
     let directory = std::env::temp_dir().join(format!("natgate-who-{}", std::process::id()));

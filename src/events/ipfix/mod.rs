@@ -2,6 +2,8 @@
 
 mod encode;
 mod export;
+#[cfg(test)]
+mod forms_tests;
 mod link;
 #[cfg(test)]
 mod tests;

@@ -190,6 +190,7 @@ fn make_certificates(directory: &Path) {
     openssl(&words, &files);
 }
 
+// Proves: 8158-S7a, 8158-S1, 8158-S4.6.10
 #[test]
 fn over_tls_wireshark_reads_the_block_table() {
     in_namespace(|directory| {
@@ -246,6 +247,7 @@ fn over_tls_wireshark_reads_the_block_table() {
     });
 }
 
+// Proves: 8158-S4a
 #[test]
 fn nfcapd_reads_each_event_once() {
     in_namespace(|directory| {
@@ -301,6 +303,7 @@ fn nfcapd_reads_each_event_once() {
 }
 
 /// A collector that goes away for longer than the journal keeps, and one that never reads.
+// Proves: 8158-S2
 #[test]
 fn a_collector_that_is_away_finds_the_right_table_and_the_number_of_what_it_missed() {
     in_namespace(|directory| {

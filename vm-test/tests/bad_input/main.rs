@@ -140,6 +140,7 @@ fn ip(args: &[&str]) -> Result<String> {
 }
 
 // Museum: C34
+// Proves: 8158-S7a, 8158-S7b
 #[test]
 fn every_mistake_is_named_exactly_and_changes_nothing() -> Result<()> {
     let bench = Bench::new("bad")?;

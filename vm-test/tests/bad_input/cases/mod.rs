@@ -4,6 +4,7 @@
 
 mod behavior;
 mod command_line;
+mod events;
 mod files;
 mod fixed;
 mod objects;
@@ -41,6 +42,7 @@ spec:
 
 /// Every case, by topic.
 pub(super) fn all() -> impl Iterator<Item = &'static Case> {
-    let objects = [objects::CASES, pools::CASES, behavior::CASES, rules::CASES, fixed::CASES];
+    let objects =
+        [objects::CASES, pools::CASES, behavior::CASES, rules::CASES, fixed::CASES, events::CASES];
     objects.into_iter().chain([files::CASES, command_line::CASES]).flatten()
 }
