@@ -7,6 +7,7 @@
 //! ```
 
 mod generated;
+mod kubernetes;
 mod manager;
 mod unit;
 

@@ -29,7 +29,7 @@ fn unit() -> PathBuf {
 }
 
 /// The values of a setting, in the order of the file.
-fn settings(name: &str) -> Result<Vec<String>> {
+pub(crate) fn settings(name: &str) -> Result<Vec<String>> {
     let text = fs::read_to_string(unit())?;
     let values: Vec<String> = text
         .lines()
