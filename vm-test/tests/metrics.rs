@@ -5,6 +5,7 @@
 //! ```
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -172,7 +173,8 @@ fn rings_ahead(directory: &Path, blocks: &str, rings: &[u32]) -> Result<()> {
         shipped("prometheus/alerts.yaml").canonicalize()?.display()
     );
     for minute in [5, 29, 45, 60] {
-        test += &format!(
+        let _ = write!(
+            test,
             "  - {{alertname: NatgatePoolExhaustionAhead, eval_time: {minute}m, exp_alerts: ["
         );
         if rings.contains(&minute) {
