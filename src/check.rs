@@ -12,7 +12,11 @@ use serde::Serialize;
 
 use crate::cli::CheckArgs;
 use crate::config::{self, Config, Gateway, LogFormat, Mode, OnExit, Problem};
+use crate::view::{counted, table, terminal_width, wrap};
 use spec::Spec;
+
+/// Columns of the names of settings.
+const NAMES: usize = 15;
 
 /// Validates and prints; changes nothing.
 ///
@@ -27,7 +31,7 @@ pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<()> {
         writeln!(out)?;
         return Ok(());
     }
-    plan.print(&mut out)?;
+    out.write_all(plan.text(terminal_width()).as_bytes())?;
     Ok(())
 }
 
@@ -170,76 +174,70 @@ impl Plan {
         }
     }
 
-    fn print(&self, out: &mut impl Write) -> io::Result<()> {
-        writeln!(out, "The configuration is valid. Nothing was changed.\n\nGateway")?;
-        for (name, value) in self.gateway.lines() {
-            writeln!(out, "  {name:<12} {value}")?;
-        }
-        self.print_pools(out)?;
-        self.print_fixed(out)?;
-        writeln!(out, "\nRules, in order of precedence")?;
-        let mut rows = vec![
-            ["PRIORITY", "FROM", "TO", "EXCEPT", "SERVICES", "ACTION", "RULE"].map(str::to_owned),
-        ];
-        rows.extend(self.rules.iter().map(RuleRow::cells));
-        print_table(out, &rows)?;
-        for (index, warning) in self.warnings.iter().enumerate() {
-            let gap = if index == 0 { "\n" } else { "" };
-            writeln!(out, "{gap}warning: {warning}")?;
-        }
-        Ok(())
-    }
-}
-
-impl Plan {
-    fn print_pools(&self, out: &mut impl Write) -> io::Result<()> {
-        writeln!(out, "\nPools")?;
-        let mut rows = vec![
-            ["POOL", "ADDRESSES", "PORTS", "BLOCK SIZE", "BLOCKS", "QUOTA", "SUBSCRIBERS AT QUOTA"]
-                .map(str::to_owned),
-        ];
-        rows.extend(self.pools.iter().map(|pool| {
-            [
+    /// For people, in lines of `width` columns at most.
+    fn text(&self, width: usize) -> String {
+        let mut text = "The configuration is valid. Nothing was changed.\n\nGateway\n".to_owned();
+        named(&mut text, self.gateway.lines(), width);
+        let row = |pool: &PoolRow| {
+            vec![
                 pool.pool.clone(),
                 pool.addresses.to_string(),
                 pool.ports.clone(),
                 pool.block_size.to_string(),
                 pool.blocks.to_string(),
-                format!("{} blocks", pool.quota_blocks),
+                counted(pool.quota_blocks.into(), "block"),
                 pool.subscribers_at_quota.to_string(),
             ]
-        }));
-        print_table(out, &rows)?;
+        };
+        let titles =
+            ["POOL", ">ADDRESSES", "PORTS", ">PORTS/BLOCK", ">BLOCKS", ">QUOTA", ">PODS AT QUOTA"];
+        titled(&mut text, "Pools", &titles, self.pools.iter().map(row), width);
         for pool in &self.pools {
-            writeln!(out, "\nPool {}", pool.pool)?;
-            writeln!(out, "  {:<12} {}", "addresses", pool.ranges.join(", "))?;
-            for (name, value) in pool.spec.lines() {
-                writeln!(out, "  {name:<12} {value}")?;
-            }
+            text.extend(["\nPool ", &pool.pool, "\n"]);
+            named(&mut text, vec![("addresses", pool.ranges.join(", "))], width);
+            named(&mut text, pool.spec.lines(), width);
         }
-        Ok(())
+        let row = |it: &ForwardRow| {
+            [&it.name, &it.protocol, &it.public, &it.target].map(Clone::clone).to_vec()
+        };
+        let titles = ["NAME", "PROTOCOL", "PUBLIC", "TARGET"];
+        titled(&mut text, "Port forwards", &titles, self.port_forwards.iter().map(row), width);
+        let row = |it: &StaticRow| [&it.name, &it.public, &it.target].map(Clone::clone).to_vec();
+        let titles = ["NAME", "PUBLIC", "TARGET"];
+        titled(&mut text, "1:1 addresses", &titles, self.static_nat.iter().map(row), width);
+        let titles = [">PRIORITY", "FROM", "TO", "EXCEPT", "SERVICES", "ACTION", "RULE"];
+        let rows = self.rules.iter().map(RuleRow::cells);
+        titled(&mut text, "Rules, in order of precedence", &titles, rows, width);
+        for (index, warning) in self.warnings.iter().enumerate() {
+            text.push_str(if index == 0 { "\n" } else { "" });
+            wrap(&mut text, &format!("warning: {warning}"), 2, width);
+        }
+        text
     }
+}
 
-    /// What configuration maps, if anything.
-    fn print_fixed(&self, out: &mut impl Write) -> io::Result<()> {
-        if !self.port_forwards.is_empty() {
-            writeln!(out, "\nPort forwards")?;
-            let mut rows = vec![["NAME", "PROTOCOL", "PUBLIC", "TARGET"].map(str::to_owned)];
-            rows.extend(
-                self.port_forwards.iter().map(|row| {
-                    [&row.name, &row.protocol, &row.public, &row.target].map(Clone::clone)
-                }),
-            );
-            print_table(out, &rows)?;
-        }
-        if !self.static_nat.is_empty() {
-            writeln!(out, "\n1:1 addresses")?;
-            let mut rows = vec![["NAME", "PUBLIC", "TARGET"].map(str::to_owned)];
-            let cells = |row: &StaticRow| [&row.name, &row.public, &row.target].map(Clone::clone);
-            rows.extend(self.static_nat.iter().map(cells));
-            print_table(out, &rows)?;
-        }
-        Ok(())
+/// Names at the left, values beside them.
+fn named(text: &mut String, lines: Vec<(&'static str, String)>, width: usize) {
+    for (name, value) in lines {
+        wrap(text, &format!("  {name:<NAMES$} {value}"), NAMES + 3, width);
+    }
+}
+
+/// A table under a title, unless it is empty.
+fn titled(
+    text: &mut String,
+    title: &str,
+    titles: &[&str],
+    rows: impl Iterator<Item = Vec<String>>,
+    width: usize,
+) {
+    let mut rows = rows.peekable();
+    if rows.peek().is_none() {
+        return;
+    }
+    text.extend(["\n", title, "\n"]);
+    for line in table(width - 2, titles, rows).lines() {
+        text.extend(["  ", line, "\n"]);
     }
 }
 
@@ -267,10 +265,10 @@ impl From<&StaticNat> for StaticRow {
 }
 
 impl RuleRow {
-    fn cells(&self) -> [String; 7] {
+    fn cells(&self) -> Vec<String> {
         let Self { rule, priority, from, to, except, services, pool } = self;
         let action = pool.as_ref().map_or("exempt".to_owned(), |pool| format!("pool {pool}"));
-        [
+        vec![
             priority.to_string(),
             from.clone(),
             to.clone(),
@@ -448,16 +446,5 @@ fn service(service: &Service) -> String {
 }
 
 fn listed(items: &[String], none: &str) -> String {
-    if items.is_empty() { none.to_owned() } else { items.join(",") }
-}
-
-fn print_table<const N: usize>(out: &mut impl Write, rows: &[[String; N]]) -> io::Result<()> {
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-    let widths: [usize; N] = std::array::from_fn(width);
-    for row in rows {
-        let cells: Vec<String> =
-            row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        writeln!(out, "  {}", cells.join("  ").trim_end())?;
-    }
-    Ok(())
+    if items.is_empty() { none.to_owned() } else { items.join(" ") }
 }

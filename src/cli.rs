@@ -1,10 +1,17 @@
 //! What can be typed?
 
-use std::net::Ipv4Addr;
+mod client;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use conntrack::Protocol;
+
+use crate::usage::values::Words;
+
+pub(crate) use client::{
+    CaptureArgs, ClientArgs, DetachArgs, DrainArgs, DropsArgs, EventsArgs, ExplainArgs, GetArgs,
+    ResetArgs, SessionsArgs, SetArgs, SubscribersArgs, TopArgs, ViewArgs, WhoArgs,
+};
 
 /// The stats socket, unless another one is named.
 pub(crate) const DEFAULT_SOCKET: &str = "/run/natgate.sock";
@@ -16,9 +23,11 @@ pub(crate) const DEFAULT_STATE_DIR: &str = "/var/lib/natgate";
 #[command(name = "natgate", bin_name = "natgate", version, about, arg_required_else_help = true)]
 #[command(after_help = "\
 Example:
-  natgate run --internal eth0 --external eth1 --pool 192.0.2.10-192.0.2.13 --from 10.244.0.0/16
+  natgate run --internal eth0 --external eth1 \\
+    --pool 192.0.2.10-192.0.2.13 --from 10.244.0.0/16
 
-Exit status: 0 done, 1 failed, 2 wrong usage or invalid configuration.")]
+Exit status: 0 done, 1 failed, 2 wrong usage or invalid configuration.
+Errors: `error: WHAT (WHERE): WHY; WHAT TO DO`.")]
 pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -31,14 +40,17 @@ pub(crate) enum Command {
     /// Translate: take the pods' traffic and carry it out and back
     #[command(after_long_help = "\
 Example:
-  natgate run --internal eth0 --external eth1 --pool 192.0.2.10-192.0.2.13 --from 10.244.0.0/16
+  natgate run --internal eth0 --external eth1 \\
+    --pool 192.0.2.10-192.0.2.13 --from 10.244.0.0/16
   natgate run --config /etc/natgate
 
-Stays in the foreground and logs to standard error; prints a line with `ready` when traffic flows.
-SIGTERM ends it in order, SIGHUP has --config read again; pod traffic stays blocked then, unless --on-exit pass.
+Stays in the foreground and logs to standard error; prints a line with `ready`
+when traffic flows. SIGTERM ends it in order, SIGHUP has --config read again;
+pod traffic stays blocked then, unless --on-exit pass.
 
-Flags alone make one pool with the profile high-density. Profiles, limits, timers, port forwards,
-1:1 addresses and several pools are objects: --config. Flags override the Gateway object.")]
+Flags alone make one pool with the profile high-density. Profiles, limits,
+timers, port forwards, 1:1 addresses and several pools are objects: --config.
+Flags override the Gateway object.")]
     Run(GatewayArgs),
     /// Validate a configuration and show what it would do, changing nothing
     #[command(after_long_help = "\
@@ -46,8 +58,9 @@ Example:
   natgate check --config /etc/natgate
   natgate check --config gateway.yaml --workers 4 --json
 
-Shows every setting in force, and warns of each requirement of an RFC that a setting loses against
-the pool's profile. Needs no privileges. Every mistake is shown at once; exit status 2 if there is one.")]
+Shows every setting in force, and warns of each requirement of an RFC that a
+setting loses against the pool's profile. Needs no privileges. Every mistake is
+shown at once; exit status 2 if there is one.")]
     Check(CheckArgs),
     /// Show the state of the running gateway
     #[command(
@@ -76,7 +89,8 @@ Example:
   natgate events --follow --json
   natgate events --since 1200 --json
 
-Each event has a number, one more than the one before; the first since the start is 1. The newest 65,536 are kept in memory.")]
+Each event has a number, one more than the one before; the first since the
+start is 1. The newest 65,536 are kept in memory.")]
     Events(EventsArgs),
     /// Show which pod has, or had, a public endpoint
     #[command(after_long_help = "\
@@ -85,8 +99,10 @@ Example:
   natgate who 203.0.113.7:53/udp --at -2h
   natgate who 203.0.113.7:40123 --at 2026-03-01T14:02:00Z --json
 
-Port blocks tell, and port forwards and 1:1 addresses. Where pods share ports (the region for DNS, protocols without
-ports), only sessions do: events: {sessions: true} in the Gateway object. Records of the past are in the directory of --state-dir, 30 days.")]
+Port blocks tell, and port forwards and 1:1 addresses. Where pods share ports
+(the region for DNS, protocols without ports), only sessions do: events:
+{sessions: true} in the Gateway object. Records of the past are in the
+directory of --state-dir, 30 days.")]
     Who(WhoArgs),
     /// Show why packets were dropped, and what to do about it
     #[command(after_long_help = "Example:\n  natgate drops\n  natgate drops --all --json")]
@@ -103,8 +119,8 @@ Example:
   natgate top
   natgate top --interval 0.5
 
-Keys: h help, s sort the subscribers, / filter, f freeze, q quit. 80 columns and 24 rows are enough. A natgate that is
-restarted is found again.")]
+Keys: h help, s sort the subscribers, / filter, f freeze, q quit. 80 columns
+and 24 rows are enough. A natgate that is restarted is found again.")]
     Top(TopArgs),
     /// Tell what would become of a flow, and why: rule, pool, public endpoint, limits, way and MTU
     #[command(after_long_help = "\
@@ -114,18 +130,21 @@ Example:
   natgate explain --from 198.51.100.1 --to 203.0.113.10:443
   natgate explain --from 10.244.1.7 --to 192.0.2.80:443 --vni 7
 
-Asks the running gateway and changes nothing: no session is opened, no port taken. What depends on the moment of a
-packet's arrival (overload, rates of ICMP errors) is left out.")]
+Asks the running gateway and changes nothing: no session is opened, no port
+taken. What depends on the moment of a packet's arrival (overload, rates of
+ICMP errors) is left out.")]
     Explain(ExplainArgs),
     /// Write chosen packets into a file for Wireshark, before and after translation, with what became of them
     #[command(after_long_help = "\
 Example:
   natgate capture -w all.pcapng --from 10.244.1.7 --count 100
   natgate capture -w drops.pcapng --drops
-  natgate capture -w - --drops no-rule --seconds 10 | tshark -r - -T fields -e frame.comment
+  natgate capture -w - --drops --seconds 10 \\
+    | tshark -r - -T fields -e frame.comment
 
-A capture ends by itself: after --count packets, or --seconds. What does not fit its bounds is missed, counted and told.
-Packets that the steering program drops or leaves to the kernel are not in it.")]
+A capture ends by itself: after --count packets, or --seconds. What does not
+fit its bounds is missed, counted and told. Packets that the steering program
+drops or leaves to the kernel are not in it.")]
     Capture(CaptureArgs),
     /// Read the configuration of the running gateway again, and bring it into force
     #[command(after_long_help = "\
@@ -133,9 +152,10 @@ Example:
   natgate reload
   natgate reload --json
 
-The files and flags that `natgate run` was started with are read again and checked as a whole; a mistake in them
-changes nothing (exit status 2). Sessions keep their address and port. SIGHUP does the same, and so does a change of
-the files by itself.")]
+The files and flags that `natgate run` was started with are read again and
+checked as a whole; a mistake in them changes nothing (exit status 2). Sessions
+keep their address and port. SIGHUP does the same, and so does a change of the
+files by itself.")]
     Reload(ClientArgs),
     /// Change settings of the running gateway, until they are reset or it ends
     #[command(after_long_help = "\
@@ -144,9 +164,11 @@ Example:
   natgate set log natgate=debug,warn icmpErrors.rate 200
   natgate set pools.default.quota.newPerSecond none
 
-Keys are the names of the objects' fields; `natgate get` lists those that can change at run time. All values are checked
-as if they were written in the objects, together: a mistake changes nothing (exit status 2). `none` takes a limit away.
-What is set stays set when the configuration is read again, and is shown by `natgate status`.")]
+Keys are the names of the objects' fields; `natgate get` lists those that can
+change at run time. All values are checked as if they were written in the
+objects, together: a mistake changes nothing (exit status 2). `none` takes a
+limit away. What is set stays set when the configuration is read again, and is
+shown by `natgate status`.")]
     Set(SetArgs),
     /// Show what can be set at run time, and what is
     #[command(after_long_help = "\
@@ -169,9 +191,10 @@ Example:
   natgate drain
   natgate drain --wait --timeout 600 && systemctl stop natgate
 
-Established sessions go on, and end when they do. New flows are dropped as `draining`, and their senders told as the pool
-says of exhaustion. /readyz answers 503, so that load balancers and Kubernetes look elsewhere. `natgate undrain`, or a
-restart, ends it.")]
+Established sessions go on, and end when they do. New flows are dropped as
+`draining`, and their senders told as the pool says of exhaustion. /readyz
+answers 503, so that load balancers and Kubernetes look elsewhere. `natgate
+undrain`, or a restart, ends it.")]
     Drain(DrainArgs),
     /// Open new sessions again
     #[command(after_long_help = "Example:\n  natgate undrain")]
@@ -184,7 +207,8 @@ Example:
 In a YAML file, for editors that know the YAML language server:
   # yaml-language-server: $schema=/usr/share/natgate/natgate.schema.json
 
-The schema knows one object at a time; what objects are to each other only `natgate check` knows.")]
+The schema knows one object at a time; what objects are to each other only
+`natgate check` knows.")]
     Schema,
     /// Print the completions of a shell
     #[command(after_long_help = "\
@@ -211,7 +235,8 @@ Example:
   natgate detach eth0 eth1
   natgate detach --all
 
-From then on the kernel gets the pods' traffic again. Interfaces of a running natgate are refused.")]
+From then on the kernel gets the pods' traffic again. Interfaces of a running
+natgate are refused.")]
     Detach(DetachArgs),
 }
 
@@ -243,8 +268,8 @@ pub(crate) struct GatewayArgs {
     /// Queues to use of every interface, 1 to 64 [default: all]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub(crate) queues: Option<String>,
-    /// How to exchange packets with the driver: auto, zerocopy, copy or generic [default: auto]
-    #[arg(long, value_name = "MODE")]
+    /// How to exchange packets with the driver [default: auto]
+    #[arg(long, value_name = "MODE", value_parser = Words(|| vec!["auto", "zerocopy", "copy", "generic"]))]
     pub(crate) mode: Option<String>,
     /// Poll the driver from the workers instead of waiting for interrupts
     #[arg(long)]
@@ -252,9 +277,9 @@ pub(crate) struct GatewayArgs {
     /// Serve no VXLAN device but those named with --internal
     #[arg(long)]
     pub(crate) no_tunnels: bool,
-    /// Settings of NICs that bring packets to the worker that needs them: off, print (the ethtool commands) or
-    /// apply (and take back at the end) [default: print]
-    #[arg(long, value_name = "HOW")]
+    /// Settings of NICs that bring packets to the worker that needs them: print shows the ethtool commands, apply runs
+    /// them, and takes back at the end [default: print]
+    #[arg(long, value_name = "HOW", value_parser = Words(|| vec!["off", "print", "apply"]))]
     pub(crate) receive_steering: Option<String>,
     /// Stats socket [default: /run/natgate.sock]
     #[arg(long, value_name = "PATH")]
@@ -269,13 +294,16 @@ pub(crate) struct GatewayArgs {
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) metrics: Option<String>,
     /// What to log, such as info or natgate=debug,warn [default: info]
-    #[arg(long, value_name = "FILTER")]
+    #[arg(
+        long, value_name = "FILTER", hide_possible_values = true,
+        value_parser = Words(|| vec!["error", "warn", "info", "debug", "trace"])
+    )]
     pub(crate) log: Option<String>,
-    /// Form of the log: text or json [default: text]
-    #[arg(long, value_name = "FORMAT")]
+    /// Form of the log [default: text]
+    #[arg(long, value_name = "FORMAT", value_parser = Words(|| vec!["text", "json"]))]
     pub(crate) log_format: Option<String>,
-    /// What becomes of pod traffic after a clean stop: block or pass [default: block]
-    #[arg(long, value_name = "WHAT")]
+    /// What becomes of pod traffic after a clean stop [default: block]
+    #[arg(long, value_name = "WHAT", value_parser = Words(|| vec!["block", "pass"]))]
     pub(crate) on_exit: Option<String>,
     /// Most sessions, all workers together [default: 1048576]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
@@ -285,7 +313,10 @@ pub(crate) struct GatewayArgs {
     pub(crate) grace: Option<String>,
     /// Lower the segment size that TCP connections announce: auto (to what their ways carry), off, or to
     /// so many bytes [default: auto]
-    #[arg(long, value_name = "HOW", allow_hyphen_values = true)]
+    #[arg(
+        long, value_name = "HOW", allow_hyphen_values = true,
+        value_parser = Words(|| vec!["auto", "off"]), hide_possible_values = true
+    )]
     pub(crate) mss_clamp: Option<String>,
     /// System calls that natgate does not need: refused, only logged by the kernel, or not filtered
     #[arg(long, value_name = "HOW", value_enum, default_value_t)]
@@ -313,241 +344,4 @@ pub(crate) struct CheckArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-/// Flags of every command that asks a running natgate.
-#[derive(Args, Debug)]
-pub(crate) struct ClientArgs {
-    /// Stats socket of the running natgate
-    #[arg(long, value_name = "PATH", env = "NATGATE_SOCKET", default_value = DEFAULT_SOCKET)]
-    pub(crate) socket: PathBuf,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// Flags of every command of the live view.
-#[derive(Args, Debug)]
-pub(crate) struct ViewArgs {
-    /// How to ask.
-    #[command(flatten)]
-    pub(crate) client: ClientArgs,
-    /// Show it again every so many seconds, until Ctrl-C
-    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = seconds)]
-    pub(crate) watch: Option<f64>,
-}
-
-/// Flags of `subscribers`.
-#[derive(Args, Debug)]
-pub(crate) struct SubscribersArgs {
-    /// How to ask.
-    #[command(flatten)]
-    pub(crate) view: ViewArgs,
-    /// Only this internal address
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) address: Option<Ipv4Addr>,
-    /// Only holders of blocks of this pool
-    #[arg(long, value_name = "NAME")]
-    pub(crate) pool: Option<String>,
-    /// At most this many
-    #[arg(long, value_name = "N")]
-    pub(crate) limit: Option<u64>,
-}
-
-/// Flags of `sessions`.
-#[derive(Args, Debug)]
-pub(crate) struct SessionsArgs {
-    /// How to ask.
-    #[command(flatten)]
-    pub(crate) view: ViewArgs,
-    /// Only sessions in which this address takes part: internal, public or remote
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) address: Option<Ipv4Addr>,
-    /// Only sessions of this pool
-    #[arg(long, value_name = "NAME")]
-    pub(crate) pool: Option<String>,
-    /// Only tcp, udp or icmp
-    #[arg(long, value_name = "NAME", value_parser = protocol)]
-    pub(crate) protocol: Option<Protocol>,
-    /// Only sessions in this state, such as established
-    #[arg(long, value_name = "STATE")]
-    pub(crate) state: Option<String>,
-    /// At most this many
-    #[arg(long, value_name = "N")]
-    pub(crate) limit: Option<u64>,
-}
-
-/// Flags of `events`.
-#[derive(Args, Debug)]
-pub(crate) struct EventsArgs {
-    /// How to ask.
-    #[command(flatten)]
-    pub(crate) client: ClientArgs,
-    /// Begin after the event of this number
-    #[arg(long, value_name = "NUMBER", conflicts_with = "last")]
-    pub(crate) since: Option<u64>,
-    /// Begin with so many of the newest
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    pub(crate) last: u64,
-    /// Go on with what comes, until interrupted
-    #[arg(long, short)]
-    pub(crate) follow: bool,
-}
-
-/// Flags of `who`.
-#[derive(Args, Debug)]
-pub(crate) struct WhoArgs {
-    /// How to ask.
-    #[command(flatten)]
-    pub(crate) client: ClientArgs,
-    /// Public address and port, with the protocol unless it is TCP: 203.0.113.7:53/udp
-    #[arg(value_name = "A.B.C.D:PORT[/PROTOCOL]")]
-    pub(crate) endpoint: String,
-    /// When: RFC 3339, or so long ago as in -2h [default: now]
-    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
-    pub(crate) at: Option<String>,
-}
-
-/// Flags of `drops`.
-#[derive(Args, Debug)]
-pub(crate) struct DropsArgs {
-    /// How to ask.
-    #[command(flatten)]
-    pub(crate) view: ViewArgs,
-    /// Show reasons for which nothing was dropped, too
-    #[arg(long)]
-    pub(crate) all: bool,
-}
-
-/// Flags of `drain`.
-#[derive(Args, Debug)]
-pub(crate) struct DrainArgs {
-    /// How to ask.
-    #[command(flatten)]
-    pub(crate) client: ClientArgs,
-    /// Wait until no session is left
-    #[arg(long)]
-    pub(crate) wait: bool,
-    /// Wait so many seconds at most, and fail if there are sessions still; what was begun goes on
-    #[arg(long, value_name = "SECONDS", requires = "wait")]
-    pub(crate) timeout: Option<u64>,
-}
-
-/// Flags of `set`.
-#[derive(Args, Debug)]
-pub(crate) struct SetArgs {
-    /// How to ask.
-    #[command(flatten)]
-    pub(crate) client: ClientArgs,
-    /// Keys, each with its value
-    #[arg(value_name = "KEY VALUE", required = true, num_args = 2.., allow_negative_numbers = true)]
-    pub(crate) pairs: Vec<String>,
-}
-
-/// Flags of `get`.
-#[derive(Args, Debug)]
-pub(crate) struct GetArgs {
-    /// How to ask.
-    #[command(flatten)]
-    pub(crate) client: ClientArgs,
-    /// Only this setting, or those whose keys begin like this
-    #[arg(value_name = "KEY")]
-    pub(crate) key: Option<String>,
-}
-
-/// Flags of `reset`.
-#[derive(Args, Debug)]
-pub(crate) struct ResetArgs {
-    /// How to ask.
-    #[command(flatten)]
-    pub(crate) client: ClientArgs,
-    /// Settings
-    #[arg(value_name = "KEY", required_unless_present = "all")]
-    pub(crate) keys: Vec<String>,
-    /// Everything that was set
-    #[arg(long, conflicts_with = "keys")]
-    pub(crate) all: bool,
-}
-
-/// Flags of `explain`.
-#[derive(Args, Debug)]
-pub(crate) struct ExplainArgs {
-    /// How to ask.
-    #[command(flatten)]
-    pub(crate) client: ClientArgs,
-    /// Who sends: ADDRESS or ADDRESS:PORT
-    #[arg(long, value_name = "ADDRESS[:PORT]")]
-    pub(crate) from: String,
-    /// To whom: ADDRESS:PORT[/tcp|/udp] or ADDRESS[/icmp]; tcp, unless another protocol is named
-    #[arg(long, value_name = "ADDRESS[:PORT][/PROTOCOL]")]
-    pub(crate) to: String,
-    /// The packet arrives by the tunnel with this number, where pods of several have one address
-    #[arg(long, value_name = "N")]
-    pub(crate) vni: Option<u32>,
-}
-
-/// Flags of `top`.
-#[derive(Args, Debug)]
-pub(crate) struct TopArgs {
-    /// Stats socket of the running natgate
-    #[arg(long, value_name = "PATH", env = "NATGATE_SOCKET", default_value = DEFAULT_SOCKET)]
-    pub(crate) socket: PathBuf,
-    /// Seconds from one look to the next
-    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
-    pub(crate) interval: f64,
-}
-
-/// Flags of `capture`.
-#[derive(Args, Debug)]
-pub(crate) struct CaptureArgs {
-    /// Stats socket of the running natgate
-    #[arg(long, value_name = "PATH", env = "NATGATE_SOCKET", default_value = DEFAULT_SOCKET)]
-    pub(crate) socket: PathBuf,
-    /// The file; -: standard output
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) write: PathBuf,
-    /// Only what is dropped, for this reason if one is named
-    #[arg(long, value_name = "REASON", num_args = 0..=1, default_missing_value = "")]
-    pub(crate) drops: Option<String>,
-    /// One end, before or after translation: address or prefix
-    #[arg(long, value_name = "CIDR")]
-    pub(crate) from: Option<String>,
-    /// The other end
-    #[arg(long, value_name = "CIDR")]
-    pub(crate) to: Option<String>,
-    /// Packets at most [default: 10000]
-    #[arg(long, value_name = "N")]
-    pub(crate) count: Option<u64>,
-    /// Seconds at most [default: 60]
-    #[arg(long, value_name = "S")]
-    pub(crate) seconds: Option<u64>,
-    /// Bytes of each packet at most [default: 256]
-    #[arg(long, value_name = "BYTES")]
-    pub(crate) snap: Option<u64>,
-    /// Packets a second at most, of each worker [default: 10000]
-    #[arg(long, value_name = "N")]
-    pub(crate) rate: Option<u64>,
-}
-
-/// Flags of `detach`.
-#[derive(Args, Debug)]
-pub(crate) struct DetachArgs {
-    /// Interfaces
-    #[arg(value_name = "IF", required_unless_present = "all")]
-    pub(crate) interfaces: Vec<String>,
-    /// Every interface that carries a program of natgate
-    #[arg(long, conflicts_with = "interfaces")]
-    pub(crate) all: bool,
-}
-
-fn seconds(text: &str) -> Result<f64, String> {
-    let seconds = text.parse().ok().filter(|seconds| (0.1..=86_400.0).contains(seconds));
-    seconds.ok_or_else(|| "give seconds, from 0.1 to 86400".to_owned())
-}
-
-fn protocol(text: &str) -> Result<Protocol, String> {
-    Protocol::ALL
-        .into_iter()
-        .find(|protocol| protocol.name() == text)
-        .ok_or_else(|| "expected tcp, udp or icmp".to_owned())
 }

@@ -4,6 +4,7 @@ use anyhow::Context;
 use dataplane::xsk::{self, Inspection, InterfaceLock};
 
 use crate::cli::DetachArgs;
+use crate::usage::WrongUsage;
 
 /// An interface of this host: index and name.
 type Interface = (u32, String);
@@ -43,13 +44,12 @@ fn refuse_unknown(wanted: &[String], known: &[Interface]) -> anyhow::Result<()> 
     let exists = |wanted: &String| known.iter().any(|(_, name)| name == wanted);
     let unknown: Vec<&str> =
         wanted.iter().filter(|name| !exists(name)).map(String::as_str).collect();
-    anyhow::ensure!(
-        unknown.is_empty(),
-        "unknown interface ({}): it does not exist here, and nothing was changed; `ip -br link` lists \
-         those that do",
-        unknown.join(", ")
-    );
-    Ok(())
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let names = unknown.join(", ");
+    let why = "it does not exist here, and nothing was changed; `ip -br link` lists those that do";
+    Err(WrongUsage(format!("unknown interface ({names}): {why}")).into())
 }
 
 /// Whether a program was removed; with `ours_only`, other programs are passed over in silence.

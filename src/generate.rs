@@ -19,15 +19,20 @@ pub(crate) fn completions(shell: Shell) -> String {
 
 /// Writes natgate(1) and a page for each command, such as natgate-run(1), into `directory`.
 pub(crate) fn manual(directory: &Path) -> anyhow::Result<()> {
-    let failed = || directory.display().to_string();
-    fs::create_dir_all(directory).with_context(failed)?;
+    let failed = |path: &Path| {
+        format!(
+            "cannot write ({}); see that there is room, and that you may write there",
+            path.display()
+        )
+    };
+    fs::create_dir_all(directory).with_context(|| failed(directory))?;
     let mut command = Cli::command().disable_help_subcommand(true);
     command.build();
     let commands = command.get_subcommands().filter(|one| !one.is_hide_set());
     for one in commands.chain([&command]) {
         let name = one.get_display_name().unwrap_or_else(|| one.get_name());
         let path = directory.join(format!("{name}.1"));
-        fs::write(&path, page(one)?).with_context(|| path.display().to_string())?;
+        fs::write(&path, page(one)?).with_context(|| failed(&path))?;
     }
     Ok(())
 }

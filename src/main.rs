@@ -16,20 +16,34 @@ mod receive;
 #[cfg(test)]
 mod reference;
 mod run;
+#[cfg(test)]
+mod screens;
 mod top;
+mod usage;
 mod view;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
-
-use cli::{Cli, ClientArgs, Command, DrainArgs, EventsArgs, GetArgs, ResetArgs, SetArgs, WhoArgs};
+use cli::{ClientArgs, Command, DrainArgs, EventsArgs, GetArgs, ResetArgs, SetArgs, WhoArgs};
+use usage::WrongUsage;
 use view::{Filter, ViewError, What, Which};
 
 fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
+    let outcome = match usage::parse() {
+        Ok(cli) => done(cli.command),
+        Err(error) => Err(error.into()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report(&error),
+    }
+}
+
+/// Does what was typed.
+fn done(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Check(args) => unless_reader_left(check::check(&args)),
         Command::Run(args) => run::run(&args),
         Command::Detach(args) => detach::detach(&args),
@@ -54,10 +68,6 @@ fn main() -> ExitCode {
         Command::Events(args) => events(&args),
         Command::Who(args) => who(&args),
         other => look(other),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => report(&error),
     }
 }
 
@@ -79,7 +89,7 @@ fn look(command: Command) -> anyhow::Result<()> {
             let filter = Filter {
                 address: args.address.map(|address| address.to_string()),
                 pool: args.pool,
-                protocol: args.protocol.map(|protocol| protocol.name().to_owned()),
+                protocol: args.protocol,
                 state: args.state,
                 limit: args.limit,
             };
@@ -173,8 +183,9 @@ fn undrain(client: &ClientArgs) -> anyhow::Result<()> {
 fn set(args: &SetArgs) -> anyhow::Result<()> {
     let (pairs, rest) = args.pairs.as_chunks();
     if let [key] = rest {
-        let why = format!("value missing ({key}): every key needs one; write KEY VALUE");
-        return Err(ViewError::Invalid(why).into());
+        let why =
+            format!("missing value ({key}): every key needs one; write natgate set {key} VALUE");
+        return Err(WrongUsage(why).into());
     }
     let changes = pairs.iter().map(|[key, value]| (key.clone(), Some(value.clone())));
     let changes = changes.collect();
@@ -236,13 +247,17 @@ fn unless_reader_left(outcome: anyhow::Result<()>) -> anyhow::Result<()> {
     if text.or(json) == Some(io::ErrorKind::BrokenPipe) { Ok(()) } else { Err(error) }
 }
 
-/// Prints what failed; exit status 2 for an invalid configuration, 1 for everything else.
+/// Prints what failed; exit status 2 for wrong usage and an invalid configuration, 1 for everything else.
 fn report(error: &anyhow::Error) -> ExitCode {
     if let Some(errors) = error.downcast_ref::<config::ConfigErrors>() {
         let _ = writeln!(io::stderr().lock(), "{errors}");
         return ExitCode::from(2);
     }
-    if let Some(ViewError::Invalid(lines)) = error.downcast_ref() {
+    let wrong = match (error.downcast_ref(), error.downcast_ref()) {
+        (Some(ViewError::Invalid(lines)), _) | (_, Some(WrongUsage(lines))) => Some(lines),
+        _ => None,
+    };
+    if let Some(lines) = wrong {
         for line in lines.lines() {
             let _ = writeln!(io::stderr().lock(), "error: {line}");
         }

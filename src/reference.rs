@@ -6,6 +6,7 @@ use clap::{Arg, Command, CommandFactory};
 use dataplane::DropReason;
 use serde_json::Value;
 
+use crate::api::steering::{STEERING_DROPS, SteeringDrop};
 use crate::api::tests::Fake;
 use crate::cli::Cli;
 use crate::config;
@@ -41,6 +42,11 @@ fn reference() -> String {
     out += "\n## Drop reasons\n\n| reason | what happened | what to do |\n| --- | --- | --- |\n";
     for reason in DropReason::ALL {
         line(&mut out, &[&code(reason.name()), reason.meaning(), reason.remedy()]);
+    }
+    out += "\nOf the steering program, before any worker (`where` is `steering`); it has `super-packet`, too:\n\n\
+        | reason | what happened | what to do |\n| --- | --- | --- |\n";
+    for SteeringDrop { name, meaning, remedy } in STEERING_DROPS {
+        line(&mut out, &[&code(name), meaning, remedy]);
     }
     out += "\n## System calls\nAll that the process may make; workers only those of the first table.\n";
     let process = [confine::CONTROL, confine::OLDER];

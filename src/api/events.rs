@@ -5,18 +5,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::events::{Answer, Batch, Journal, Row, parse_question, parse_time, unix_ms};
+use crate::events::{Batch, Journal, Row, unix_ms};
 
-use super::routes::{App, Refusal, bad, bad_value, lines};
+use super::routes::{App, Refusal, bad_query, bad_value, lines};
 
 /// Entries in a piece of the answer.
 const SLICE: usize = 256;
@@ -25,6 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// `?since=` and the like.
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct EventQuery {
     /// Begin after the entry of this number.
@@ -40,28 +39,37 @@ pub(super) async fn follow(
     State(app): State<App>,
     query: Result<Query<EventQuery>, QueryRejection>,
 ) -> Result<Response, Refusal> {
-    let Query(query) = query.map_err(|rejection| bad(rejection.body_text()))?;
+    let Query(query) = query.map_err(|rejection| bad_query(&rejection))?;
     let number = |name: &str, text: Option<String>| {
-        text.map(|text| text.parse().map_err(|_| bad_value(name, &text, "give a number")))
-            .transpose()
+        text.map(|text| {
+            text.parse().map_err(|_| bad_value(name, &text, "it is no whole number; give one"))
+        })
+        .transpose()
     };
     let (since, last): (Option<u64>, Option<u64>) =
         (number("since", query.since)?, number("last", query.last)?);
     let follow = match query.follow.as_deref() {
         None | Some("true") => true,
         Some("false") => false,
-        Some(other) => return Err(bad_value("follow", other, "write true or false")),
+        Some(other) => {
+            return Err(bad_value("follow", other, "it is no truth; write true or false"));
+        }
     };
     let permit = app.follower()?;
     let journal = Arc::clone(&app.shared.journal);
     let newest = journal.newest();
+    // Of a natgate before this one: what its reader has missed nobody knows, and must not be taken for nothing.
+    if let Some(since) = since.filter(|since| *since > newest) {
+        let why = format!(
+            "the newest event is {newest}, and numbers begin anew when natgate starts; give that or less, 0 for all since then"
+        );
+        return Err(bad_value("since", &since.to_string(), why));
+    }
     let next = match (since, last) {
         (Some(since), _) => since.saturating_add(1),
         (None, Some(last)) => newest.saturating_sub(last) + 1,
         (None, None) => newest + 1,
     };
-    // A number from before a restart: everything is new.
-    let next = if next > newest + 1 { 1 } else { next };
     let until = (!follow).then_some(newest);
     Ok(lines(stream(Follower { journal, next, until, _permit: permit })))
 }
@@ -131,29 +139,64 @@ fn stream(mut follower: Follower) -> Body {
     Body::from_stream(pieces)
 }
 
-/// `?endpoint=` and `?at=`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct WhoQuery {
-    endpoint: String,
-    at: Option<String>,
-}
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
 
-/// `GET /v1/who`.
-pub(super) async fn who(
-    State(app): State<App>,
-    query: Result<Query<WhoQuery>, QueryRejection>,
-) -> Result<Json<Answer>, Refusal> {
-    let Query(query) = query.map_err(|rejection| bad(rejection.body_text()))?;
-    let question = parse_question(&query.endpoint).map_err(bad)?;
-    let at = query.at.map(|text| parse_time(&text, unix_ms())).transpose().map_err(bad)?;
-    let who = Arc::clone(&app.shared.who);
-    let permit = app.searcher()?;
-    let answer = tokio::task::spawn_blocking(move || {
-        let _permit = permit;
-        who.answer(question, at)
-    });
-    let failed = |error: String| Refusal(StatusCode::CONFLICT, error);
-    let answer = answer.await.map_err(|error| failed(error.to_string()))?;
-    answer.map(Json).map_err(failed)
+    use crate::api::tests::Fake;
+
+    #[test]
+    fn events_are_followed_from_a_number_on() {
+        let fake = Fake::new(0);
+        fake.run(async || {
+            assert_eq!(fake.get("/v1/events?follow=false&since=0").await, (200, String::new()));
+            let rows = |body: &str| -> Vec<(u64, String)> {
+                let row = |line| serde_json::from_str::<crate::events::Row>(line).unwrap();
+                body.lines().map(row).map(|row| (row.seq.unwrap(), row.kind)).collect()
+            };
+            let expected: Vec<(u64, String)> = ["started", "block-allotted", "stopped"]
+                .into_iter()
+                .zip(1..)
+                .map(|(kind, seq)| (seq, kind.to_owned()))
+                .collect();
+            // A follower sees what comes, and ends with the journal.
+            let (followed, ()) = tokio::join!(fake.get("/v1/events"), async {
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                crate::api::tests::stop_journal(&fake);
+            });
+            assert_eq!((followed.0, rows(&followed.1)), (200, expected.clone()));
+            for (query, from) in [("since=0", 0), ("since=2", 2), ("since=3", 3), ("last=1", 2)] {
+                let (_, body) = fake.get(&format!("/v1/events?follow=false&{query}")).await;
+                assert_eq!(rows(&body), expected[from..], "{query}");
+            }
+            let (status, body) = fake.get("/v1/events?since=4").await;
+            assert!(status == 400 && body.contains("the newest event is 3"), "{status} {body}");
+            for query in ["since=x", "last=-1", "follow=yes", "until=3"] {
+                assert_eq!(fake.get(&format!("/v1/events?{query}")).await.0, 400, "{query}");
+            }
+        });
+    }
+
+    #[test]
+    fn followers_are_few_and_take_no_room_of_lists() {
+        let fake = Fake::new(1);
+        fake.run(async || {
+            let mut silent = Vec::new();
+            for _ in 0..16 {
+                let mut stream = UnixStream::connect(&fake.socket).await.unwrap();
+                stream.write_all(b"GET /v1/events HTTP/1.1\r\nhost: n\r\n\r\n").await.unwrap();
+                let mut first = [0; 1];
+                stream.read_exact(&mut first).await.unwrap();
+                silent.push(stream);
+            }
+            let (status, body) = fake.get("/v1/events").await;
+            assert!(status == 503 && body.contains("follow them already"), "{body}");
+            assert_eq!(fake.get("/v1/sessions").await.0, 200);
+            silent.clear();
+            // The server learns that they are gone.
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            assert_eq!(fake.get("/v1/events?follow=false").await.0, 200);
+        });
+    }
 }

@@ -19,6 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::load;
@@ -116,20 +117,22 @@ impl Server {
         self.tcp.as_ref()?.local_addr().ok()
     }
 
-    /// Answers until the future is dropped.
+    /// Answers until [`Shared::ending`], and then ends what it has begun.
     pub(crate) async fn serve(self, shared: Arc<Shared>) {
         let looked_at = Arc::clone(&shared);
         let pools = Arc::new(PoolRows::new(Arc::clone(&shared)));
-        let unix = accept_all(routes::all(Arc::clone(&shared), Arc::clone(&pools)), async || {
+        let ending = || shared.ending.subscribe();
+        let router = routes::all(Arc::clone(&shared), Arc::clone(&pools));
+        let unix = accept_all(router, ending(), async || {
             let (stream, _) = self.unix.accept().await?;
             let peer = Peer::of(&stream);
             Ok((stream, peer))
         });
         let tcp = async {
-            let Some(listener) = &self.tcp else { return std::future::pending().await };
+            let Some(listener) = &self.tcp else { return end(&mut ending()).await };
             let accept =
                 async || listener.accept().await.map(|(stream, _)| (stream, Peer::default()));
-            accept_all(routes::public(shared, pools), accept).await;
+            accept_all(routes::public(Arc::clone(&shared), pools), ending(), accept).await;
         };
         let looks = async {
             let mut interval = tokio::time::interval(load::INTERVAL);
@@ -145,13 +148,26 @@ impl Server {
     }
 }
 
-async fn accept_all<S>(router: Router, accept: impl AsyncFn() -> io::Result<(S, Peer)>)
-where
+/// Waits for the end.
+async fn end(ending: &mut watch::Receiver<bool>) {
+    // Where nobody is left to tell, it has come.
+    let _ = ending.wait_for(|has_come| *has_come).await;
+}
+
+async fn accept_all<S>(
+    router: Router,
+    mut ending: watch::Receiver<bool>,
+    accept: impl AsyncFn() -> io::Result<(S, Peer)>,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut guests = Guests::default();
     loop {
-        let (stream, peer) = match accept().await {
+        let accepted = tokio::select! {
+            accepted = accept() => accepted,
+            () = end(&mut ending) => return guests.leave().await,
+        };
+        let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection to the stats socket");
@@ -169,12 +185,21 @@ where
             },
         ));
         let service = TowerToHyperService::new(router);
+        let mut ending = ending.clone();
         guests.admit(asked, async move {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_TIME)
                 .serve_connection(TokioIo::new(stream), service);
-            if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_TIME, connection).await {
+            let mut connection = std::pin::pin!(connection);
+            let served = async {
+                tokio::select! {
+                    served = connection.as_mut() => return served,
+                    () = end(&mut ending) => connection.as_mut().graceful_shutdown(),
+                }
+                connection.await
+            };
+            if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_TIME, served).await {
                 tracing::debug!(%error, "a client of the stats socket");
             }
         });
@@ -197,6 +222,11 @@ impl Guests {
     ) {
         let task = self.tasks.spawn(connection);
         self.all.push_back((asked, task));
+    }
+
+    /// Returns when all have gone.
+    async fn leave(&mut self) {
+        while self.tasks.join_next().await.is_some() {}
     }
 
     /// Returns when there is room for one more: whoever has been silent the longest goes, so that many who say

@@ -8,14 +8,19 @@ mod listen;
 mod load;
 mod metrics;
 pub(crate) mod model;
+mod openapi;
 mod orders;
 mod pools;
+#[cfg(test)]
+mod refusals_tests;
 mod routes;
 mod settings;
 mod shared;
+pub(crate) mod steering;
 mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
+mod who;
 
 pub(crate) use listen::Server;
 pub(crate) use load::Loads;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// `/v1/status`: the whole at a glance.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Status {
     /// Version of natgate.
     pub(crate) version: String,
@@ -44,6 +45,9 @@ pub(crate) struct Status {
     pub(crate) dropped_by_steering: u64,
     /// What the operator should know.
     pub(crate) warnings: Vec<String>,
+    /// Interfaces that were removed and are not back, by name.
+    #[serde(default)]
+    pub(crate) gone: Vec<String>,
     /// What was taken away and is still there, and what is to come, since the configuration changed.
     pub(crate) transitions: Vec<String>,
     /// What became of the sessions of the natgate before this one, if it left any.
@@ -56,6 +60,7 @@ pub(crate) struct Status {
 
 /// What came of reading the configuration again.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct LastReload {
     /// Who wanted it: `SIGHUP`, `changed files` or `natgate reload`.
     pub(crate) trigger: String,
@@ -69,6 +74,7 @@ pub(crate) struct LastReload {
 
 /// `POST /v1/reload`: what is in force now.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Reloaded {
     /// Number of the configuration in force.
     pub(crate) generation: u32,
@@ -86,6 +92,7 @@ pub(crate) struct Reloaded {
 
 /// `/v1/settings`: one setting that can change at run time.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct SettingRow {
     /// Its name: that of the object's field, such as `pools.NAME.timers.udp`.
     pub(crate) key: String,
@@ -105,6 +112,7 @@ pub(crate) struct SettingRow {
 
 /// `PATCH /v1/settings`: what is different now.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct SettingChange {
     /// Its name.
     pub(crate) key: String,
@@ -118,6 +126,7 @@ pub(crate) struct SettingChange {
 
 /// `/v1/drain`: whether sessions are opened, and what there is.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Drain {
     /// Since when no session is opened any more, in seconds since 1970.
     pub(crate) drained_since: Option<u64>,
@@ -131,6 +140,7 @@ pub(crate) struct Drain {
 
 /// What remains of a pool's sessions.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Remainder {
     /// The pool.
     pub(crate) pool: String,
@@ -150,6 +160,7 @@ pub(crate) struct Remainder {
 
 /// `/v1/pools`: one address pool.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct PoolRow {
     /// Name.
     pub(crate) pool: String,
@@ -157,6 +168,9 @@ pub(crate) struct PoolRow {
     pub(crate) addresses: usize,
     /// Addresses that were removed and still have sessions.
     pub(crate) leaving: usize,
+    /// Which these are, and who holds them.
+    #[serde(default)]
+    pub(crate) leaving_addresses: Vec<LeavingRow>,
     /// Port blocks in all.
     pub(crate) blocks: u64,
     /// Port blocks given out.
@@ -167,8 +181,23 @@ pub(crate) struct PoolRow {
     pub(crate) block_size: u16,
 }
 
+/// A public address that was removed from its pool and is still in use.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct LeavingRow {
+    /// The address.
+    pub(crate) address: String,
+    /// Port blocks that are held there. None: only sessions without a block of their own are left.
+    pub(crate) blocks: usize,
+    /// Subscribers that hold them.
+    pub(crate) subscribers: usize,
+    /// The first of these, by address.
+    pub(crate) first_subscribers: Vec<String>,
+}
+
 /// `/v1/drops`: packets dropped for one reason.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct DropRow {
     /// Why.
     pub(crate) reason: String,
@@ -183,6 +212,7 @@ pub(crate) struct DropRow {
 
 /// `/v1/workers`: one worker.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct WorkerRow {
     /// Number.
     pub(crate) worker: usize,
@@ -237,6 +267,7 @@ pub(crate) struct WorkerRow {
 /// How long packets stay, from before their burst was received until it was handed to the interfaces, of one busy turn in 64.
 /// Nothing where none was timed.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct LatencyRow {
     /// Packets that were timed.
     pub(crate) packets: u64,
@@ -250,6 +281,7 @@ pub(crate) struct LatencyRow {
 
 /// `/v1/interfaces`: one interface of the gateway.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct InterfaceRow {
     /// Name.
     pub(crate) interface: String,
@@ -286,6 +318,7 @@ pub(crate) struct InterfaceRow {
 
 /// One receive setting of an interface.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct ReceiveSteeringRow {
     /// `wanted`, `in place`, `done`, `failed` or `impossible`.
     pub(crate) state: String,
@@ -297,6 +330,7 @@ pub(crate) struct ReceiveSteeringRow {
 
 /// The tunnel of an interface.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct TunnelRow {
     /// VXLAN network identifier.
     pub(crate) vni: u32,
@@ -320,6 +354,7 @@ impl std::fmt::Display for TunnelRow {
 
 /// `/v1/sessions`: one line, one session.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct SessionRow {
     /// Home worker.
     pub(crate) worker: u16,
@@ -379,6 +414,7 @@ impl SessionRow {
 
 /// Blocks held on one public address.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct HeldBlocks {
     /// Pool.
     pub(crate) pool: String,
@@ -390,6 +426,7 @@ pub(crate) struct HeldBlocks {
 
 /// `/v1/subscribers`: one line, one subscriber.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct SubscriberRow {
     /// Home worker.
     pub(crate) worker: u16,
@@ -412,6 +449,7 @@ pub(crate) struct SubscriberRow {
 
 /// An answer that is not what was asked for; also the last line of a stream that broke.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Problem {
     /// What is wrong, and what to do.
     pub(crate) error: String,

@@ -8,7 +8,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
 use conntrack::Protocol;
 use serde::Deserialize;
@@ -18,20 +18,22 @@ use super::drain;
 use super::events;
 use super::metrics;
 use super::model::{Problem, Reloaded};
+use super::openapi;
 use super::orders::Order;
 use super::pools::PoolRows;
 use super::settings;
 use super::shared::Shared;
 use super::stream::{self, Filter};
+use super::who;
 use crate::explain::model::Explained;
-use crate::explain::{Asked, Question};
+use crate::explain::{Asked, NoAnswer, Question};
 
 /// Streams of sessions and subscribers at a time; and of events.
 const STREAMS: usize = 16;
 /// Searches of records at a time: each reads all of them.
 const SEARCHES: usize = 2;
 
-const INDEX: &str = "natgate stats socket
+pub(super) const INDEX: &str = "natgate stats socket
 
 /v1/status        the whole at a glance
 /v1/pools         address pools and their port blocks
@@ -46,6 +48,7 @@ const INDEX: &str = "natgate stats socket
 /v1/drain         what remains; POST: open no session any more; DELETE: open them again
 /v1/capture       packets as pcapng; ?drops= ?from= ?to= ?count= ?seconds= ?snap= ?rate=
 /v1/explain       what would become of a flow; ?from= ?to= ?vni=
+/v1/openapi.json  all this, as an OpenAPI description
 /v1/reload        POST: read the configuration again, and bring it into force as a whole or not at all
 /metrics          for Prometheus
 /healthz          200 while the process lives
@@ -66,7 +69,7 @@ impl App {
     /// Room for one more who searches the past.
     pub(super) fn searcher(&self) -> Result<OwnedSemaphorePermit, Refusal> {
         Arc::clone(&self.searchers).try_acquire_owned().map_err(|_| {
-            let error = format!("{SEARCHES} searches are under way; try again");
+            let error = format!("no room (records): {SEARCHES} searches are under way; try again");
             Refusal(StatusCode::SERVICE_UNAVAILABLE, error)
         })
     }
@@ -74,55 +77,81 @@ impl App {
     /// Room for one more who follows events.
     pub(super) fn follower(&self) -> Result<OwnedSemaphorePermit, Refusal> {
         Arc::clone(&self.followers).try_acquire_owned().map_err(|_| {
-            let error = format!("{STREAMS} follow the events already; end one and try again");
+            let error =
+                format!("no room (events): {STREAMS} follow them already; end one and try again");
             Refusal(StatusCode::SERVICE_UNAVAILABLE, error)
         })
     }
 }
+
+/// A path, and what answers there.
+type Route = (&'static str, MethodRouter<App>);
 
 /// What the TCP address serves.
 pub(super) fn public(shared: Arc<Shared>, pools: Arc<PoolRows>) -> Router {
     finish(probes(), shared, pools)
 }
 
+/// All paths that the Unix socket serves.
+#[cfg(test)]
+pub(super) fn paths() -> Vec<&'static str> {
+    probes().into_iter().chain(views()).map(|(path, _)| path).collect()
+}
+
 /// What the Unix socket serves.
 pub(super) fn all(shared: Arc<Shared>, pools: Arc<PoolRows>) -> Router {
-    let router = probes()
-        .route("/", get(async || INDEX))
-        .route("/v1/status", get(async |State(app): State<App>| Json(app.shared.status())))
-        .route("/v1/pools", get(pool_rows))
-        .route("/v1/drops", get(async |State(app): State<App>| Json(app.shared.drops())))
-        .route("/v1/workers", get(async |State(app): State<App>| Json(app.shared.worker_rows())))
-        .route(
-            "/v1/interfaces",
-            get(async |State(app): State<App>| Json(app.shared.interface_rows())),
-        )
-        .route("/v1/sessions", get(sessions))
-        .route("/v1/subscribers", get(subscribers))
-        .route("/v1/settings", get(settings::list).patch(settings::patch).delete(settings::reset))
-        .route("/v1/drain", get(drain::show).post(drain::begin).delete(drain::end))
-        .route("/v1/explain", get(explain))
-        .route("/v1/capture", get(capture))
-        .route("/v1/events", get(events::follow))
-        .route("/v1/who", get(events::who))
-        .route("/v1/reload", post(reload));
-    finish(router, shared, pools)
+    finish(probes().into_iter().chain(views()), shared, pools)
 }
 
-fn probes() -> Router<App> {
-    Router::new()
-        .route("/metrics", get(scrape))
-        .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(ready))
+/// What only the Unix socket serves.
+fn views() -> Vec<Route> {
+    let status = async |State(app): State<App>| Json(app.shared.status());
+    let drops = async |State(app): State<App>| Json(app.shared.drops());
+    let workers = async |State(app): State<App>| Json(app.shared.worker_rows());
+    let interfaces = async |State(app): State<App>| Json(app.shared.interface_rows());
+    vec![
+        ("/", get(async || INDEX)),
+        ("/v1/openapi.json", get(openapi::show)),
+        ("/v1/status", get(status)),
+        ("/v1/pools", get(pool_rows)),
+        ("/v1/drops", get(drops)),
+        ("/v1/workers", get(workers)),
+        ("/v1/interfaces", get(interfaces)),
+        ("/v1/sessions", get(sessions)),
+        ("/v1/subscribers", get(subscribers)),
+        ("/v1/settings", get(settings::list).patch(settings::patch).delete(settings::reset)),
+        ("/v1/drain", get(drain::show).post(drain::begin).delete(drain::end)),
+        ("/v1/explain", get(explain)),
+        ("/v1/capture", get(capture)),
+        ("/v1/events", get(events::follow)),
+        ("/v1/who", get(who::who)),
+        ("/v1/reload", post(reload)),
+    ]
 }
 
-fn finish(router: Router<App>, shared: Arc<Shared>, pools: Arc<PoolRows>) -> Router {
+fn probes() -> Vec<Route> {
+    vec![("/metrics", get(scrape)), ("/healthz", get(async || "ok\n")), ("/readyz", get(ready))]
+}
+
+fn finish(
+    routes: impl IntoIterator<Item = Route>,
+    shared: Arc<Shared>,
+    pools: Arc<PoolRows>,
+) -> Router {
+    let add = |router: Router<App>, (path, methods)| router.route(path, methods);
+    let router = routes.into_iter().fold(Router::new(), add);
     let unknown = async |uri: Uri| {
-        let error = format!("unknown path '{}'; GET / lists what there is", uri.path());
+        let error = format!(
+            "unknown path ({}): natgate serves nothing there; GET / lists what there is",
+            uri.path()
+        );
         Refusal(StatusCode::NOT_FOUND, error)
     };
     let method = async |method: Method, uri: Uri| {
-        let error = format!("'{}' does not take {method}; GET / lists what there is", uri.path());
+        let error = format!(
+            "wrong method ({}): it takes no {method}; GET / lists what there is",
+            uri.path()
+        );
         Refusal(StatusCode::METHOD_NOT_ALLOWED, error)
     };
     router.fallback(unknown).method_not_allowed_fallback(method).with_state(App {
@@ -165,7 +194,8 @@ pub(super) async fn order<T>(
 ) -> Result<T, Refusal> {
     let (reply, outcome) = oneshot::channel();
     let busy = || {
-        let error = "natgate is busy with other orders, or stopping; try again";
+        let error =
+            "cannot be done now (order): natgate is busy with other orders, or stopping; try again";
         Refusal(StatusCode::SERVICE_UNAVAILABLE, error.into())
     };
     shared.orders.try_send(what(reply)).map_err(|_| busy())?;
@@ -187,20 +217,30 @@ async fn scrape(State(app): State<App>) -> Result<Response, Refusal> {
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-struct SessionQuery {
+pub(super) struct SessionQuery {
+    /// Only sessions in which this address takes part.
     address: Option<String>,
+    /// Only sessions of this pool.
     pool: Option<String>,
+    /// Only this protocol: tcp, udp or icmp.
     protocol: Option<String>,
+    /// Only sessions in this state.
     state: Option<String>,
+    /// Lines at most.
     limit: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-struct SubscriberQuery {
+pub(super) struct SubscriberQuery {
+    /// Only this internal address.
     address: Option<String>,
+    /// Only holders of blocks of this pool.
     pool: Option<String>,
+    /// Lines at most.
     limit: Option<String>,
 }
 
@@ -208,7 +248,7 @@ async fn sessions(
     State(app): State<App>,
     query: Result<Query<SessionQuery>, QueryRejection>,
 ) -> Result<Response, Refusal> {
-    let Query(query) = query.map_err(|rejection| bad(rejection.body_text()))?;
+    let Query(query) = query.map_err(|rejection| bad_query(&rejection))?;
     let filter = check(&app.shared, query)?;
     let permit = permit(&app)?;
     Ok(lines(stream::sessions(app.shared, filter, permit)))
@@ -218,7 +258,7 @@ async fn subscribers(
     State(app): State<App>,
     query: Result<Query<SubscriberQuery>, QueryRejection>,
 ) -> Result<Response, Refusal> {
-    let Query(query) = query.map_err(|rejection| bad(rejection.body_text()))?;
+    let Query(query) = query.map_err(|rejection| bad_query(&rejection))?;
     let SubscriberQuery { address, pool, limit } = query;
     let query = SessionQuery { address, pool, limit, ..SessionQuery::default() };
     let filter = check(&app.shared, query)?;
@@ -230,10 +270,10 @@ async fn capture(
     State(app): State<App>,
     query: Result<Query<crate::capture::Asked>, QueryRejection>,
 ) -> Result<Response, Refusal> {
-    let Query(asked) = query.map_err(|rejection| bad(rejection.body_text()))?;
+    let Query(asked) = query.map_err(|rejection| bad_query(&rejection))?;
     let wanted = crate::capture::Wanted::read(&asked).map_err(bad)?;
     let permit = Arc::clone(&app.captures).try_acquire_owned().map_err(|_| {
-        let error = "a capture is under way already; end it and try again";
+        let error = "no room (capture): one is under way already; end it and try again";
         Refusal(StatusCode::SERVICE_UNAVAILABLE, error.to_owned())
     })?;
     let body = crate::capture::stream(app.shared, &wanted, permit)
@@ -245,16 +285,20 @@ async fn explain(
     State(app): State<App>,
     query: Result<Query<Asked>, QueryRejection>,
 ) -> Result<Json<Explained>, Refusal> {
-    let Query(asked) = query.map_err(|rejection| bad(rejection.body_text()))?;
+    let Query(asked) = query.map_err(|rejection| bad_query(&rejection))?;
     let question = Question::read(&asked).map_err(bad)?;
     let told = tokio::task::spawn_blocking(move || crate::explain::explain(&app.shared, &question));
-    let told = told.await.map_err(|error| error.to_string()).flatten();
-    Ok(Json(told.map_err(|error| Refusal(StatusCode::SERVICE_UNAVAILABLE, error))?))
+    let told = told.await.map_err(|error| NoAnswer::Late(error.to_string())).flatten();
+    told.map(Json).map_err(|error| match error {
+        NoAnswer::Wrong(error) => bad(error),
+        NoAnswer::Late(error) => Refusal(StatusCode::SERVICE_UNAVAILABLE, error),
+    })
 }
 
 pub(super) fn permit(app: &App) -> Result<OwnedSemaphorePermit, Refusal> {
     Arc::clone(&app.streams).try_acquire_owned().map_err(|_| {
-        let error = format!("{STREAMS} lists are being read already; end one and try again");
+        let error =
+            format!("no room (lists): {STREAMS} are being read already; end one and try again");
         Refusal(StatusCode::SERVICE_UNAVAILABLE, error)
     })
 }
@@ -267,33 +311,38 @@ fn check(shared: &Shared, query: SessionQuery) -> Result<Filter, Refusal> {
     let mut filter = Filter::default();
     if let Some(text) = query.address {
         let address = text.parse();
-        filter.address =
-            Some(address.map_err(|_| bad_value("address", &text, "give an IPv4 address"))?);
+        filter.address = Some(
+            address.map_err(|_| bad_value("address", &text, "it is no IPv4 address; give one"))?,
+        );
     }
     if let Some(text) = query.pool {
         let snapshot = shared.snapshot.get();
         let pools = &snapshot.policy.pools;
         let found = pools.iter().find(|pool| pool.name == text).map(|pool| pool.id);
         let names: Vec<&str> = pools.iter().map(|pool| pool.name.as_str()).collect();
-        let remedy = format!("the pools are: {}", names.join(", "));
+        let remedy = format!("there is no such pool; give one of: {}", names.join(", "));
         filter.pool = Some(found.ok_or_else(|| bad_value("pool", &text, remedy))?);
     }
     if let Some(text) = query.protocol {
         let found = Protocol::ALL.into_iter().find(|protocol| protocol.name() == text);
-        let found = found.ok_or_else(|| bad_value("protocol", &text, "use tcp, udp or icmp"))?;
+        let found = found.ok_or_else(|| {
+            bad_value("protocol", &text, "it is no protocol of sessions; give tcp, udp or icmp")
+        })?;
         filter.protocol = Some(found);
     }
     if let Some(text) = query.state {
         let names = state_names();
         if !names.contains(&text.as_str()) {
-            let remedy = format!("the states are: {}", names.join(", "));
+            let remedy = format!("there is no such state; give one of: {}", names.join(", "));
             return Err(bad_value("state", &text, remedy));
         }
         filter.state = Some(text);
     }
     if let Some(text) = query.limit {
         let limit = text.parse();
-        filter.limit = Some(limit.map_err(|_| bad_value("limit", &text, "give a number"))?);
+        filter.limit = Some(limit.map_err(|_| {
+            bad_value("limit", &text, "it is no whole number; give one such as 100")
+        })?);
     }
     Ok(filter)
 }
@@ -306,10 +355,16 @@ fn state_names() -> Vec<&'static str> {
     names
 }
 
+/// A query with fields that nobody reads, and the like.
+pub(super) fn bad_query(rejection: &QueryRejection) -> Refusal {
+    bad(format!("bad query (request): {}; GET / lists what each path takes", rejection.body_text()))
+}
+
 pub(super) fn bad(error: String) -> Refusal {
     Refusal(StatusCode::BAD_REQUEST, error)
 }
 
-pub(super) fn bad_value(field: &str, value: &str, remedy: impl Display) -> Refusal {
-    bad(format!("bad value '{value}' ({field}): {remedy}"))
+/// `why`: what is wrong with it, and after a semicolon what to do.
+pub(super) fn bad_value(field: &str, value: &str, why: impl Display) -> Refusal {
+    bad(format!("bad value {value:?} ({field}): {why}"))
 }

@@ -38,7 +38,9 @@ pub(super) async fn patch(
             Value::Bool(_) | Value::Number(_) => Some(value.to_string()),
             Value::Array(_) | Value::Object(_) => {
                 let why = "a setting is a text, a number, true or false";
-                return Err(bad(format!("bad value ({key}): {why}; null resets it")));
+                return Err(bad(format!(
+                    "bad value ({key}): {why}; send one, or null to reset it"
+                )));
             }
         };
         Ok((key, text))

@@ -14,6 +14,8 @@ use dataplane::interface::InterfaceId;
 use dataplane::request::Request;
 use dataplane::snapshot::{Published, Snapshot};
 
+use tokio::sync::watch;
+
 use crate::events::{Journal, SinkCounts, Who};
 use crate::mirror::{Link, MirrorState};
 
@@ -23,6 +25,7 @@ use super::model::{
     WorkerRow,
 };
 use super::orders::Orders;
+use super::steering;
 
 /// What is fixed about a worker, and the way to ask it.
 pub(crate) struct WorkerFacts {
@@ -105,6 +108,8 @@ pub(crate) struct Shared {
     pub(crate) mirror_lag_nanos: AtomicU64,
     /// What the kernel's tables say now.
     pub(crate) kernel: Mutex<KernelFacts>,
+    /// True once the end has come: what was begun on the socket is told to its end, and nothing more is begun.
+    pub(crate) ending: watch::Sender<bool>,
 }
 
 /// What the kernel says of a link.
@@ -134,8 +139,28 @@ pub(crate) struct KernelFacts {
     refused: Vec<String>,
     /// Tunnels that are not served because their devices can't be closed, a line each.
     unclosed: Vec<String>,
+    /// Interfaces that were removed and are not back.
+    gone: Vec<Gone>,
     /// In the order of the interfaces.
     links: Vec<LinkFacts>,
+}
+
+/// An interface that was removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Gone {
+    name: String,
+    is_tunnel: bool,
+}
+
+impl fmt::Display for Gone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = if self.is_tunnel {
+            "nothing comes from its pods, and nothing gets to them, until it is made again"
+        } else {
+            "pods' traffic that needs it is dropped; natgate starts again by itself when an interface of this name is made"
+        };
+        write!(f, "{} is gone: {what}", self.name)
+    }
 }
 
 impl fmt::Debug for Shared {
@@ -147,23 +172,6 @@ impl fmt::Debug for Shared {
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-const STEERING_REMEDY: &str =
-    "dropped before any worker: see that natgate runs and serves all queues of the interface";
-
-/// Where that is not what helps.
-const STEERING_REMEDIES: [(&str, &str); 3] = [
-    (
-        "priority-tag",
-        "let the sender, or the switch before natgate, send these packets without a VLAN tag",
-    ),
-    (
-        "unknown-tunnel",
-        "natgate serves no VXLAN device of this number, port, address (`local`) and MAC: look at `natgate interfaces` \
-         and the warnings of `natgate status`",
-    ),
-    ("pool-source", "look for a sender inside that uses a public address as its own"),
-];
 
 impl Shared {
     /// One number over all workers.
@@ -190,10 +198,11 @@ impl Shared {
 
     /// What the operator should know: of the start, and of now.
     pub(crate) fn all_warnings(&self) -> Vec<String> {
-        let kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
+        let guard = lock(&self.kernel);
         let warnings = lock(&self.warnings);
-        let kernel = kernel.refused.iter().chain(&kernel.unclosed);
-        warnings.iter().chain(&self.host_warnings).chain(kernel).cloned().collect()
+        let kernel = guard.refused.iter().chain(&guard.unclosed);
+        let gone = guard.gone.iter().map(Gone::to_string);
+        gone.chain(warnings.iter().chain(&self.host_warnings).chain(kernel).cloned()).collect()
     }
 
     /// Takes over which tunnels can't be served because their devices can't be closed.
@@ -275,6 +284,15 @@ impl Shared {
             tracing::warn!("{refused}");
         }
         kernel.refused.clone_from(&state.refused);
+        let gone = |link: &Link| Gone { name: link.name.clone(), is_tunnel: link.tunnel.is_some() };
+        let gone: Vec<Gone> = state.links.iter().filter(|link| link.gone).map(gone).collect();
+        for one in gone.iter().filter(|it| !kernel.gone.contains(it)) {
+            tracing::error!("{one}");
+        }
+        for one in kernel.gone.iter().filter(|it| !gone.contains(it)) {
+            tracing::info!("{} is back", one.name);
+        }
+        kernel.gone = gone;
         let links = state.links.iter();
         let facts = |link: &Link| LinkFacts {
             up: link.up,
@@ -337,6 +355,7 @@ impl Shared {
             dropped: self.counters.iter().map(|worker| dropped(worker)).sum(),
             dropped_by_steering: (self.steering_drops)().iter().map(|(_, packets)| packets).sum(),
             warnings: self.all_warnings(),
+            gone: lock(&self.kernel).gone.iter().map(|it| it.name.clone()).collect(),
             transitions: self.transitions(&snapshot),
             restored: self.restored.clone(),
             settings: self.settings().into_iter().filter(|row| row.set).collect(),
@@ -357,6 +376,7 @@ impl Shared {
                 pool: pool.name.clone(),
                 addresses: serving,
                 leaving: pool.with_standing(Standing::Leaving).count(),
+                leaving_addresses: super::pools::leaving(pool),
                 blocks: sum(&conntrack::Directory::blocks),
                 blocks_held: sum(&conntrack::Directory::held),
                 blocks_resting: sum(&|directory| directory.resting(now)),
@@ -376,14 +396,8 @@ impl Shared {
             place: "worker".to_owned(),
             remedy: reason.remedy().to_owned(),
         });
-        let remedy = |name: &str| {
-            let known = DropReason::ALL.iter().find(|reason| reason.name() == name);
-            let own =
-                STEERING_REMEDIES.iter().find(|(it, _)| *it == name).map(|(_, remedy)| *remedy);
-            own.or(known.map(|reason| reason.remedy())).unwrap_or(STEERING_REMEDY).to_owned()
-        };
         let of_steering = (self.steering_drops)().into_iter().map(|(reason, packets)| DropRow {
-            remedy: remedy(&reason),
+            remedy: steering::remedy(&reason).to_owned(),
             reason,
             packets,
             place: "steering".to_owned(),

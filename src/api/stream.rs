@@ -138,10 +138,9 @@ pub(super) fn relay<Row>(
 ) -> Result<(), String> {
     let worker = &shared.workers[number];
     let (to_stream, rows): (_, Receiver<Vec<Row>>) = bounded(SLICES);
-    worker
-        .requests
-        .try_send(ask(to_stream))
-        .map_err(|_| format!("worker {number} takes no questions now; try again"))?;
+    worker.requests.try_send(ask(to_stream)).map_err(|_| {
+        format!("cannot ask (worker {number}): it takes no questions now; try again")
+    })?;
     (worker.wake)();
     loop {
         match rows.recv_timeout(WORKER_PATIENCE) {
@@ -154,7 +153,9 @@ pub(super) fn relay<Row>(
             }
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
             Err(RecvTimeoutError::Timeout) => {
-                return Err(format!("worker {number} did not answer in time; see natgate's log"));
+                return Err(format!(
+                    "no answer (worker {number}): it did not answer in time; see natgate's log"
+                ));
             }
         }
     }

@@ -63,14 +63,30 @@ impl Fake {
         runtime.shutdown_background();
     }
 
-    async fn get(&self, path: &str) -> (u16, String) {
+    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
+        self.ask("GET", path, "").await
+    }
+
+    pub(crate) async fn ask(&self, method: &str, path: &str, body: &str) -> (u16, String) {
         let mut stream = UnixStream::connect(&self.socket).await.unwrap();
-        let request = format!("GET {path} HTTP/1.0\r\nhost: n\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
+        let length = body.len();
+        let head =
+            format!("{method} {path} HTTP/1.0\r\nhost: n\r\ncontent-length: {length}\r\n\r\n");
+        stream.write_all((head + body).as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    /// The status of an answer, whatever follows.
+    pub(crate) async fn status(&self, method: &str, path: &str) -> u16 {
+        let mut stream = UnixStream::connect(&self.socket).await.unwrap();
+        let request = format!("{} {path} HTTP/1.0\r\nhost: n\r\n\r\n", method.to_uppercase());
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).await.unwrap();
+        String::from_utf8_lossy(&head)[9..].parse().unwrap()
     }
 
     pub(crate) async fn json(&self, path: &str) -> serde_json::Value {
@@ -173,6 +189,7 @@ fn shared(rows: usize, produced: &Arc<AtomicUsize>) -> Shared {
         mirror_resyncs: AtomicU64::new(0),
         mirror_lag_nanos: AtomicU64::new(0),
         kernel: std::sync::Mutex::default(),
+        ending: tokio::sync::watch::Sender::new(false),
     }
 }
 
@@ -192,7 +209,11 @@ fn worker(number: u16, rows: usize, produced: Arc<AtomicUsize>) -> WorkerFacts {
                     let blocks = vec![(Ipv4Addr::new(203, 0, 113, 7), 2)];
                     let row = |low: usize| SubscriberRow {
                         worker: number,
-                        address: Ipv4Addr::new(10, (low >> 8) as u8, low as u8, number as u8),
+                        // A few are those of the sessions.
+                        address: match rows {
+                            0..1_000 => Ipv4Addr::new(10, 0, number as u8, 1),
+                            _ => Ipv4Addr::new(10, (low >> 8) as u8, low as u8, number as u8),
+                        },
                         overlay: 0,
                         sessions: 9,
                         created: 10,
@@ -322,19 +343,35 @@ fn filters_and_refusals() {
             (
                 "/v1/sessions?protocol=sctp",
                 400,
-                "bad value 'sctp' (protocol): use tcp, udp or icmp",
+                "bad value \"sctp\" (protocol): it is no protocol of sessions; give tcp, udp or icmp",
             ),
-            ("/v1/sessions?address=x", 400, "bad value 'x' (address): give an IPv4 address"),
-            ("/v1/sessions?pool=none", 400, "bad value 'none' (pool): the pools are: main"),
+            (
+                "/v1/sessions?address=x",
+                400,
+                "bad value \"x\" (address): it is no IPv4 address; give one",
+            ),
+            (
+                "/v1/sessions?pool=none",
+                400,
+                "bad value \"none\" (pool): there is no such pool; give one of: main",
+            ),
             (
                 "/v1/sessions?state=opening",
                 400,
-                "bad value 'opening' (state): the states are: open, syn-sent, syn-external, \
+                "bad value \"opening\" (state): there is no such state; give one of: open, syn-sent, syn-external, \
                  syn-received, established, fin-internal, fin-external, closing, time-wait, \
                  reset",
             ),
-            ("/v1/sessions?limit=-1", 400, "bad value '-1' (limit): give a number"),
-            ("/v1/nothing", 404, "unknown path '/v1/nothing'; GET / lists what there is"),
+            (
+                "/v1/sessions?limit=-1",
+                400,
+                "bad value \"-1\" (limit): it is no whole number; give one such as 100",
+            ),
+            (
+                "/v1/nothing",
+                404,
+                "unknown path (/v1/nothing): natgate serves nothing there; GET / lists what there is",
+            ),
         ] {
             let (got, body) = fake.get(path).await;
             let body: model::Problem = serde_json::from_str(&body).unwrap();
@@ -379,13 +416,15 @@ fn a_worker_that_is_gone_ends_the_list_with_an_error() {
     other.run(async || {
         let (_, body) = other.get("/v1/sessions").await;
         let lines: Vec<&str> = body.lines().collect();
-        assert_eq!(lines[1], r#"{"error":"worker 1 takes no questions now; try again"}"#);
+        assert_eq!(
+            lines[1],
+            r#"{"error":"cannot ask (worker 1): it takes no questions now; try again"}"#
+        );
     });
 }
 
-/// The cells of the row for `name` in the part of `docs/operations.md` under `heading`.
-fn documented(heading: &str, name: &str) -> Vec<&'static str> {
-    let document = include_str!("../../docs/operations.md");
+/// The cells of the row for `name` in the part of a document under `heading`.
+fn documented(document: &'static str, heading: &str, name: &str) -> Vec<&'static str> {
     let (_, part) = document.split_once(&format!("\n{heading}\n")).unwrap();
     let part = part.split_once("\n## ").map_or(part, |(part, _)| part);
     let rows = part.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
@@ -395,14 +434,16 @@ fn documented(heading: &str, name: &str) -> Vec<&'static str> {
 }
 
 #[test]
-fn the_operations_document_names_all_that_is_shown() {
+fn the_documents_name_all_that_is_shown() {
     let fake = Fake::new(1);
+    let operations = include_str!("../../docs/operations.md");
+    let reference = include_str!("../../docs/reference.md");
     for drop in fake.shared.drops() {
-        let row = documented("## Drop reasons", &drop.reason);
+        let row = documented(reference, "## Drop reasons", &drop.reason);
         assert_eq!(row.last().copied(), Some(drop.remedy.as_str()), "{}", drop.reason);
     }
     for kind in conntrack::EventKind::NAMES {
-        assert_eq!(documented("### Events", kind).len(), 2, "{kind}");
+        assert_eq!(documented(operations, "### Events", kind).len(), 2, "{kind}");
     }
     fake.run(async || {
         let (_, text) = fake.get("/metrics").await;
@@ -410,7 +451,8 @@ fn the_operations_document_names_all_that_is_shown() {
         let mut count = 0;
         for (name, kind) in types.map(|line| line.split_once(' ').unwrap()) {
             let suffix = if kind == "counter" { "_total" } else { "" };
-            assert_eq!(documented("## Metrics", &format!("{name}{suffix}")).len(), 3, "{name}");
+            let name = format!("natgate_{name}{suffix}");
+            assert_eq!(documented(reference, "## Metrics", &name).len(), 3, "{name}");
             count += 1;
         }
         assert!(count > 40, "{count} metrics");
@@ -525,56 +567,4 @@ pub(crate) fn stop_journal(fake: &Fake) {
     let clock = dataplane::worker::Clock::start();
     let journal = Arc::clone(&fake.shared.journal);
     crate::events::Collector::start(journal, rings, snapshot, clock, false).unwrap().stop();
-}
-
-#[test]
-fn events_are_followed_from_a_number_on() {
-    let fake = Fake::new(0);
-    fake.run(async || {
-        assert_eq!(fake.get("/v1/events?follow=false&since=0").await, (200, String::new()));
-        let rows = |body: &str| -> Vec<(u64, String)> {
-            let row = |line| serde_json::from_str::<crate::events::Row>(line).unwrap();
-            body.lines().map(row).map(|row| (row.seq.unwrap(), row.kind)).collect()
-        };
-        let expected: Vec<(u64, String)> = ["started", "block-allotted", "stopped"]
-            .into_iter()
-            .zip(1..)
-            .map(|(kind, seq)| (seq, kind.to_owned()))
-            .collect();
-        // A follower sees what comes, and ends with the journal.
-        let (followed, ()) = tokio::join!(fake.get("/v1/events"), async {
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-            stop_journal(&fake);
-        });
-        assert_eq!((followed.0, rows(&followed.1)), (200, expected.clone()));
-        for (query, from) in [("since=0", 0), ("since=2", 2), ("last=1", 2), ("since=99", 0)] {
-            let (_, body) = fake.get(&format!("/v1/events?follow=false&{query}")).await;
-            assert_eq!(rows(&body), expected[from..], "{query}");
-        }
-        for query in ["since=x", "last=-1", "follow=yes", "until=3"] {
-            assert_eq!(fake.get(&format!("/v1/events?{query}")).await.0, 400, "{query}");
-        }
-    });
-}
-
-#[test]
-fn followers_are_few_and_take_no_room_of_lists() {
-    let fake = Fake::new(1);
-    fake.run(async || {
-        let mut silent = Vec::new();
-        for _ in 0..16 {
-            let mut stream = UnixStream::connect(&fake.socket).await.unwrap();
-            stream.write_all(b"GET /v1/events HTTP/1.1\r\nhost: n\r\n\r\n").await.unwrap();
-            let mut first = [0; 1];
-            stream.read_exact(&mut first).await.unwrap();
-            silent.push(stream);
-        }
-        let (status, body) = fake.get("/v1/events").await;
-        assert!(status == 503 && body.contains("follow the events already"), "{body}");
-        assert_eq!(fake.get("/v1/sessions").await.0, 200);
-        silent.clear();
-        // The server learns that they are gone.
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-        assert_eq!(fake.get("/v1/events?follow=false").await.0, 200);
-    });
 }

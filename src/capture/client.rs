@@ -52,11 +52,8 @@ pub(crate) async fn capture(
             _ = &mut interrupted => break,
         };
         let Some(frame) = frame else { break };
-        let broken = |error: hyper::Error| ViewError::Answer {
-            path: socket.to_owned(),
-            why: error.to_string(),
-        };
-        let data = frame.map_err(broken)?.into_data().unwrap_or_default();
+        let gone = |_| ViewError::Gone { path: socket.to_owned() };
+        let data = frame.map_err(gone)?.into_data().unwrap_or_default();
         counts.take(&data);
         match out.write_all(&data).and_then(|()| out.flush()) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
@@ -66,13 +63,16 @@ pub(crate) async fn capture(
     let seconds = begin.elapsed().as_secs_f64();
     let missed = match counts.missed {
         Some(0) => "none was missed".to_owned(),
+        Some(1) => "1 packet was missed: ask for fewer, or raise --rate".to_owned(),
         Some(missed) => format!("{missed} packets were missed: ask for fewer, or raise --rate"),
         None => "interrupted".to_owned(),
     };
+    let stopped = if counts.stopped { "; natgate stopped" } else { "" };
     let _ = writeln!(
         io::stderr().lock(),
-        "{} packets, before and after counted apart, in {seconds:.1} s; {missed}",
-        counts.packets
+        "{} packet{}, before and after counted apart, in {seconds:.1} s; {missed}{stopped}",
+        counts.packets,
+        if counts.packets == 1 { "" } else { "s" },
     );
     Ok(())
 }

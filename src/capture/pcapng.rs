@@ -78,13 +78,18 @@ pub(super) fn packet(out: &mut Vec<u8>, packet: &Packet<'_>) {
     });
 }
 
-/// The end: how many packets were missed.
-pub(super) fn end(at: Duration, missed: u64) -> Vec<u8> {
+/// What a file says at its end if natgate stopped before the capture was over.
+const STOPPED: &str = "; natgate stopped";
+
+/// The end: how many packets were missed, and whether natgate stopped.
+pub(super) fn end(at: Duration, missed: u64, stopped: bool) -> Vec<u8> {
     let mut out = Vec::new();
     block(&mut out, STATISTICS, |body| {
         body.extend(0_u32.to_le_bytes());
         body.extend(time(at));
-        option(body, COMMENT, format!("{missed} packets were missed by the capture").as_bytes());
+        let stopped = if stopped { STOPPED } else { "" };
+        let comment = format!("{missed} packets were missed by the capture{stopped}");
+        option(body, COMMENT, comment.as_bytes());
         option(body, MISSED, &missed.to_le_bytes());
         end_of_options(body);
     });
@@ -130,6 +135,8 @@ pub(super) struct Counts {
     pub(super) packets: u64,
     /// Packets that were missed, if the file has its end.
     pub(super) missed: Option<u64>,
+    /// natgate stopped before the capture was over.
+    pub(super) stopped: bool,
 }
 
 impl Counts {
@@ -150,6 +157,8 @@ impl Counts {
                         len.checked_sub(8).and_then(|end| block.get(end.checked_sub(8)?..end));
                     let value = value.and_then(|bytes| bytes.try_into().ok());
                     self.missed = value.map(u64::from_le_bytes);
+                    let said = |text: &[u8]| text == STOPPED.as_bytes();
+                    self.stopped = block.windows(STOPPED.len()).any(said);
                 }
                 _ => {}
             }
@@ -164,6 +173,10 @@ mod tests {
 
     #[test]
     fn a_file_is_counted_however_it_is_cut() {
+        [false, true].into_iter().for_each(counted);
+    }
+
+    fn counted(stopped: bool) {
         let mut file = begin(["int", "ext"].into_iter(), 64);
         for n in 0..5_usize {
             let bytes = vec![7; n];
@@ -172,12 +185,13 @@ mod tests {
             let one = Packet { interface: 1, at, way: Way::In, len, bytes: &bytes, comment };
             packet(&mut file, &one);
         }
-        file.extend(end(Duration::ZERO, 42));
+        file.extend(end(Duration::ZERO, 42, stopped));
         assert_eq!(file.len() % 4, 0);
         for size in [1, 3, 64, file.len()] {
             let mut counts = Counts::default();
             file.chunks(size).for_each(|piece| counts.take(piece));
             assert_eq!((counts.packets, counts.missed, counts.rest.len()), (5, Some(42), 0));
+            assert_eq!(counts.stopped, stopped);
         }
     }
 }

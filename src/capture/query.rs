@@ -11,14 +11,22 @@ use serde::Deserialize;
 
 /// The query of `/v1/capture`, as it came.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Asked {
+    /// Only what is dropped, for this reason if it is not empty.
     drops: Option<String>,
+    /// One end, before or after translation: address or prefix.
     from: Option<String>,
+    /// The other end.
     to: Option<String>,
+    /// Packets at most.
     count: Option<String>,
+    /// Seconds at most.
     seconds: Option<String>,
+    /// Bytes of each packet at most.
     snap: Option<String>,
+    /// Packets a second at most, of each worker.
     rate: Option<String>,
 }
 
@@ -65,13 +73,13 @@ impl Wanted {
 fn prefix(field: &str, text: &str) -> Result<Ipv4Net, String> {
     let net =
         text.parse().ok().or_else(|| Some(Ipv4Net::from(text.parse::<std::net::Ipv4Addr>().ok()?)));
-    net.ok_or_else(|| format!("bad value '{text}' ({field}): give an IPv4 address or prefix"))
+    net.ok_or_else(|| format!("bad value {text:?} ({field}): it is no IPv4 address or prefix; give one such as 10.244.0.0/16"))
 }
 
 fn reason(name: &str) -> Result<DropReason, String> {
     let found = DropReason::ALL.iter().find(|reason| reason.name() == name);
     found.copied().ok_or_else(|| {
-        format!("bad value '{name}' (drops): give a reason as 'natgate drops --all' names it")
+        format!("bad value {name:?} (drops): there is no such reason; give one that 'natgate drops --all' names")
     })
 }
 
@@ -88,7 +96,8 @@ where
     let number = text.parse().ok().filter(|number| range.contains(number));
     number.ok_or_else(|| {
         let (first, last) = (range.start(), range.end());
-        format!("bad value '{text}' ({field}): give a number from {first} to {last}")
+        let why = format!("it is no number from {first} to {last}; give one");
+        format!("bad value {text:?} ({field}): {why}")
     })
 }
 
@@ -111,12 +120,12 @@ mod tests {
         assert_eq!(some.filter.to.unwrap().to_string(), "192.0.2.1/32");
         assert!(read("drops=").unwrap().filter.drops);
         for (query, expected) in [
-            ("drops=rain", "bad value 'rain' (drops): give a reason"),
-            ("from=here", "bad value 'here' (from): give an IPv4 address or prefix"),
-            ("count=0", "bad value '0' (count): give a number from 1 to 1000000"),
-            ("seconds=541", "(seconds): give a number from 1 to 540"),
-            ("snap=33", "(snap): give a number from 34 to 4096"),
-            ("rate=x", "(rate): give a number from 1 to 100000"),
+            ("drops=rain", "bad value \"rain\" (drops): there is no such reason; give"),
+            ("from=here", "bad value \"here\" (from): it is no IPv4 address or prefix; give one"),
+            ("count=0", "bad value \"0\" (count): it is no number from 1 to 1000000; give one"),
+            ("seconds=541", "(seconds): it is no number from 1 to 540; give"),
+            ("snap=33", "(snap): it is no number from 34 to 4096; give"),
+            ("rate=x", "(rate): it is no number from 1 to 100000; give"),
         ] {
             let error = read(query).unwrap_err();
             assert!(error.contains(expected), "{query}: {error}");

@@ -59,7 +59,7 @@ pub(crate) fn stream(
         let names = snapshot.interfaces.iter().map(|interface| interface.name.as_str());
         let mut alive = send(pcapng::begin(names, snap));
         let epoch = epoch(&shared);
-        let mut number = 0;
+        let (mut number, mut stopped) = (0, false);
         while alive && number < count && Instant::now() < end {
             match captured.recv_timeout(LOOK) {
                 Ok(packet) => {
@@ -74,13 +74,16 @@ pub(crate) fn stream(
                     alive = send(piece);
                 }
                 Err(RecvTimeoutError::Timeout) => alive = !to_client.is_closed(),
-                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Disconnected) => {
+                    stopped = true;
+                    break;
+                }
             }
         }
         let missed = states.0.iter().map(|state| state.missed.get()).sum();
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         drop(states);
-        let _ = send(pcapng::end(now, missed));
+        let _ = send(pcapng::end(now, missed, stopped));
         drop(permit);
     });
     let pieces = futures_util::stream::unfold(from_writer, async |mut from_writer| {
@@ -108,7 +111,9 @@ fn order(
             state: Arc::clone(&state),
         };
         let asked = worker.requests.try_send(Request::Capture(order));
-        asked.map_err(|_| format!("worker {number} takes no questions now; try again"))?;
+        asked.map_err(|_| {
+            format!("cannot ask (worker {number}): it takes no questions now; try again")
+        })?;
         (worker.wake)();
         states.0.push(state);
     }

@@ -50,7 +50,7 @@ pub(crate) use json_schema::json_schema;
 pub(crate) use problem::{ConfigErrors, Problem};
 pub(crate) use source::{Stamps, stamps};
 pub(crate) use succession::{Succession, relieved};
-pub(crate) use tuning::{Tuned, Tuning, all_values};
+pub(crate) use tuning::{Tuned, Tuning, all_values, gateway_keys};
 
 use field::Field;
 use object::{Object, Objects};

@@ -12,6 +12,8 @@ pub(crate) enum Origin {
     Flag(&'static str),
     /// What was set at run time, by its key.
     Setting(Arc<str>),
+    /// What was to be set back, by its key.
+    Reset(Arc<str>),
     /// A file or a directory as a whole.
     Path(Arc<str>),
     /// A place in a file; line and column count from 1.
@@ -30,7 +32,7 @@ impl Origin {
     fn order(&self) -> (u8, &str, u32, u32) {
         match self {
             Self::Flag(_) => (0, "", 0, 0),
-            Self::Setting(key) => (0, key, 0, 0),
+            Self::Setting(key) | Self::Reset(key) => (0, key, 0, 0),
             Self::Path(path) => (1, path, 0, 0),
             Self::File { file, line, column } => (1, file, *line, *column),
         }
@@ -42,6 +44,7 @@ impl fmt::Display for Origin {
         match self {
             Self::Flag(name) => f.write_str(name),
             Self::Setting(key) => write!(f, "natgate set {key}"),
+            Self::Reset(key) => write!(f, "natgate reset {key}"),
             Self::Path(path) => f.write_str(path),
             Self::File { file, line, column } => write!(f, "{file}:{line}:{column}"),
         }
@@ -72,7 +75,7 @@ impl Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.origin {
-            Origin::Flag(_) | Origin::Setting(_) => write!(f, "{}", self.origin),
+            Origin::Flag(_) | Origin::Setting(_) | Origin::Reset(_) => write!(f, "{}", self.origin),
             _ if self.field.is_empty() => write!(f, "{}", self.origin),
             _ => write!(f, "{}: {}", self.origin, self.field),
         }

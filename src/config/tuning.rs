@@ -106,7 +106,8 @@ impl Tuning {
         let known = keys(config);
         let is_known = |key: &String| known.contains(key) || self.0.contains_key(key);
         let unknown = changes.iter().filter(|(key, _)| !is_known(key));
-        let problems: Vec<Problem> = unknown.map(|(key, _)| refuse(key, &known)).collect();
+        let problems: Vec<Problem> =
+            unknown.map(|(key, value)| refuse(key, value.is_none(), &known)).collect();
         if !problems.is_empty() {
             return Err(ConfigErrors(problems));
         }
@@ -165,6 +166,11 @@ impl Tuning {
     }
 }
 
+/// The keys that do not depend on the pools that there are.
+pub(crate) fn gateway_keys() -> Vec<&'static str> {
+    GATEWAY.iter().map(|(key, _)| *key).collect()
+}
+
 /// Every setting of `config` with its value.
 pub(crate) fn all_values(config: &Config) -> BTreeMap<String, String> {
     values_in_order(config).into_iter().collect()
@@ -203,8 +209,9 @@ fn lay(spec: &mut Node, key: &str, path: &str, setting: &Setting) {
     spec.set(&path, Node { origin, value });
 }
 
-fn refuse(key: &str, known: &[String]) -> Problem {
-    let place = Place::of(Origin::Setting(Arc::from(key)));
+fn refuse(key: &str, is_reset: bool, known: &[String]) -> Problem {
+    let key_at = if is_reset { Origin::Reset } else { Origin::Setting };
+    let place = Place::of(key_at(Arc::from(key)));
     let names: Vec<&str> = known.iter().map(String::as_str).collect();
     let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_lowercase();
     let mut near: Vec<&str> = nearest(key, &names).into_iter().collect();

@@ -163,6 +163,7 @@ impl Happening {
 
 /// An entry in JSON: `/v1/events`, and the lines of the log. Fields that say nothing are left out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub(crate) struct Row {
     /// The number in the journal; without one: of the state at the time of [`as_of`](Self::as_of).

@@ -26,7 +26,7 @@ pub(crate) use ipfix::{Collector as IpfixCollector, Transport};
 pub(crate) use journal::{Batch, Journal};
 pub(crate) use sink::{Running, SinkCounts};
 pub(crate) use time::{parse_time, rfc3339};
-pub(crate) use who::{Answer, Holding, Question};
+pub(crate) use who::{Answer, Holding, Question, SessionNow};
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -110,10 +110,17 @@ impl Who {
     pub(crate) fn answer(&self, question: Question, at: Option<u64>) -> Result<Answer, String> {
         let now = unix_ms();
         let Some(at) = at.filter(|&at| at < now) else {
-            return Ok(who::now(&self.journal, question, now));
+            let mut answer = who::now(&self.journal, question, now);
+            if let (false, Some(directory)) = (answer.holders.is_empty(), &self.directory)
+                && let Ok(recorded) = who::then(directory, question, now)
+            {
+                // Of before a restart only the records know.
+                answer.take_beginnings(&recorded);
+            }
+            return Ok(answer);
         };
         let directory = self.directory.as_ref().ok_or(
-            "no records of the past are kept (Gateway spec.events.attribution): allow them, or ask without a time",
+            "no records (Gateway spec.events.attribution): none of the past are kept; allow them, or ask without a time",
         )?;
         who::then(directory, question, at).map_err(|error| {
             let place = directory.display();
@@ -124,13 +131,15 @@ impl Who {
 
 /// `A.B.C.D:PORT`, with `/udp` and the like behind it; TCP without.
 pub(crate) fn parse_question(text: &str) -> Result<Question, String> {
-    let bad = || {
-        format!("bad endpoint '{text}'; write for example 203.0.113.7:40123 or 203.0.113.7:53/udp")
+    let bad = |why: &str| {
+        let remedy = "write for example 203.0.113.7:40123 or 203.0.113.7:53/udp";
+        format!("bad value {text:?} (endpoint): {why}; {remedy}")
     };
     let (endpoint, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-    let protocol = Protocol::ALL.into_iter().find(|it| it.name() == protocol).ok_or_else(bad)?;
-    let (public, port) = endpoint.split_once(':').ok_or_else(bad)?;
-    let public: Ipv4Addr = public.parse().map_err(|_| bad())?;
-    let port = port.parse().map_err(|_| bad())?;
+    let protocol = Protocol::ALL.into_iter().find(|it| it.name() == protocol);
+    let protocol = protocol.ok_or_else(|| bad("its protocol is not tcp, udp or icmp"))?;
+    let (public, port) = endpoint.split_once(':').ok_or_else(|| bad("it has no port"))?;
+    let public: Ipv4Addr = public.parse().map_err(|_| bad("it has no IPv4 address"))?;
+    let port = port.parse().map_err(|_| bad("its port is not from 0 to 65535"))?;
     Ok(Question { public, port, protocol })
 }

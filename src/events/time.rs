@@ -12,9 +12,8 @@ pub(crate) fn rfc3339(unix_ms: u64) -> String {
 /// A moment in milliseconds since 1970: RFC 3339, or so long before `now` as in `-2h`, `-90s`, `-1d`, `-1h30m`.
 pub(crate) fn parse_time(text: &str, now_ms: u64) -> Result<u64, String> {
     let bad = || {
-        format!(
-            "bad time '{text}'; write for example 2026-03-01T14:02:00Z, or -2h for two hours ago"
-        )
+        let remedy = "write for example 2026-03-01T14:02:00Z, or -2h for two hours ago";
+        format!("bad value {text:?} (at): it is no time; {remedy}")
     };
     let ms = match text.strip_prefix('-') {
         Some(ago) => {

@@ -15,8 +15,8 @@ use dataplane::request::Request;
 use dataplane::roads::{Denial, Journey, NextHop, Roads};
 use dataplane::snapshot::Snapshot;
 
-use super::Question;
 use super::model::{Explained, Hop, Leg, LimitUsed, Place, TunnelWay, Way};
+use super::{Question, unreachable};
 use crate::api::{Shared, pool_name};
 
 /// A worker that says nothing for this long is given up.
@@ -50,10 +50,19 @@ impl Facts {
     }
 }
 
-/// Asks the workers; waits for them, so it must not run where others wait. Or why nothing can be said.
-pub(crate) fn explain(shared: &Shared, question: &Question) -> Result<Explained, String> {
+/// Why nothing can be said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NoAnswer {
+    /// The question makes no sense here.
+    Wrong(String),
+    /// Workers do not answer.
+    Late(String),
+}
+
+/// Asks the workers; waits for them, so it must not run where others wait.
+pub(crate) fn explain(shared: &Shared, question: &Question) -> Result<Explained, NoAnswer> {
     let snapshot = shared.snapshot.get();
-    let arrival = arrival(&snapshot, question)?;
+    let arrival = arrival(&snapshot, question).map_err(NoAnswer::Wrong)?;
     let interface = &snapshot.interfaces[arrival.index()];
     let mut explained = Explained {
         from: endpoint(question.from, question.from.port == 0),
@@ -81,9 +90,10 @@ pub(crate) fn explain(shared: &Shared, question: &Question) -> Result<Explained,
         }
     });
     if let Some(failure) = failure {
-        return Err(failure);
+        return Err(NoAnswer::Late(failure));
     }
-    let last = legs.last().ok_or("no worker answers; try again")?;
+    let silence = || "no answer (workers): none knows of this flow; try again".to_owned();
+    let last = legs.last().ok_or_else(silence).map_err(NoAnswer::Late)?;
     verdict(&last.outcome).clone_into(&mut explained.verdict);
     explained.reason = match &last.outcome {
         Outcome::Refused(reason) => Some(reason.name().to_owned()),
@@ -91,6 +101,7 @@ pub(crate) fn explain(shared: &Shared, question: &Question) -> Result<Explained,
     };
     explained.why = why(&last.outcome, legs.len() > 1);
     explained.legs = legs.iter().map(|leg| named(shared, &snapshot, leg)).collect();
+    unreachable::judge(&mut explained);
     Ok(explained)
 }
 
@@ -98,7 +109,9 @@ fn ask(shared: &Shared, flow: Flow) -> Result<Option<Explanation>, String> {
     let (reply, answers) = bounded(shared.workers.len());
     for (number, worker) in shared.workers.iter().enumerate() {
         let asked = worker.requests.try_send(Request::Explain(flow, reply.clone()));
-        asked.map_err(|_| format!("worker {number} takes no questions now; try again"))?;
+        asked.map_err(|_| {
+            format!("cannot ask (worker {number}): it takes no questions now; try again")
+        })?;
         (worker.wake)();
     }
     drop(reply);
@@ -108,7 +121,9 @@ fn ask(shared: &Shared, flow: Flow) -> Result<Option<Explanation>, String> {
             Ok(answer) => all.push(answer),
             Err(RecvTimeoutError::Disconnected) => return Ok(most_telling(all)),
             Err(RecvTimeoutError::Timeout) => {
-                return Err("a worker did not answer in time; see natgate's log".to_owned());
+                return Err(
+                    "no answer (a worker): it did not answer in time; see natgate's log".to_owned()
+                );
             }
         }
     }
@@ -124,7 +139,7 @@ fn arrival(snapshot: &Snapshot, question: &Question) -> Result<InterfaceId, Stri
             ids().filter_map(|(_, it)| Some(it.tunnel?.vni.to_string())).collect();
         let there_are = if vnis.is_empty() { "there is none".into() } else { vnis.join(", ") };
         return found.map(|(id, _)| id).ok_or_else(|| {
-            format!("no tunnel has this number ({vni}): give one that natgate serves ({there_are})")
+            format!("no tunnel has this number ({vni}): natgate serves no such; give one of its own ({there_are})")
         });
     }
     let policy = &snapshot.policy;
@@ -135,8 +150,9 @@ fn arrival(snapshot: &Snapshot, question: &Question) -> Result<InterfaceId, Stri
     let roads = &snapshot.roads;
     let way = roads.interface_of(roads.next_hop(&Journey::to(from)));
     let way = way.filter(|id| snapshot.interfaces.get(id.index()).is_some_and(|it| fits(it.roles)));
-    way.or_else(|| ids().find(|(_, it)| fits(it.roles)).map(|(id, _)| id))
-        .ok_or_else(|| "no interface serves that side; see 'natgate interfaces'".to_owned())
+    way.or_else(|| ids().find(|(_, it)| fits(it.roles)).map(|(id, _)| id)).ok_or_else(|| {
+        "cannot tell (interfaces): none serves that side; see 'natgate interfaces'".to_owned()
+    })
 }
 
 fn endpoint(endpoint: Endpoint, without_port: bool) -> String {

@@ -4,7 +4,8 @@ mod answer;
 pub(crate) mod model;
 mod question;
 mod show;
+mod unreachable;
 
-pub(crate) use answer::{Facts, explain};
+pub(crate) use answer::{Facts, NoAnswer, explain};
 pub(crate) use question::{Asked, Question};
 pub(crate) use show::text;

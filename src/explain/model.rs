@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// `/v1/explain`: what would become of the first packet of a flow.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Explained {
     /// Who sends, `a.b.c.d` or `a.b.c.d:port`.
     pub(crate) from: String,
@@ -13,9 +14,10 @@ pub(crate) struct Explained {
     pub(crate) protocol: String,
     /// The interface where it is taken to arrive.
     pub(crate) arrival: String,
-    /// `kernel`, `session`, `opens`, `exempt`, `answered` or `refused`.
+    /// `kernel`, `session`, `opens`, `exempt`, `answered`, `refused`, or `unreachable`: it would pass, but its next hop does
+    /// not answer.
     pub(crate) verdict: String,
-    /// The name of the reason, if it is refused.
+    /// The name of the reason, if it is refused, or unreachable.
     pub(crate) reason: Option<String>,
     /// The same in a sentence, with what an operator can do.
     pub(crate) why: String,
@@ -25,12 +27,13 @@ pub(crate) struct Explained {
 
 /// One translation of the packet.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Leg {
     /// `internal` or `external`: where it comes from.
     pub(crate) realm: String,
     /// The worker that decides.
     pub(crate) worker: u16,
-    /// As of the whole.
+    /// As of the whole, but never `unreachable`.
     pub(crate) verdict: String,
     /// The rule that decides, if one does.
     pub(crate) rule: Option<String>,
@@ -63,6 +66,7 @@ pub(crate) struct Leg {
 
 /// Ports of a public address.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Place {
     /// The address.
     pub(crate) address: String,
@@ -74,6 +78,7 @@ pub(crate) struct Place {
 
 /// How much of a limit is used.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct LimitUsed {
     /// Which.
     pub(crate) limit: String,
@@ -85,6 +90,7 @@ pub(crate) struct LimitUsed {
 
 /// The way of a packet.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Way {
     /// `neighbour`, `no-route`, `blackhole`, `unreachable`, `prohibit` or `kernel` (this host, or an interface that natgate does
     /// not serve).
@@ -101,6 +107,7 @@ pub(crate) struct Way {
 
 /// A neighbour.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Hop {
     /// Its address.
     pub(crate) address: String,
@@ -112,6 +119,7 @@ pub(crate) struct Hop {
 
 /// A tunnel by which packets go.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct TunnelWay {
     /// VXLAN network identifier.
     pub(crate) vni: u32,

@@ -25,6 +25,7 @@ pub(crate) fn text(it: &Explained, width: usize) -> String {
     }
     let verdict = match it.verdict.as_str() {
         "refused" => "REFUSED",
+        "unreachable" => "UNREACHABLE",
         "kernel" => "NOT NATGATE'S",
         _ => "passes",
     };

@@ -25,6 +25,8 @@ pub(crate) struct Link {
     pub(crate) mtu: u32,
     /// Administratively up, and with a carrier.
     pub(crate) up: bool,
+    /// It was removed, and is not back; the rest is as it was.
+    pub(crate) gone: bool,
     /// Driver, or kind of a virtual interface: `veth`, `virtio_net`, `ixgbe`; empty if unknown.
     pub(crate) driver: String,
     /// Index of the bridge, or the VRF, that it belongs to; 0: none.

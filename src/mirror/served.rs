@@ -78,7 +78,7 @@ impl Served {
         let served = self.all.iter().enumerate().map(|(index, one)| {
             let last = last.get(index);
             let Some(link) = by_ifindex(one.ifindex) else {
-                return Link { up: false, ..last.cloned().unwrap_or_default() };
+                return Link { up: false, gone: true, ..last.cloned().unwrap_or_default() };
             };
             let mut link = link.clone();
             if one.tunnel {

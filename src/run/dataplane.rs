@@ -77,7 +77,6 @@ pub(crate) struct Dataplane {
     /// What became of the sessions of the natgate before, if there was one.
     restored: Option<String>,
     /// At the last look, every interface was there.
-    all_there: bool,
     tunnels: TunnelHooks,
     _locks: Vec<InterfaceLock>,
 }
@@ -144,7 +143,6 @@ impl Dataplane {
             left,
             heirs: None,
             restored,
-            all_there: true,
             tunnels: TunnelHooks::default(),
             _locks: locks,
         })
@@ -338,6 +336,7 @@ impl Dataplane {
             mirror_resyncs: AtomicU64::new(0),
             mirror_lag_nanos: AtomicU64::new(0),
             kernel: std::sync::Mutex::default(),
+            ending: tokio::sync::watch::Sender::new(false),
         }
     }
 
@@ -409,10 +408,6 @@ impl Dataplane {
             }
         }
         self.tunnels.watch(&mut lock(&self.steering));
-        if self.all_there && !all_there {
-            error!("an interface is gone; natgate starts again when it is back");
-        }
-        self.all_there = all_there;
         Ok(all_there)
     }
 

@@ -54,6 +54,9 @@ const WATCH: Duration = Duration::from_millis(250);
 /// How often workers are asked whether somebody still has what was taken away.
 const SURVEY: Duration = Duration::from_secs(1);
 
+/// So long at the end clients may read what was begun for them.
+const FAREWELL: Duration = Duration::from_millis(500);
+
 /// Runs a gateway until SIGTERM or SIGINT.
 pub(crate) fn run(args: &GatewayArgs) -> anyhow::Result<()> {
     confine::process(args.seccomp)?;
@@ -136,7 +139,7 @@ async fn serve(
     let (to_us, orders) = orders();
     let shared = Arc::new(dataplane.shown(&config, source, to_us, receive, &recording));
     shared.follow_kernel(&state);
-    let serving = std::pin::pin!(server.serve(Arc::clone(&shared)));
+    let mut serving = std::pin::pin!(server.serve(Arc::clone(&shared)).fuse());
     follow_notices(incoming, mirror.resolver())?;
     if [&mut terminate, &mut interrupt].into_iter().any(|s| s.recv().now_or_never().is_some()) {
         info!("told to stop before anything was attached");
@@ -148,12 +151,15 @@ async fn serve(
     table::print(&config, &shared, metrics);
     info!(pid = std::process::id(), "ready");
     let wishes = Wishes::new(hang_up, orders, args.config.as_deref());
-    let running = Running { world, dataplane, shared, log, overlaps };
+    let running = Running { world, dataplane, shared: Arc::clone(&shared), log, overlaps };
     let ended = [terminate, interrupt];
     let reload = Reload::new(args.clone(), written, config);
     reload.show_settings(&running.shared);
-    let ended = follow(running, mirror, reload, wishes, ended, serving).await;
+    let ended = follow(running, mirror, reload, wishes, ended, serving.as_mut()).await;
     recording.stop();
+    // Who follows events or captures hears the end; who does not read is not waited for.
+    shared.ending.send_replace(true);
+    let _ = tokio::time::timeout(FAREWELL, serving).await;
     ended
 }
 

@@ -7,6 +7,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 use tracing::{error, warn};
 
 use crate::api::Shared;
+use crate::view::counted;
 
 /// How often the manager hears the status, if no watchdog wants to hear more.
 const STATUS: Duration = Duration::from_secs(5);
@@ -107,7 +108,12 @@ fn status(shared: &Shared, stuck: &[usize]) -> String {
     let sessions = shared.sum(|worker| &worker.sessions);
     let subscribers = shared.sum(|worker| &worker.subscribers);
     let workers = shared.workers.len();
-    format!("{draining}{workers} workers, {subscribers} subscribers, {sessions} sessions")
+    let parts = [
+        counted(workers as u64, "worker"),
+        counted(subscribers, "subscriber"),
+        counted(sessions, "session"),
+    ];
+    format!("{draining}{}", parts.join(", "))
 }
 
 #[cfg(test)]

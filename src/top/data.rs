@@ -12,14 +12,14 @@ const SUBSCRIBERS: usize = 20_000;
 
 /// Everything, at one moment.
 #[derive(Clone, Debug)]
-pub(super) struct Seen {
-    pub(super) at: Instant,
-    pub(super) status: Status,
-    pub(super) pools: Vec<PoolRow>,
-    pub(super) drops: Vec<DropRow>,
-    pub(super) workers: Vec<WorkerRow>,
-    pub(super) interfaces: Vec<InterfaceRow>,
-    pub(super) subscribers: Vec<SubscriberRow>,
+pub(crate) struct Seen {
+    pub(crate) at: Instant,
+    pub(crate) status: Status,
+    pub(crate) pools: Vec<PoolRow>,
+    pub(crate) drops: Vec<DropRow>,
+    pub(crate) workers: Vec<WorkerRow>,
+    pub(crate) interfaces: Vec<InterfaceRow>,
+    pub(crate) subscribers: Vec<SubscriberRow>,
 }
 
 /// Asks for everything.
@@ -37,7 +37,7 @@ pub(super) async fn fetch(socket: &Path, at: Instant) -> Result<Seen, ViewError>
 
 /// The last two looks, and whether natgate answers.
 #[derive(Debug, Default)]
-pub(super) struct Data {
+pub(crate) struct Data {
     pub(super) now: Option<Seen>,
     before: Option<Seen>,
     /// Why there is no answer.
@@ -46,7 +46,7 @@ pub(super) struct Data {
 
 impl Data {
     /// Takes over an answer. Counts of another process tell nothing about this one's.
-    pub(super) fn take(&mut self, answer: Result<Seen, String>) {
+    pub(crate) fn take(&mut self, answer: Result<Seen, String>) {
         match answer {
             Ok(seen) => {
                 self.error = None;

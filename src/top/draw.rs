@@ -6,7 +6,7 @@ use ratatui::text::{Line, Span};
 use super::data::{Data, Seen};
 use super::keys::{Order, Ui};
 use crate::api::model::SubscriberRow;
-use crate::view::{count, millis, nanos, shorten, wrap};
+use crate::view::{count, counted, millis, nanos, shorten, wrap};
 
 const BAR: usize = 10;
 /// Rows of each of the short lists, at most.
@@ -33,9 +33,9 @@ const HELP: &[&str] = &[
 ];
 
 /// The screen, `width` columns and `height` rows.
-pub(super) fn screen(data: &Data, ui: &Ui, width: usize, height: usize) -> Vec<Line<'static>> {
+pub(crate) fn screen(data: &Data, ui: &Ui, width: usize, height: usize) -> Vec<Line<'static>> {
     let paint = Paint(ui.colour);
-    let mut lines = head(data, ui, paint);
+    let mut lines = head(data, ui, (paint, width));
     if ui.help {
         lines.extend(HELP.iter().map(|line| Line::raw(*line)));
     } else if let Some(seen) = &data.now {
@@ -101,12 +101,16 @@ fn bits(bytes: u64) -> String {
     format!("{bits}{space}bit/s")
 }
 
-fn head(data: &Data, ui: &Ui, paint: Paint) -> Vec<Line<'static>> {
+fn head(data: &Data, ui: &Ui, (paint, width): (Paint, usize)) -> Vec<Line<'static>> {
     let mut first = match &data.now {
         None => vec![Span::raw("natgate top")],
         Some(Seen { status, .. }) => {
             let up = millis(status.uptime_s * 1000);
-            let state = if status.ready { "ready" } else { "starting" };
+            let state = match (status.ready, status.gone.is_empty()) {
+                (true, _) => "ready",
+                (false, true) => "starting",
+                (false, false) => "NOT READY (natgate status)",
+            };
             let style = paint.colour(if status.ready { Color::Green } else { Color::Yellow });
             vec![
                 Span::styled(format!("natgate {} ", status.version), Modifier::BOLD),
@@ -123,12 +127,19 @@ fn head(data: &Data, ui: &Ui, paint: Paint) -> Vec<Line<'static>> {
     }
     let style = paint.colour(Color::Red).add_modifier(Modifier::BOLD);
     let second = match (&data.error, &data.now) {
-        (Some(error), _) => Line::styled(format!("NOT REACHABLE: {error}"), style),
+        (Some(error), _) => {
+            let mut text = String::new();
+            wrap(&mut text, &format!("NOT REACHABLE: {error}"), 2, width);
+            let lines = text.lines().map(|line| Line::styled(line.to_owned(), style));
+            return std::iter::once(Line::from(first)).chain(lines).collect();
+        }
         (None, None) => Line::raw("asking..."),
         (None, Some(Seen { status, .. })) => {
             let warnings = match status.warnings.len() {
                 0 => String::new(),
-                warnings => format!(" · {warnings} warnings (natgate status)"),
+                warnings => {
+                    format!(" · {} (natgate status)", counted(warnings as u64, "warning"))
+                }
             };
             let dropped = data.rate(|it| Some(it.status.dropped + it.status.dropped_by_steering));
             Line::raw(format!(
@@ -191,7 +202,7 @@ fn pools(seen: &Seen, ui: &Ui, paint: Paint) -> Vec<Line<'static>> {
     let mut rows: Vec<_> = seen.pools.iter().filter(|row| ui.admits(&row.pool)).collect();
     rows.sort_by(|a, b| share(b).total_cmp(&share(a)));
     let title = format!(
-        "{:<22}{:>10}{:>10}{:>10}{:>10}  USED",
+        "{:<20}{:>10}{:>10}{:>10}{:>10}  USED",
         "POOL", "ADDRESSES", "BLOCKS", "RESTING", "FREE"
     );
     let mut lines = vec![paint.title(title)];
@@ -200,8 +211,8 @@ fn pools(seen: &Seen, ui: &Ui, paint: Paint) -> Vec<Line<'static>> {
         let used = share(row);
         lines.push(Line::from(vec![
             Span::raw(format!(
-                "{:<22}{:>10}{:>10}{:>10}{:>10}  ",
-                shorten(&row.pool, 21),
+                "{:<20}{:>10}{:>10}{:>10}{:>10}  ",
+                shorten(&row.pool, 19),
                 row.addresses,
                 count(row.blocks),
                 count(row.blocks_resting),

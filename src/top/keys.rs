@@ -35,7 +35,7 @@ impl Order {
 
 /// What the user has chosen.
 #[derive(Clone, Debug)]
-pub(super) struct Ui {
+pub(crate) struct Ui {
     pub(super) colour: bool,
     pub(super) interval: Duration,
     pub(super) frozen: bool,
@@ -48,7 +48,7 @@ pub(super) struct Ui {
 }
 
 impl Ui {
-    pub(super) fn new(colour: bool, interval: Duration) -> Self {
+    pub(crate) fn new(colour: bool, interval: Duration) -> Self {
         Self {
             colour,
             interval,

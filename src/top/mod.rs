@@ -14,8 +14,10 @@ use ratatui::crossterm::event::{self, Event};
 use ratatui::widgets::Paragraph;
 use tokio::sync::mpsc;
 
-use self::data::{Data, Seen};
-use self::keys::Ui;
+pub(crate) use self::data::{Data, Seen};
+#[cfg(test)]
+pub(crate) use self::draw::screen;
+pub(crate) use self::keys::Ui;
 
 /// Shows the natgate that listens on `socket` until somebody quits. Must be called within a tokio runtime.
 pub(crate) async fn top(socket: &Path, interval: Duration) -> io::Result<()> {

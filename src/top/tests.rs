@@ -72,6 +72,18 @@ fn nothing_and_much_fit_80_columns_and_24_rows() {
 }
 
 #[test]
+fn a_full_pool_and_a_busy_worker_fit() {
+    let mut data = looked(&Fake::new(3));
+    let seen = data.now.as_mut().unwrap();
+    seen.pools[0].pool = "a-name-of-sixty-three-characters".into();
+    (seen.pools[0].blocks, seen.pools[0].blocks_held) = (1_000_000, 1_000_000);
+    seen.workers[0].load = 1.0;
+    let text = shown(&data, &Ui::new(false, Duration::from_secs(2)));
+    assert!(text.matches("██████████ 100.0 %").count() == 1, "{text}");
+    assert!(text.contains("██████████ 100 %"), "{text}");
+}
+
+#[test]
 fn keys_sort_filter_freeze_and_help() {
     let data = looked(&Fake::new(3));
     let mut ui = Ui::new(false, Duration::from_secs(2));
@@ -103,12 +115,17 @@ fn a_natgate_that_goes_is_said_and_found_again() {
     let mut data = looked(&Fake::new(3));
     let ui = Ui::new(true, Duration::from_secs(2));
     let seen = data.now.clone().unwrap();
-    data.take(Err("cannot reach natgate".to_owned()));
+    let error = crate::view::ViewError::Unreachable {
+        path: "/run/natgate.sock".into(),
+        why: "no such file".to_owned(),
+    };
+    data.take(Err(error.to_string()));
     let text = shown(&data, &ui);
     assert!(
         text.contains("NOT REACHABLE: cannot reach natgate") && text.contains("eth0"),
         "{text}"
     );
+    assert!(text.contains("with the same --socket?"), "what to do is cut off:\n{text}");
     // Another process: its counts begin anew, and rates with them.
     let mut again = seen;
     again.status.pid += 1;

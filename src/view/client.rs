@@ -60,7 +60,7 @@ async fn ask(
     let body = response.into_body().collect().await.map_err(|error| why(error.to_string()))?;
     let problem = serde_json::from_slice::<Problem>(&body.to_bytes());
     let said = problem.map_or_else(|_| status.to_string(), |problem| problem.error);
-    let invalid = status == StatusCode::UNPROCESSABLE_ENTITY;
+    let invalid = [StatusCode::UNPROCESSABLE_ENTITY, StatusCode::BAD_REQUEST].contains(&status);
     Err(if invalid { ViewError::Invalid(said) } else { ViewError::Refused(said) })
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use hyper::Method;
 use hyper::body::Bytes;
 
-use super::{ViewError, client, tables};
+use super::{ViewError, client, counted, tables};
 use crate::api::model::{Drain, Status};
 use crate::say;
 
@@ -34,7 +34,8 @@ pub(crate) async fn begin(
             return Err(ViewError::Refused(why.to_owned()));
         }
         if last != Some(left) && !json {
-            say(&format!("{left} sessions remain\n"));
+            let remain = if left == 1 { "remains" } else { "remain" };
+            say(&format!("{} {remain}\n", counted(left, "session")));
         }
         last = Some(left);
         if left == 0 {

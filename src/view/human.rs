@@ -5,6 +5,16 @@ pub(crate) fn count(value: u64) -> String {
     scaled(value, 10_000).map_or_else(|| value.to_string(), |(v, unit)| format!("{v:.1} {unit}"))
 }
 
+/// `1` and `session` as `1 session`, more as `2 sessions`.
+pub(crate) fn counted(value: u64, what: &str) -> String {
+    let end = match what {
+        _ if value == 1 => "",
+        _ if what.ends_with("address") => "es",
+        _ => "s",
+    };
+    format!("{} {what}{end}", count(value))
+}
+
 /// `1234567` as `1.2 MB`.
 pub(super) fn bytes(value: u64) -> String {
     scaled(value, 1_000).map_or_else(|| format!("{value} B"), |(v, unit)| format!("{v:.1} {unit}B"))
@@ -59,6 +69,9 @@ mod tests {
         assert_eq!(count(12_345), "12.3 k");
         assert_eq!(count(999_950), "1.0 M");
         assert_eq!(count(u64::MAX), "18.4 E");
+        let blocks = [0, 1, 2, 20_000].map(|value| counted(value, "block"));
+        assert_eq!(blocks, ["0 blocks", "1 block", "2 blocks", "20.0 k blocks"]);
+        assert_eq!([1, 2].map(|it| counted(it, "address")), ["1 address", "2 addresses"]);
         assert_eq!(bytes(999), "999 B");
         assert_eq!(bytes(3_400_000), "3.4 MB");
         assert_eq!([None, Some(850), Some(12_340)].map(nanos), ["-", "850 ns", "12.3 µs"]);

@@ -10,7 +10,7 @@ mod screen;
 pub(crate) mod settings;
 mod tables;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod watch;
 mod who;
 
@@ -25,9 +25,10 @@ use hyper::body::Bytes;
 
 pub(crate) use client::get;
 pub(crate) use columns::shorten;
-pub(crate) use human::{count, millis, nanos};
+pub(crate) use human::{count, counted, millis, nanos};
 pub(crate) use lists::fetch_rows;
-pub(crate) use screen::wrap;
+pub(crate) use screen::{terminal_width, wrap};
+pub(crate) use tables::table;
 pub(crate) use watch::watch;
 
 use self::screen::Screen;
@@ -106,16 +107,22 @@ pub(crate) enum ViewError {
     /// natgate refuses, and says why.
     #[error("{0}")]
     Refused(String),
-    /// natgate refuses a configuration: every mistake, a line each.
+    /// What was asked for, or a configuration, is wrong: every mistake, a line each.
     #[error("{0}")]
     Invalid(String),
     /// Sessions are left when the time to wait is over.
     #[error(
-        "not empty ({left} sessions): they have not ended in time; wait on, or see natgate sessions"
+        "not empty ({}): not all have ended in time; wait on, or see natgate sessions", counted(*.left, "session")
     )]
     NotEmpty {
         /// How many.
         left: u64,
+    },
+    /// Whoever was followed has ended without a word.
+    #[error("natgate is gone ({path}): it ended without a word; see its log, and start it again")]
+    Gone {
+        /// The socket.
+        path: PathBuf,
     },
     /// The output failed.
     #[error("cannot write the output: {0}; see that there is room")]
@@ -229,7 +236,8 @@ async fn show_to(
     Ok(out.flush()?)
 }
 
-fn render(what: &What, body: &[u8], width: usize) -> serde_json::Result<String> {
+/// The table of one answer.
+pub(crate) fn render(what: &What, body: &[u8], width: usize) -> serde_json::Result<String> {
     Ok(match what {
         What::Pools => tables::pools(&serde_json::from_slice::<Vec<PoolRow>>(body)?, width),
         What::Drops { all } => {
@@ -270,7 +278,7 @@ fn alarm(what: &What, line: &str) -> Option<u8> {
     };
     match what {
         What::Interfaces if line.split_whitespace().nth(2) == Some("down") => Some(RED),
-        What::Status if line.contains("REFUSED") => Some(RED),
+        What::Status if line.contains("REFUSED") || line.contains("NOT READY") => Some(RED),
         What::Pools | What::Workers => match share(line) {
             Some(90.0..) => Some(RED),
             Some(75.0..) => Some(YELLOW),

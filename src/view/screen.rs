@@ -34,6 +34,11 @@ impl Screen {
     }
 }
 
+/// Columns of standard output: at least, and where it is no terminal, 80.
+pub(crate) fn terminal_width() -> usize {
+    Screen::of_stdout().width
+}
+
 /// Appends `text` as lines of at most `width` columns, broken at spaces; all but the first begin at column `indent`.
 pub(crate) fn wrap(out: &mut String, text: &str, indent: usize, width: usize) {
     let mut column = 0;

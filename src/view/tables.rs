@@ -5,15 +5,20 @@ use std::fmt::Write;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 
 use super::columns::shorten;
-use super::human::{bytes, count, millis, nanos};
+use super::human::{bytes, count, counted, millis, nanos};
 use super::screen::wrap;
 use crate::api::model::{
-    Drain, DropRow, InterfaceRow, PoolRow, ReceiveSteeringRow, Reloaded, Remainder, SettingRow,
-    Status, WorkerRow,
+    Drain, DropRow, InterfaceRow, LeavingRow, PoolRow, ReceiveSteeringRow, Reloaded, Remainder,
+    SettingRow, Status, WorkerRow,
 };
 
-/// A table with a header line; columns whose title begins with `>` are aligned to the right.
-fn table(width: usize, titles: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+/// A table with a header line, without blanks at the ends of lines; columns whose title begins with `>` are aligned to the
+/// right.
+pub(crate) fn table(
+    width: usize,
+    titles: &[&str],
+    rows: impl IntoIterator<Item = Vec<String>>,
+) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width as u16);
@@ -33,11 +38,16 @@ fn table(width: usize, titles: &[&str], rows: impl IntoIterator<Item = Vec<Strin
     for column in table.column_iter_mut() {
         column.set_padding((0, 1));
     }
-    table.to_string()
+    let text = table.to_string();
+    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+    lines.join("\n")
 }
 
 pub(super) fn status(status: &Status, width: usize) -> String {
     let ready = match (status.ready, status.drained_since) {
+        (false, _) if !status.gone.is_empty() => {
+            format!("NOT READY, {} gone", status.gone.join(", "))
+        }
         (false, _) => "starting".to_owned(),
         (true, None) => "ready".to_owned(),
         (true, Some(since)) => format!("DRAINING since {}", ago(since)),
@@ -109,8 +119,14 @@ pub(super) fn drain(drain: &Drain, width: usize) -> String {
         Some(since) => format!("draining since {}: no new sessions\n", ago(since)),
         None => "not draining: new sessions are opened\n".to_owned(),
     };
-    let (sessions, refused) = (count(drain.sessions), count(drain.refused));
-    let _ = writeln!(text, "{sessions} sessions remain; {refused} new flows were refused\n");
+    let remain = if drain.sessions == 1 { "remains" } else { "remain" };
+    let were = if drain.refused == 1 { "was" } else { "were" };
+    let _ = writeln!(
+        text,
+        "{} {remain}; {} {were} refused\n",
+        counted(drain.sessions, "session"),
+        counted(drain.refused, "new flow")
+    );
     if drain.pools.is_empty() {
         return text;
     }
@@ -159,14 +175,41 @@ pub(super) fn pools(rows: &[PoolRow], width: usize) -> String {
         ]
     };
     let mut text = table(width, &titles, rows.iter().map(row));
-    for row in rows.iter().filter(|row| row.leaving > 0) {
-        let _ = write!(
-            text,
-            "\nleaving ({}): {} addresses that still have sessions",
-            row.pool, row.leaving
-        );
+    let mut line = |text_of: String| {
+        text.push('\n');
+        wrap(&mut text, &text_of, 2, width);
+        text.truncate(text.trim_end().len());
+    };
+    for row in rows {
+        for address in row.leaving_addresses.iter().take(LEAVING) {
+            line(leaving(&row.pool, address));
+            line(format!("  natgate sessions --address {}", address.address));
+        }
+        if let Some(more) = row.leaving_addresses.len().checked_sub(LEAVING).filter(|it| *it > 0) {
+            let more = counted(more as u64, "address");
+            line(format!("leaving ({}): {more} more, see natgate pools --json", row.pool));
+        }
     }
     text
+}
+
+/// Addresses that leave a pool and are named.
+const LEAVING: usize = 8;
+
+/// What still holds an address that was taken out of its pool.
+fn leaving(pool: &str, row: &LeavingRow) -> String {
+    let LeavingRow { address, blocks, subscribers, first_subscribers } = row;
+    if *blocks == 0 {
+        return format!(
+            "leaving ({pool}): {address}, no block is held; sessions without one may be"
+        );
+    }
+    let blocks = counted(*blocks as u64, "block");
+    let more = match subscribers.saturating_sub(first_subscribers.len()) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("leaving ({pool}): {address}, {blocks} of {}{more}", first_subscribers.join(", "))
 }
 
 /// Most frequent first.
@@ -253,8 +296,8 @@ pub(super) fn interfaces(rows: &[InterfaceRow], width: usize) -> String {
         if let Some(tunnel) = &row.tunnel {
             line(format!("{interface}: {tunnel} · {mac}"));
         } else {
-            let s = if *queues == 1 { "" } else { "s" };
-            line(format!("{interface}: {driver} · {mode} · {queues} queue{s} · {mac}"));
+            let queues = counted((*queues).into(), "queue");
+            line(format!("{interface}: {driver} · {mode} · {queues} · {mac}"));
         }
     }
     for row in rows {

@@ -3,7 +3,8 @@
 use super::*;
 use crate::api::tests::Fake;
 
-async fn shown(fake: &Fake, what: What, json: bool) -> Result<String, ViewError> {
+/// What a command prints, without a terminal.
+pub(crate) async fn shown(fake: &Fake, what: What, json: bool) -> Result<String, ViewError> {
     let mut out = Vec::new();
     show_to(&mut out, Screen::PLAIN, &fake.socket, &what, json).await?;
     Ok(String::from_utf8(out).unwrap())
@@ -49,6 +50,69 @@ fn tables_for_people() {
 fn fits(what: &What, text: &str) {
     let longest = text.lines().map(|line| line.chars().count()).max().unwrap();
     assert!(longest <= 80, "{what:?} is {longest} wide:\n{text}");
+    let blank = text.lines().find(|line| line.ends_with(' '));
+    assert_eq!(blank, None, "{what:?} has blanks at the end of a line");
+}
+
+#[test]
+fn what_leaves_a_pool_and_what_is_lost_is_named() {
+    let fake = Fake::new(0);
+    fake.run(async || {
+        let mut pools: Vec<PoolRow> = fetch_json(&fake.socket, "/v1/pools").await.unwrap();
+        let named = ["10.0.0.1", "10.0.0.2"].map(str::to_owned).to_vec();
+        let row = |address: &str, blocks, first_subscribers| crate::api::model::LeavingRow {
+            address: address.into(),
+            blocks,
+            subscribers: 3,
+            first_subscribers,
+        };
+        pools[0].leaving = 12;
+        pools[0].leaving_addresses =
+            vec![row("203.0.113.9", 5, named), row("203.0.113.8", 0, Vec::new())];
+        pools[0].leaving_addresses.extend((0..10).map(|_| row("203.0.113.7", 1, Vec::new())));
+        let text = tables::pools(&pools, 80);
+        for expected in [
+            "leaving (main): 203.0.113.9, 5 blocks of 10.0.0.1, 10.0.0.2 and 1 more\n  natgate sessions --address 203.0.113.9",
+            "leaving (main): 203.0.113.8, no block is held",
+            "4 addresses more",
+        ] {
+            assert!(text.contains(expected), "no {expected:?} in\n{text}");
+        }
+        fits(&What::Pools, &text);
+        let mut status: Status = fetch_json(&fake.socket, "/v1/status").await.unwrap();
+        assert!(tables::status(&status, 80).contains(": starting"), "no interface is lost");
+        status.gone = vec!["eth1".to_owned()];
+        let text = tables::status(&status, 80);
+        assert!(text.contains("NOT READY, eth1 gone") && !text.contains("starting"), "{text}");
+        let first = text.lines().next().unwrap();
+        assert_eq!(alarm(&What::Status, first), Some(RED));
+    });
+}
+
+#[test]
+fn events_are_short_and_ports_that_are_one_are_one() {
+    let row = |first, last| crate::events::Row {
+        seq: Some(65_536),
+        time: "2026-03-01T14:02:00.123Z".into(),
+        kind: "fixed-added".into(),
+        public: Some("203.0.113.255".into()),
+        first: Some(first),
+        last: Some(last),
+        subscriber: Some("10.244.100.100".into()),
+        subscriber_port: Some(8443),
+        name: Some("a-name-of-sixty-three-characters-as-kubernetes-has-them-at-most".into()),
+        ..crate::events::Row::default()
+    };
+    let text = |first, last| {
+        let mut text = String::new();
+        wrap(&mut text, &events::sentence(&row(first, last)), 8, 80);
+        text
+    };
+    assert!(text(8443, 8443).contains("203.0.113.255:8443/all"), "{}", text(8443, 8443));
+    assert!(text(8443, 8444).contains("203.0.113.255:8443-8444/all"));
+    let long = text(8443, 8444);
+    assert!(long.lines().all(|line| line.chars().count() <= 80 && !line.ends_with(' ')), "{long}");
+    assert!(long.lines().skip(1).all(|line| line.starts_with("        ")), "{long}");
 }
 
 fn every_table() -> Vec<What> {
@@ -138,7 +202,7 @@ fn errors_say_what_to_do() {
     fake.run(async || {
         let bad = Filter { address: Some("a b&c".into()), ..Filter::default() };
         let error = shown(&fake, What::Sessions(bad), false).await.unwrap_err();
-        assert_eq!(error.to_string(), "bad value 'a b&c' (address): give an IPv4 address");
+        assert_eq!(error.to_string(), "bad value \"a b&c\" (address): it is no IPv4 address; give one");
         let nowhere = Path::new("/nonexistent/natgate.sock");
         let error = show_to(&mut Vec::new(), Screen::PLAIN, nowhere, &What::Status, false).await.unwrap_err();
         assert_eq!(
@@ -179,17 +243,22 @@ fn events_for_people_and_for_programs() {
     fake.run(async || {
         crate::api::tests::stop_journal(&fake);
         let which = Which { since: None, last: 100, follow: true };
-        let shown = async |json| {
+        let shown = async |form| {
             let mut out = Vec::new();
-            events::events_to(&mut out, &fake.socket, which, json, true).await.unwrap();
+            let stopped =
+                events::events_to(&mut out, &fake.socket, which, form, true).await.unwrap();
+            assert!(stopped, "the last one says so");
             String::from_utf8(out).unwrap()
         };
-        let text = shown(false).await;
+        let text = shown(events::Form::Lines(80)).await;
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines.len(), 3, "{text}");
-        assert!(lines[1].contains("block-allotted") && lines[1].contains("10.0.0.1  pool main"));
-        assert!(lines.iter().all(|line| line.chars().count() <= 120), "{text}");
-        let json = shown(true).await;
+        assert_eq!(lines.iter().filter(|line| !line.starts_with("        ")).count(), 3, "{text}");
+        assert!(lines[1].contains("block-allotted") && lines[1].contains("10.0.0.1"));
+        assert!(
+            text.contains("main") && lines.iter().all(|line| line.chars().count() <= 80),
+            "{text}"
+        );
+        let json = shown(events::Form::Json).await;
         let row: crate::events::Row = serde_json::from_str(json.lines().next().unwrap()).unwrap();
         assert_eq!((row.seq, row.kind.as_str()), (Some(1), "started"));
     });

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::{ViewError, client};
-use crate::events::{Answer, Holding};
+use super::{ViewError, client, wrap};
+use crate::events::{Answer, Holding, SessionNow};
 
 /// Prints who has, or had, `endpoint`, as the natgate that listens on `socket` knows: JSON if `json`, else for people.
 /// Must be called within a tokio runtime.
@@ -34,15 +34,15 @@ pub(super) async fn answer(
     }
     let answer = serde_json::from_slice::<Answer>(&body)
         .map_err(|error| ViewError::Answer { path: socket.to_owned(), why: error.to_string() })?;
-    Ok(sentences(&answer))
+    Ok(sentences(&answer, super::terminal_width()))
 }
 
-fn sentences(answer: &Answer) -> String {
-    let Answer { public, protocol, at, holders, records_since, notes } = answer;
+fn sentences(answer: &Answer, width: usize) -> String {
+    let Answer { public, protocol, at, holders, records_since, sessions, notes } = answer;
     let mut text = String::new();
     // Writing to a string does not fail.
-    if holders.is_empty() {
-        let _ = writeln!(text, "{public}/{protocol} at {at}: nobody");
+    if holders.is_empty() && sessions.is_empty() {
+        let _ = writeln!(text, "{public}/{protocol} at {at}: nobody that is known");
     }
     for holder in holders {
         let Holding { subscriber, subscriber_port, vni, by, first, last, from, to, .. } = holder;
@@ -50,6 +50,7 @@ fn sentences(answer: &Answer) -> String {
         let vni = vni.map_or_else(String::new, |vni| format!(" (VNI {vni})"));
         let by = match by.as_str() {
             "block" => format!("port block {first}-{last}"),
+            "fixed" if first == last => format!("configuration, port {first}"),
             "fixed" => format!("configuration, ports {first}-{last}"),
             _ => "session".to_owned(),
         };
@@ -57,13 +58,19 @@ fn sentences(answer: &Answer) -> String {
         let doubt = holder.at_most_to.as_ref();
         let doubt = doubt.map_or_else(String::new, |until| format!(", or {until} at most"));
         let _ = writeln!(text, "{public}/{protocol} at {at}: {subscriber}{port}{vni}");
-        let _ = writeln!(text, "  by {by}, from {from} {to}{doubt}");
+        wrap(&mut text, &format!("  by {by}, from {from} {to}{doubt}"), 4, width);
+    }
+    for SessionNow { subscriber, subscriber_port, overlay, remote } in sessions {
+        let overlay = overlay.map_or_else(String::new, |overlay| format!(" (overlay {overlay})"));
+        let whose = format!("{subscriber}:{subscriber_port}{overlay}");
+        let _ = writeln!(text, "{public}/{protocol} at {at}: {whose}");
+        let _ = writeln!(text, "  by a session with {remote}, among others");
     }
     if let Some(since) = records_since {
         let _ = writeln!(text, "records begin at {since}");
     }
     for note in notes {
-        let _ = writeln!(text, "note: {note}");
+        wrap(&mut text, &format!("note: {note}"), 2, width);
     }
     text
 }

@@ -5,7 +5,7 @@
 //! ```
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, ensure};
@@ -146,10 +146,48 @@ fn bounds(rig: &mut Rig) -> Result<()> {
     let bad = rig.directory().join("bad.pcapng");
     let bad = bad.to_str().context("a path of text")?;
     let (status, _, said) = rig.natgate()?.command(&["capture", "-w", bad, "--drops", "rain"])?;
-    ensure!(status == 1 && said.contains("give a reason"), "{status} {said}");
+    ensure!(status == 2 && said.contains("there is no such reason; give one"), "{status} {said}");
     ensure!(!Path::new(bad).exists(), "a file was left");
     // Afterwards everything is as before.
     exchange(&rig.pods[1], 5)
+}
+
+/// A gateway that stops in order ends a capture with its whole file, and who follows events with the last one.
+fn stopped(rig: &mut Rig) -> Result<()> {
+    let file = rig.directory().join("stopped.pcapng");
+    let running = begin(rig, &file, &["--seconds", "60"])?;
+    let told = rig.directory().join("followed");
+    let words = ["events", "--follow", "--json", "--last", "9"].map(str::to_owned);
+    let mut follower = rig.natgate()?.client(&words)?;
+    follower.stdout(std::fs::File::create(&told)?).stderr(Stdio::piped());
+    let follower = follower.spawn()?;
+    let read_told = || Ok(std::fs::read_to_string(&told).unwrap_or_default());
+    wait::until("the follower to begin", PATIENCE, || {
+        read_told().map(|text| text.contains("\"started\"").then_some(()))
+    })?;
+    exchange(&rig.pods[0], 2)?;
+    let ended = rig.natgate()?.terminate()?;
+    ensure!(ended.success(), "{ended}");
+    let (status, said) = running.join().expect("no panic");
+    ensure!(status == 0 && said.contains("; natgate stopped"), "{status} {said}");
+    ensure!(read(&file)?.len() >= 8, "the packets of before are in it");
+    let done = follower.wait_with_output()?;
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    ensure!(done.status.success() && said == "natgate has stopped\n", "{} {said}", done.status);
+    let text: String = read_told()?;
+    ensure!(text.lines().last().is_some_and(|line| line.contains("\"stopped\"")), "{text}");
+    Ok(())
+}
+
+/// One that dies leaves what it wrote, and is said to be gone.
+fn killed(rig: &mut Rig) -> Result<()> {
+    rig.start_translator()?;
+    let file = rig.directory().join("killed.pcapng");
+    let running = begin(rig, &file, &["--seconds", "60"])?;
+    rig.natgate()?.kill9()?;
+    let (status, said) = running.join().expect("no panic");
+    ensure!(status == 1 && said.starts_with("error: natgate is gone ("), "{status} {said}");
+    Ok(())
 }
 
 fn whole(options: Options) {
@@ -164,6 +202,16 @@ fn whole(options: Options) {
 #[test]
 fn both_sides_are_captured() {
     whole(Options::natgate());
+}
+
+#[test]
+fn a_gateway_that_stops_ends_what_follows_it() {
+    let mut rig = Rig::start(Options::natgate()).expect("the rig starts");
+    server::udp_echo(&rig.s1, S1[0], PORT).expect("an echo server");
+    for scenario in [stopped, killed] {
+        let done = scenario(&mut rig);
+        rig.must(done);
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -229,13 +230,43 @@ fn words(rig: &mut Rig, _: &Servers) -> Result<()> {
     ensure!(shown.lines().all(|line| line.chars().count() <= 80), "wider than 80:\n{shown}");
     println!("{shown}");
     let (status, _, errors) = natgate.command(&["explain", "--from", &from, "--to", "nowhere"])?;
-    ensure!(status == 1 && errors.contains("(to): give"), "{status} {errors}");
+    ensure!(
+        status == 2 && errors.contains("(to): it has no IPv4 address; give"),
+        "{status} {errors}"
+    );
     let (status, _, errors) =
         natgate.command(&["explain", "--from", &from, "--to", &to, "--vni", "77"])?;
-    if status != 1 || !errors.contains("no tunnel has this number (77)") {
+    if status != 2 || !errors.contains("no tunnel has this number (77)") {
         bail!("{status} {errors}");
     }
     Ok(())
+}
+
+/// A next hop that nobody has: passable until the kernel has asked for it, and then the pod is told what was explained.
+fn dead_end(rig: &mut Rig) -> Result<()> {
+    const NOBODY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 40);
+    rig.gw.ip(&format!("route add {NOBODY}/32 via 203.0.113.77"))?;
+    let to = format!("{NOBODY}:{PORT}");
+    let told = wait::until("the route to be followed", Duration::from_secs(20), || {
+        let told = explain(rig, &PODS[0].to_string(), &to)?;
+        Ok((told["legs"][0]["there"]["next_hop"]["address"] == "203.0.113.77").then_some(told))
+    })?;
+    ensure!(text(&told, "/verdict")? != "refused", "{told:#}");
+    datagram(&rig.pods[0], (PODS[0], 4100), (NOBODY, PORT), false)?;
+    let limit = Duration::from_secs(20);
+    let told = wait::until("the kernel to give up", limit, || {
+        let told = explain(rig, &PODS[0].to_string(), &to)?;
+        Ok((text(&told, "/verdict")? == "unreachable").then_some(told))
+    })?;
+    ensure!(text(&told, "/reason")? == "neighbour-unresolved", "{told:#}");
+    ensure!(text(&told, "/why")?.contains("203.0.113.77 on ext did not answer"), "{told:#}");
+    let before = rig.natgate()?.dropped("neighbour-unresolved")?;
+    datagram(&rig.pods[0], (PODS[0], 4101), (NOBODY, PORT), false)?;
+    let natgate = rig.natgate()?;
+    wait::until("the drop that was explained", limit, || {
+        Ok((natgate.dropped("neighbour-unresolved")? > before).then_some(()))
+    })?;
+    rig.gw.ip(&format!("route del {NOBODY}/32")).map(drop)
 }
 
 fn whole(overlay: Overlay, workers: u16) {
@@ -250,6 +281,13 @@ fn whole(overlay: Overlay, workers: u16) {
 #[test]
 fn flows_fare_as_explained() {
     whole(Overlay::Plain, 1);
+}
+
+#[test]
+fn a_next_hop_that_does_not_answer_is_explained() {
+    let mut rig = start(Overlay::Plain, 1).expect("the rig starts");
+    let done = dead_end(&mut rig);
+    rig.must(done);
 }
 
 #[test]

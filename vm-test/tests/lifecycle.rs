@@ -163,6 +163,13 @@ fn made_again(rig: &mut Rig) -> Result<Duration> {
     wait::until("natgate to notice", Duration::from_secs(15), || {
         Ok(rig.natgate()?.get("/readyz").is_err().then_some(()))
     })?;
+    wait::until("the lost interface to be named", Duration::from_secs(15), || {
+        let (_, shown, _) = rig.natgate()?.command(&["status"])?;
+        let named = shown.contains("NOT READY, int gone") && shown.contains("int is gone: ");
+        let logged = rig.natgate()?.log().matches("int is gone: ").count();
+        ensure!(logged <= 1, "it is logged {logged} times");
+        Ok((named && logged == 1).then_some(()))
+    })?;
     link((&rig.node, "gw0"), (&rig.gw, "int"), 1)?;
     rig.node.ip("addr add 10.0.0.2/24 dev gw0\nroute add default via 10.0.0.1")?;
     rig.gw.ip(&format!("addr add 10.0.0.1/24 dev int\nroute add {FROM} via 10.0.0.2"))?;

@@ -154,6 +154,6 @@ fn check(rig: &mut Rig, file: &Path) -> Result<()> {
         is_pod(&who(rig, endpoint, None)?, pod)?;
     }
     let (code, _, said) = rig.natgate()?.command(&["who", "203.0.113.10"])?;
-    ensure!(code == 1 && said.contains("write for example"), "{code} {said}");
+    ensure!(code == 2 && said.contains("write for example"), "{code} {said}");
     file_agrees(rig, file)
 }

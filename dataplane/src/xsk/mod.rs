@@ -38,4 +38,4 @@ pub use lock::InterfaceLock;
 pub use open::{
     BindMode, InterfaceReport, LONGEST, Mode, OpenConfig, OpenInterface, Opened, most_queues, open,
 };
-pub use steering::{InterfaceEntry, MAX_QUEUES, Steering, SteeringTables, TunnelEntry};
+pub use steering::{DROP_NAMES, InterfaceEntry, MAX_QUEUES, Steering, SteeringTables, TunnelEntry};

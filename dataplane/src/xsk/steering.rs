@@ -20,8 +20,8 @@ pub(super) const PROGRAM: &str = "natgate_steer";
 /// Queues that one interface can have.
 pub const MAX_QUEUES: u32 = 64;
 
-/// In the order of `enum drop_cause` in `steer.bpf.c`.
-const DROP_NAMES: [&str; 7] = [
+/// Why the steering program drops packets, in the order of `enum drop_cause` in `steer.bpf.c`.
+pub const DROP_NAMES: [&str; 7] = [
     "pod-no-worker",
     "pool-no-worker",
     "arp-no-worker",

@@ -8,7 +8,7 @@ mod record;
 mod search;
 mod write;
 
-pub(crate) use search::{Answer, Holding, Question, now, then};
+pub(crate) use search::{Answer, Holding, Question, SessionNow, now, then};
 pub(crate) use write::Attribution;
 
 /// Where segments are, below the state directory.

@@ -26,6 +26,7 @@ pub(crate) struct Question {
 
 /// Somebody who has, or had, the endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Holding {
     /// The pod's address.
     pub(crate) subscriber: String,
@@ -54,8 +55,24 @@ pub(crate) struct Holding {
     pub(crate) at_most_to: Option<String>,
 }
 
+/// A session that has the endpoint now, where pods share it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct SessionNow {
+    /// The pod's address.
+    pub(crate) subscriber: String,
+    /// The pod's port.
+    pub(crate) subscriber_port: u16,
+    /// The overlay of the pod, unless it is 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) overlay: Option<u16>,
+    /// The peer outside.
+    pub(crate) remote: String,
+}
+
 /// The answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Answer {
     /// The endpoint that was asked for.
     pub(crate) public: String,
@@ -68,6 +85,9 @@ pub(crate) struct Answer {
     /// The oldest record is of this time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) records_since: Option<String>,
+    /// Sessions that have it now, if pods share it, 64 at most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) sessions: Vec<SessionNow>,
     /// What to know about it.
     pub(crate) notes: Vec<String>,
 }
@@ -80,6 +100,20 @@ impl Answer {
             protocol: protocol.name().to_owned(),
             at: rfc3339(at),
             ..Self::default()
+        }
+    }
+
+    /// Takes over since when those who have it now have it, where records know more: of before a restart.
+    pub(crate) fn take_beginnings(&mut self, recorded: &Self) {
+        for holder in &mut self.holders {
+            let same = |it: &&Holding| {
+                // Of one form, so that they can be compared.
+                let before = it.to.is_none() && it.from < holder.from;
+                before && Holding { from: holder.from.clone(), ..(*it).clone() } == *holder
+            };
+            if let Some(known) = recorded.holders.iter().find(same) {
+                holder.from.clone_from(&known.from);
+            }
         }
     }
 }
@@ -210,8 +244,15 @@ impl Reading {
 
     /// Somebody has it; maybe as before.
     fn gain(&mut self, grant: Grant, at: u64) {
-        match self.open.iter_mut().find(|open| open.grant == grant) {
-            Some(open) => open.doubt = None,
+        let known = self.open.iter().position(|open| open.grant == grant);
+        match known.map(|place| (place, self.open[place].doubt)) {
+            // What goes on after a restart is confirmed at its very beginning: this is another time.
+            Some((place, Some((since, until)))) if at > until => {
+                self.open[place].close(since);
+                self.ended.push(self.open.swap_remove(place));
+                self.open.push(Open::new(grant, at));
+            }
+            Some((place, _)) => self.open[place].doubt = None,
             None => self.open.push(Open::new(grant, at)),
         }
     }
@@ -279,4 +320,68 @@ pub(crate) fn then(directory: &Path, question: Question, at: u64) -> io::Result<
         answer.notes.push(format!("{} records are damaged and left out", reading.damaged));
     }
     Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::entry::Place;
+
+    const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
+    const QUESTION: Question = Question { public: PUBLIC, port: 8_001, protocol: Protocol::Udp };
+
+    fn got(at: u64) -> Record {
+        let grant = Grant {
+            by: By::Block,
+            protocol: None,
+            place: Place { public: PUBLIC, first: 8_000, last: 8_063 },
+            subscriber: Ipv4Addr::new(10, 244, 1, 7),
+            subscriber_port: 0,
+            overlay: 0,
+            vni: 0,
+        };
+        Record { kind: Kind::Got, at, other: 0, grant: Some(grant) }
+    }
+
+    /// Got at 2 s; natgate stopped at 5 s and started at 6 s, and the pod has the block again at `again`.
+    fn restarted(again: u64) -> Reading {
+        let mut reading = Reading::default();
+        let bare = Record::bare;
+        for record in [
+            bare(Kind::Segment, 1_000, 0),
+            bare(Kind::Started, 1_000, 0),
+            got(2_000),
+            bare(Kind::Stopped, 5_000, 0),
+            bare(Kind::Segment, 6_000, 0),
+            bare(Kind::Started, 6_000, 5_000),
+            got(again),
+        ] {
+            reading.read(&record, QUESTION);
+        }
+        reading.drop_doubtful();
+        reading
+    }
+
+    #[test]
+    fn what_lives_on_after_a_restart_began_before_it() {
+        let reading = restarted(6_000);
+        assert_eq!((reading.open.len(), reading.ended.len()), (1, 0), "{reading:?}");
+        assert_eq!(reading.open[0].pieces, [(2_000, None)]);
+        // Who happens to get the same block later began anew.
+        let reading = restarted(7_000);
+        assert_eq!(reading.open[0].pieces, [(7_000, None)], "{reading:?}");
+        assert_eq!(reading.ended[0].pieces, [(2_000, Some(5_000))], "{reading:?}");
+    }
+
+    #[test]
+    fn a_beginning_is_taken_from_records_of_the_same_holder() {
+        let holding = |at| restarted(at).open[0].holding();
+        let recorded = Answer { holders: vec![holding(6_000)], ..Answer::default() };
+        let now = Holding { from: rfc3339(6_000), ..holding(6_000) };
+        let other = Holding { subscriber: "10.244.1.8".into(), ..now.clone() };
+        let mut answer = Answer { holders: vec![now, other], ..Answer::default() };
+        answer.take_beginnings(&recorded);
+        let from: Vec<&str> = answer.holders.iter().map(|it| it.from.as_str()).collect();
+        assert_eq!(from, [rfc3339(2_000), rfc3339(6_000)]);
+    }
 }

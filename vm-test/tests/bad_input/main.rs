@@ -10,6 +10,7 @@
 
 mod cases;
 mod schema;
+mod usage;
 
 use std::fs;
 use std::path::{Path, PathBuf};

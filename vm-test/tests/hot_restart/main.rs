@@ -99,6 +99,14 @@ fn seen(rig: &mut Rig) -> Result<Vec<(String, String, String)>> {
     Ok(all)
 }
 
+/// Since when the block of the first session is its pod's, as `natgate who` says.
+fn held_since(rig: &mut Rig) -> Result<String> {
+    let public = seen(rig)?.into_iter().next().context("no session")?.1;
+    let answer = rig.natgate()?.json(&["who", &public])?;
+    let since = answer[0].pointer("/holders/0/from").and_then(Value::as_str);
+    Ok(since.with_context(|| format!("no holder of {public}: {answer:?}"))?.to_owned())
+}
+
 /// A transfer that goes on until it is told to end: bytes that came back, and the longest silence.
 struct Bulk {
     stop: Arc<AtomicBool>,
@@ -209,6 +217,7 @@ fn bulk(rig: &Rig) -> Result<Bulk> {
 fn survive(rig: &mut Rig, settings: &str, connections: usize, workers: &[u16]) -> Result<()> {
     let mut before = Before::open(rig, connections)?;
     let transfer = bulk(rig)?;
+    let since = held_since(rig)?;
     for &workers in workers {
         let was = seen(rig)?;
         ensure!(was.len() == connections + 41, "{} sessions", was.len());
@@ -219,6 +228,7 @@ fn survive(rig: &mut Rig, settings: &str, connections: usize, workers: &[u16]) -
         let all = was.len();
         ensure!(said == format!("{all} of {all} sessions of the natgate before live on"), "{said}");
         ensure!(seen(rig)? == was, "sessions are others than before");
+        ensure!(held_since(rig)? == since, "a block is held since {since}");
         before.all_go_on()?;
         ensure!(seen(rig)? == was, "sessions began anew");
     }

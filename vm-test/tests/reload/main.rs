@@ -252,6 +252,9 @@ fn shrink_by_drain(rig: &mut Rig) -> Result<()> {
     }
     let row = rig.natgate()?.json(&["pools"])?.swap_remove(0);
     ensure!(row["leaving"] == 1 && row["addresses"] == 1, "{row}");
+    let named = &row["leaving_addresses"][0];
+    ensure!(named["address"] == left.to_string() && named["blocks"].as_u64() > Some(0), "{row}");
+    ensure!(named["first_subscribers"].as_array().is_some_and(|it| !it.is_empty()), "{row}");
     ensure!(
         status(rig)?["transitions"].to_string().contains(&left.to_string()),
         "{}",

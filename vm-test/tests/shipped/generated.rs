@@ -28,7 +28,7 @@ fn commands() -> Result<Vec<String>> {
 fn flags(command: &str) -> Result<BTreeSet<String>> {
     let help = natgate(&[command, "--help"])?;
     let words = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
-    let words = words.flat_map(|line| line.split([' ', ',', '=']));
+    let words = words.flat_map(|line| line.split([' ', ',', '=', ':']));
     Ok(words.filter(|word| word.starts_with("--")).map(ToOwned::to_owned).collect())
 }
 
@@ -52,6 +52,32 @@ fn bash_completes_commands_and_flags() -> Result<()> {
         ensure!(offered(&["natgate", start])?.contains(&command), "{command}");
         let (offered, flags) = (offered(&["natgate", &command, "--"])?, flags(&command)?);
         ensure!(flags.is_subset(&offered), "{command}: {offered:?} lacks some of {flags:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn bash_completes_the_words_that_flags_know() -> Result<()> {
+    for (flag, command, words) in [
+        ("--mode", "run", &["auto", "zerocopy", "copy", "generic"][..]),
+        ("--receive-steering", "check", &["off", "print", "apply"]),
+        ("--log-format", "run", &["text", "json"]),
+        ("--log", "run", &["debug", "info", "warn"]),
+        ("--on-exit", "run", &["block", "pass"]),
+        ("--mss-clamp", "run", &["auto", "off"]),
+        ("--seccomp", "run", &["enforce", "log", "off"]),
+        ("--protocol", "sessions", &["tcp", "udp", "icmp"]),
+        ("--state", "sessions", &["established", "syn-sent", "time-wait"]),
+        ("--drops", "capture", &["no-rule", "quota-sessions"]),
+    ] {
+        let offered = offered(&["natgate", command, flag, ""])?;
+        for word in words {
+            ensure!(offered.contains(*word), "{command} {flag}: {offered:?} lacks {word}");
+        }
+    }
+    for command in ["get", "set", "reset"] {
+        let offered = offered(&["natgate", command, "slow"])?;
+        ensure!(offered.contains("slowPathBudget"), "{command}: {offered:?}");
     }
     Ok(())
 }

@@ -55,7 +55,7 @@ fn has(message: &[String], line: &str) -> bool {
 }
 
 const ALIVE: &str = "WATCHDOG=1";
-const WELL: &str = "STATUS=1 workers, 0 subscribers, 0 sessions";
+const WELL: &str = "STATUS=1 worker, 0 subscribers, 0 sessions";
 
 #[test]
 fn manager_hears_ready_then_signs_of_life_then_the_end() -> Result<()> {
