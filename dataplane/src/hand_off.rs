@@ -10,9 +10,15 @@
 //! Packets are collected while a burst is processed, shown together and taken together: each side writes
 //! its index once a burst, and two workers share no other line that is written.
 
-use crossbeam::utils::CachePadded;
-use rtrb::{Consumer, Producer, RingBuffer};
+mod outlet;
+mod ring {
+    pub(super) use rtrb::{Consumer, Producer, RingBuffer};
+}
 
+use crossbeam::utils::CachePadded;
+use rtrb::Consumer;
+
+use self::outlet::{Outlet, take};
 use crate::io::{BURST, Received};
 use crate::pipeline::Parsed;
 use crate::waker::Waker;
@@ -29,16 +35,6 @@ pub(crate) struct Known<F> {
     pub(crate) received: Received<F>,
     /// What is in it.
     pub(crate) parsed: Parsed,
-}
-
-/// The giver's end of a ring.
-#[derive(Debug)]
-struct Outlet<T> {
-    ring: Producer<T>,
-    /// What the other worker does not see yet; the ring has room for it.
-    collected: Vec<T>,
-    /// For so many more it has room for sure.
-    room: usize,
 }
 
 /// The way to one other worker.
@@ -78,8 +74,8 @@ impl<F> HandOff<F> {
         let mut ends: Vec<Self> = wakers.iter().map(|_| Self::default()).collect();
         for giver in 0..wakers.len() {
             for (taker, waker) in wakers.iter().enumerate() {
-                let (to_arrivals, arrivals) = ring(RING_SIZE);
-                let (to_known, known) = ring(KNOWN_SIZE);
+                let (to_arrivals, arrivals) = Outlet::new(RING_SIZE);
+                let (to_known, known) = Outlet::new(KNOWN_SIZE);
                 let to = To { arrivals: to_arrivals, known: to_known, waker: waker.clone() };
                 ends[giver].to.push(CachePadded::new(to));
                 ends[taker].from.push(CachePadded::new(From { arrivals, known }));
@@ -132,54 +128,13 @@ impl<F> HandOff<F> {
     /// Puts what arrived at `worker` for us, a burst at most, behind what is in `into`; returns how many
     /// packets these are.
     pub(crate) fn take_arrivals(&mut self, worker: u16, into: &mut Vec<Received<F>>) -> usize {
-        self.from.get_mut(usize::from(worker)).map_or(0, |from| take(&mut from.arrivals, into))
+        self.from
+            .get_mut(usize::from(worker))
+            .map_or(0, |from| take(&mut from.arrivals, BURST, into))
     }
 
     /// The same with what else `worker` gave us.
     pub(crate) fn take_known(&mut self, worker: u16, into: &mut Vec<Known<F>>) -> usize {
-        self.from.get_mut(usize::from(worker)).map_or(0, |from| take(&mut from.known, into))
-    }
-}
-
-fn ring<T>(size: usize) -> (Outlet<T>, Consumer<T>) {
-    let (ring, other_end) = RingBuffer::new(size);
-    (Outlet { ring, collected: Vec::with_capacity(size), room: size }, other_end)
-}
-
-fn take<T>(ring: &mut Consumer<T>, into: &mut Vec<T>) -> usize {
-    let count = ring.slots().min(BURST);
-    if count > 0
-        && let Ok(burst) = ring.read_chunk(count)
-    {
-        into.extend(burst);
-    }
-    count
-}
-
-impl<T> Outlet<T> {
-    #[inline]
-    fn give(&mut self, item: T) -> Result<(), T> {
-        if self.room == 0 && !self.look_for_room() {
-            return Err(item);
-        }
-        self.room -= 1;
-        self.collected.push(item);
-        Ok(())
-    }
-
-    /// Reads the other worker's index, which is seldom: only when the last look at it does not suffice.
-    #[cold]
-    fn look_for_room(&mut self) -> bool {
-        self.room = self.ring.slots() - self.collected.len();
-        self.room > 0
-    }
-
-    /// Shows the other worker what was collected; whether that was anything.
-    fn show(&mut self) -> bool {
-        let any = !self.collected.is_empty();
-        if any && let Ok(room) = self.ring.write_chunk_uninit(self.collected.len()) {
-            room.fill_from_iter(self.collected.drain(..));
-        }
-        any
+        self.from.get_mut(usize::from(worker)).map_or(0, |from| take(&mut from.known, BURST, into))
     }
 }
