@@ -81,7 +81,11 @@ impl<I: PacketIo> Worker<I> {
         while let Ok(request) = self.requests.try_recv() {
             match request {
                 Request::Stop => self.stopping = true,
-                Request::Announce => self.announcements = self.announcements_due(),
+                Request::Announce => {
+                    // What was published before this was asked for may be the reason.
+                    self.follow_snapshot(now);
+                    self.announcements = self.announcements_due();
+                }
                 Request::Capture(order) => self.start_capture(order),
                 Request::Explain(flow, reply) => {
                     if let Some(answer) = self.explain(&flow, now) {

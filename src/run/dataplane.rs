@@ -37,6 +37,7 @@ use crate::receive::{Addresses, Receive, Side};
 use super::confine;
 use super::journal::Journal;
 use super::left::WorkerDoor;
+use super::links::{Faces, StartAgain, queues_added};
 use super::recording::Recording;
 use super::state::{self, Heirs, State};
 use super::tunnel_hooks::{self, TunnelHooks};
@@ -46,11 +47,6 @@ use super::world::{World, host_warnings};
 const REQUESTS: usize = 64;
 /// Frames for each worker that may wait for next hops and for first fragments, and in bursts.
 const WAITING_FRAMES: u32 = 1536;
-
-/// An interface was removed and made again.
-#[derive(Debug, thiserror::Error)]
-#[error("interface replaced ({0}): it was removed and made again; start natgate again to serve it")]
-pub(crate) struct Replaced(String);
 
 /// What moves packets.
 pub(crate) struct Dataplane {
@@ -78,6 +74,9 @@ pub(crate) struct Dataplane {
     restored: Option<String>,
     /// At the last look, every interface was there.
     tunnels: TunnelHooks,
+    faces: Faces,
+    /// Serve at most so many queues of an interface.
+    queues: Option<u32>,
     _locks: Vec<InterfaceLock>,
 }
 
@@ -144,6 +143,8 @@ impl Dataplane {
             heirs: None,
             restored,
             tunnels: TunnelHooks::default(),
+            faces: Faces::new(state),
+            queues: open.interfaces.first().and_then(|it| it.queues),
             _locks: locks,
         })
     }
@@ -380,14 +381,21 @@ impl Dataplane {
 
     /// Sees that the program is on every interface. One that somebody removed is attached again. False while
     /// an interface is gone; when one of its name is back, it gets the program, which drops all that is
-    /// natgate's, and [`Replaced`] says that natgate has to start again: its sockets were of the old one.
+    /// natgate's, and [`StartAgain`] says that natgate has to start again: its sockets were of the old one.
     pub(crate) fn watch(&mut self, world: &World) -> anyhow::Result<bool> {
         self.keep_journal();
+        let mut faces = std::mem::take(&mut self.faces);
+        faces.show(|| self.announce());
+        self.faces = faces;
         let mut all_there = true;
         for index in 0..self.interfaces.len() {
             let (ifindex, name) = self.interfaces[index].clone();
             match xsk::glance(ifindex, &name) {
-                Ok(Inspection::Ours { .. }) => {}
+                Ok(Inspection::Ours { .. }) => {
+                    if let Some(added) = queues_added(&self.reports[index], self.queues) {
+                        return Err(added.into());
+                    }
+                }
                 Ok(Inspection::None) => {
                     error!(
                         interface = name,
@@ -411,6 +419,11 @@ impl Dataplane {
         Ok(all_there)
     }
 
+    /// Whether a link of the gateway's has changed since the last call.
+    pub(crate) fn have_links_changed(&mut self) -> bool {
+        self.faces.take_changed()
+    }
+
     /// If there is a new interface in place of one that is gone: closes it, and says so by an error.
     fn shut_the_new(&self, index: usize, world: &World) -> anyhow::Result<()> {
         let name = &self.interfaces[index].1;
@@ -420,21 +433,23 @@ impl Dataplane {
         let entry = InterfaceEntry::without_sockets(ifindex, roles);
         steering.set_interface(entry)?;
         steering.attach(ifindex, name, self.reports[index].attach)?;
-        Err(Replaced(name.clone()).into())
+        Err(StartAgain::Replaced(name.clone()).into())
     }
 
-    /// Has the pool addresses announced.
-    pub(crate) fn announce(&self) {
-        if let (Some(requests), Some(waker)) = (self.requests.first(), self.wakers.first()) {
-            // The worker has just started and its queue is empty.
-            let _ = requests.try_send(Request::Announce);
-            waker.wake();
-        }
+    /// Has the pool addresses announced. False if the worker is asked too much at this moment.
+    pub(crate) fn announce(&self) -> bool {
+        let (Some(requests), Some(waker)) = (self.requests.first(), self.wakers.first()) else {
+            return true;
+        };
+        let asked = requests.try_send(Request::Announce).is_ok();
+        waker.wake();
+        asked
     }
 
     /// Follows what the kernel knows now: first the steering program, so that no packet is left to the
     /// kernel a moment longer than its routes allow, then the workers; what arrives in new tunnels is theirs last.
     pub(crate) fn follow(&mut self, world: &World, state: &MirrorState) -> Result<(), XskError> {
+        self.faces.follow(state);
         let mut steering = lock(&self.steering);
         self.tunnels.follow(&mut steering, state);
         let applied = steering.apply(&world.steering_tables(state));

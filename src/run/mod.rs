@@ -5,6 +5,7 @@ mod dataplane;
 mod ending;
 mod journal;
 mod left;
+mod links;
 mod log;
 mod pods;
 mod recording;
@@ -37,8 +38,9 @@ use crate::config::{self, Config, OnExit, Tuning, Written};
 use crate::mirror::{Mirror, MirrorState, Resolver};
 use crate::receive::Receive;
 
-use self::dataplane::{Dataplane, Replaced};
+use self::dataplane::Dataplane;
 use self::ending::Ending;
+use self::links::StartAgain;
 use self::log::Log;
 use self::recording::Recording;
 use self::reload::{Reload, Wish, Wishes};
@@ -50,6 +52,8 @@ const NOTICES: usize = 1024;
 
 /// How often the hooks of the interfaces are looked at.
 const WATCH: Duration = Duration::from_millis(250);
+/// The same while an interface is gone: until natgate's program is on the one that comes, that is the kernel's.
+const WATCH_GONE: Duration = Duration::from_millis(5);
 
 /// How often workers are asked whether somebody still has what was taken away.
 const SURVEY: Duration = Duration::from_secs(1);
@@ -67,7 +71,7 @@ pub(crate) fn run(args: &GatewayArgs) -> anyhow::Result<()> {
     let ended = runtime.block_on(live(args, (written, config), &log));
     drop(runtime);
     match ended {
-        Err(error) if error.is::<Replaced>() => {
+        Err(error) if error.is::<StartAgain>() => {
             warn!("{error:#}; doing so");
             Err(start_again().context(error))
         }
@@ -146,6 +150,7 @@ async fn serve(
         return Ok(());
     }
     dataplane.attach(&state)?;
+    // The worker has just started, and was asked nothing yet.
     dataplane.announce();
     shared.ready.store(true, Ordering::Release);
     table::print(&config, &shared, metrics);
@@ -180,10 +185,15 @@ async fn follow(
     let mut ending = Ending::default();
     loop {
         tokio::select! {
-            _ = watch.tick() => running.watch()?,
+            _ = watch.tick() => if !running.watch()? {
+                watch.reset_after(WATCH_GONE);
+            },
             changed = mirror.changed() => {
                 let state = changed.context("the kernel mirror has ended; see the log above")?;
                 running.follow_kernel(&state);
+                if running.dataplane.have_links_changed() {
+                    watch.reset_immediately();
+                }
             }
             _ = signs.tick() => supervisor.sign(&running.shared),
             () = &mut serving => bail!("the stats socket has ended; see the log above"),
@@ -220,14 +230,16 @@ struct Running<'a> {
 }
 
 impl Running<'_> {
-    fn watch(&mut self) -> anyhow::Result<()> {
+    /// False while an interface is gone.
+    fn watch(&mut self) -> anyhow::Result<bool> {
         let watched = self.dataplane.watch(&self.world);
-        if watched.as_ref().is_err_and(anyhow::Error::is::<Replaced>) {
+        if watched.as_ref().is_err_and(anyhow::Error::is::<StartAgain>) {
             // Before natgate starts again, what runs ends in order.
             stop(&mut self.dataplane, OnExit::Block)?;
         }
-        self.shared.ready.store(watched?, Ordering::Release);
-        Ok(())
+        let all_there = watched?;
+        self.shared.ready.store(all_there, Ordering::Release);
+        Ok(all_there)
     }
 
     fn follow_kernel(&mut self, state: &MirrorState) {

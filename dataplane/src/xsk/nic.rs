@@ -17,7 +17,7 @@ fn sysfs(interface: &str) -> PathBuf {
 }
 
 /// Receive queues of an interface; `None` if there is no such interface.
-pub(super) fn receive_queues(interface: &str) -> Option<u32> {
+pub fn receive_queues(interface: &str) -> Option<u32> {
     let entries = std::fs::read_dir(sysfs(interface).join("queues")).ok()?;
     let receive = |name: &std::fs::DirEntry| name.file_name().to_string_lossy().starts_with("rx-");
     Some(entries.filter_map(Result::ok).filter(receive).count() as u32)
