@@ -126,7 +126,9 @@ impl Gateway {
             Place::Here(process) => process.ended(),
             Place::Guest(guest) => {
                 let (gone, status) = guest.try_sh("cat /tmp/natgate.status")?;
-                let status = if gone == 0 { Some(status.trim().parse::<i32>()?) } else { None };
+                // It is there a moment before it says something.
+                let written = gone == 0 && !status.trim().is_empty();
+                let status = if written { Some(status.trim().parse::<i32>()?) } else { None };
                 // A shell tells the signal that ended a program as 128 and more.
                 Ok(status.map(|it| ExitStatus::from_raw(if it > 128 { it - 128 } else { it << 8 })))
             }

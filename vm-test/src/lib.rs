@@ -8,6 +8,7 @@ pub mod client;
 pub mod craft;
 pub mod gateway;
 pub mod guest;
+pub mod halt;
 pub mod inject;
 pub mod kernel_nat;
 pub mod lab;
@@ -16,6 +17,7 @@ pub mod oracle;
 pub mod process;
 pub mod rig;
 pub mod server;
+pub mod table;
 pub mod wait;
 
 pub use capture::Capture;

@@ -1,10 +1,11 @@
 //! What does a guest boot? A kernel of Debian's, and an initial file system made here: busybox, the driver's modules,
-//! and natgate with its libraries.
+//! natgate, and the programs that its network is set up with, with their libraries.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, Result, ensure};
 
@@ -30,6 +31,14 @@ impl Kernel {
         }
     }
 
+    /// Its version, as `VM_TEST_KERNEL` names it.
+    pub const fn version(self) -> &'static str {
+        match self {
+            Self::Bookworm => "6.1",
+            Self::Backported => "6.12",
+        }
+    }
+
     const fn package(self) -> &'static str {
         match self {
             Self::Bookworm => "linux-image-cloud-amd64",
@@ -42,11 +51,14 @@ impl Kernel {
 const MODULES: [&str; 3] =
     ["net/core/failover", "drivers/net/net_failover", "drivers/net/virtio_net"];
 
+/// Programs of this machine that busybox has no or smaller ones for; a guest finds them first.
+const PROGRAMS: [&str; 2] = ["ip", "ethtool"];
+
 /// The first program of a guest: it serves one line at a time on the second serial port. An answer ends with the exit
 /// status between two pairs of `@`.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
-export PATH=/bin
+export PATH=/usr/local/bin:/bin
 mount -t devtmpfs dev /dev
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -75,39 +87,64 @@ pub struct Image {
 }
 
 impl Image {
-    /// Makes the image in `directory`. The kernel's package is fetched once, and kept beside the tests' programs.
-    pub fn make(kernel: Kernel, directory: &Path) -> Result<Self> {
+    /// The image for `kernel` and the natgate under test. Both are made once, and kept beside the tests' programs.
+    pub fn make(kernel: Kernel) -> Result<Self> {
         let unpacked = unpacked(kernel)?;
-        let root = directory.join("root");
-        for name in ["bin", "dev", "proc", "sys", "run", "tmp", "etc", "lib/modules"] {
-            fs::create_dir_all(root.join(name))?;
+        let (place, natgate) = (kept()?, natgate_binary()?);
+        let about = fs::metadata(&natgate)?;
+        let built = about.modified()?.duration_since(UNIX_EPOCH)?.as_nanos();
+        let prefix = format!("initrd-{}-", kernel.version());
+        let initrd = place.join(format!("{prefix}{built}-{}", about.len()));
+        if !initrd.exists() {
+            let directory = tempfile::tempdir_in(&place)?;
+            let packed = pack(&unpacked, &natgate, directory.path())?;
+            let new = directory.path().join("initrd");
+            fs::write(&new, packed)?;
+            for old in fs::read_dir(&place)?.filter_map(Result::ok) {
+                if old.file_name().to_string_lossy().starts_with(&prefix) {
+                    // Another test may be as far.
+                    let _ = fs::remove_file(old.path());
+                }
+            }
+            fs::rename(new, &initrd)?;
         }
-        install(Path::new("/bin/busybox"), &root.join("bin/busybox"))?;
-        let natgate = root.join("bin/natgate");
-        install(&natgate_binary()?, &natgate)?;
-        output(Command::new("strip").arg(&natgate))?;
-        let libraries = output(Command::new("ldd").arg(&natgate))?;
-        for library in libraries.split_whitespace().filter(|word| word.starts_with('/')) {
-            install(Path::new(library), &root.join(library.trim_start_matches('/')))?;
-        }
-        for module in MODULES {
-            let name = module.rsplit('/').next().unwrap_or(module);
-            fs::write(
-                root.join(format!("lib/modules/{name}.ko")),
-                read_module(&unpacked, module)?,
-            )?;
-        }
-        let init = root.join("init");
-        fs::write(&init, INIT)?;
-        fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
-        let initrd = directory.join("initrd");
-        let pack = "find . | cpio --create --format=newc --quiet | gzip -1";
-        let packed = Command::new("sh").args(["-c", pack]).current_dir(&root).output()?;
-        ensure!(packed.status.success(), "cpio: {}", String::from_utf8_lossy(&packed.stderr));
-        fs::write(&initrd, packed.stdout)?;
-        fs::remove_dir_all(&root)?;
         Ok(Self { kernel: find(&unpacked.join("boot"), "vmlinuz-")?, initrd })
     }
+}
+
+/// The initial file system, made in `directory`.
+fn pack(unpacked: &Path, natgate: &Path, directory: &Path) -> Result<Vec<u8>> {
+    let root = directory.join("root");
+    for name in ["bin", "dev", "proc", "sys", "run", "tmp", "etc", "lib/modules"] {
+        fs::create_dir_all(root.join(name))?;
+    }
+    install(Path::new("/bin/busybox"), &root.join("bin/busybox"))?;
+    install_program(natgate, &root.join("bin/natgate"), &root)?;
+    output(Command::new("strip").arg(root.join("bin/natgate")))?;
+    for name in PROGRAMS {
+        install_program(&find_program(name)?, &root.join("usr/local/bin").join(name), &root)?;
+    }
+    for module in MODULES {
+        let name = module.rsplit('/').next().unwrap_or(module);
+        let place = root.join(format!("lib/modules/{name}.ko"));
+        fs::write(place, read_module(unpacked, module)?)?;
+    }
+    let init = root.join("init");
+    fs::write(&init, INIT)?;
+    fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
+    let pack = "find . | cpio --create --format=newc --quiet | gzip -1";
+    let packed = Command::new("sh").args(["-c", pack]).current_dir(&root).output()?;
+    ensure!(packed.status.success(), "cpio: {}", String::from_utf8_lossy(&packed.stderr));
+    Ok(packed.stdout)
+}
+
+/// Where kernels and images are kept.
+fn kept() -> Result<PathBuf> {
+    let binary = natgate_binary()?;
+    let place =
+        binary.parent().and_then(Path::parent).context("natgate lies nowhere")?.join("guest");
+    fs::create_dir_all(&place)?;
+    Ok(place)
 }
 
 /// The directory with the contents of the kernel's package.
@@ -119,14 +156,11 @@ fn unpacked(kernel: Kernel) -> Result<PathBuf> {
         "linux-image-{}",
         package.with_context(|| format!("{}: {depends}", kernel.package()))?
     );
-    let binary = natgate_binary()?;
-    let built = binary.parent().and_then(Path::parent).context("natgate lies nowhere")?;
-    let place = built.join("guest").join(&package);
+    let place = kept()?.join(&package);
     if place.exists() {
         return Ok(place);
     }
-    fs::create_dir_all(built.join("guest"))?;
-    let download = tempfile::tempdir_in(built.join("guest"))?;
+    let download = tempfile::tempdir_in(kept()?)?;
     let fetch = |line: &str| {
         let mut command = Command::new("sh");
         output(command.args(["-c", line]).current_dir(download.path()))
@@ -140,6 +174,23 @@ fn install(from: &Path, to: &Path) -> Result<()> {
     let directory = to.parent().context("no directory")?;
     fs::create_dir_all(directory)?;
     fs::copy(from, to).map(drop).with_context(|| format!("copy {}", from.display()))
+}
+
+/// The same with the libraries that a program needs.
+fn install_program(from: &Path, to: &Path, root: &Path) -> Result<()> {
+    install(from, to)?;
+    let libraries = output(Command::new("ldd").arg(from))?;
+    for library in libraries.split_whitespace().filter(|word| word.starts_with('/')) {
+        install(Path::new(library), &root.join(library.trim_start_matches('/')))?;
+    }
+    Ok(())
+}
+
+/// Where a program of this machine lies.
+fn find_program(name: &str) -> Result<PathBuf> {
+    let path = std::env::var("PATH").context("PATH is not set")?;
+    let mut places = std::env::split_paths(&path).map(|place| place.join(name));
+    places.find(|it| it.is_file()).with_context(|| format!("{name} is not installed"))
 }
 
 /// The first file in `directory` whose name begins with `prefix`.

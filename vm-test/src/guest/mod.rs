@@ -1,13 +1,17 @@
 //! A virtual machine that takes the gateway's place in a rig: a stock kernel with the drivers of a network card.
 //!
 //! QEMU runs in the gateway's namespace. Its two cards hang on bridges there, which lead to the veths that were the
-//! gateway's; so everything around it stays as it is. Orders go by a serial port.
+//! gateway's; so everything around it stays as it is. Orders to the guest go by a serial port, those to QEMU by its monitor.
+//!
+//! A guest ends with its rig; if the test hangs, when its life is over; and if the test is killed, with whichever comes
+//! first, its life's end or the next rig, which sweeps.
 
 mod image;
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -21,22 +25,33 @@ use crate::{Namespace, Process, wait};
 const BOOT: Duration = Duration::from_secs(120);
 /// How long an order may take.
 const ORDER: Duration = Duration::from_secs(60);
+/// How long a guest lives at most: no test has so long.
+const LIFE: Duration = Duration::from_secs(900);
+/// Processors of a guest at most: those of a small machine that emulates them.
+const PROCESSORS: u16 = 2;
 
 /// What a guest is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Machine {
     /// Its kernel.
     pub kernel: Kernel,
-    /// Queues of each card, and processors.
+    /// Queues of each card.
     pub queues: u16,
+    /// It ends after this time, whatever happens.
+    pub life: Duration,
 }
 
 impl Machine {
+    /// A machine with the kernel that `VM_TEST_KERNEL` says and cards of `queues` queues.
+    pub fn with_queues(queues: u16) -> Self {
+        Self { kernel: Kernel::from_env(), queues, life: LIFE }
+    }
+
     /// The machine that the program with the suites asks for by its name: `guest` has one, of two queues.
     pub fn of_test() -> Option<Self> {
         let program = std::env::current_exe().ok()?;
         let name = program.file_name()?.to_string_lossy().into_owned();
-        name.starts_with("guest-").then(|| Self { kernel: Kernel::from_env(), queues: 2 })
+        name.starts_with("guest-").then(|| Self::with_queues(2))
     }
 }
 
@@ -44,8 +59,9 @@ impl Machine {
 #[derive(Debug)]
 pub struct Guest {
     serial: Mutex<UnixStream>,
+    monitor: PathBuf,
     qemu: Process,
-    console: std::path::PathBuf,
+    console: PathBuf,
 }
 
 impl Guest {
@@ -56,9 +72,10 @@ impl Guest {
         cards: [(&str, [u8; 6]); 2],
         directory: &Path,
     ) -> Result<Self> {
-        let image = Image::make(machine.kernel, directory)?;
+        let image = Image::make(machine.kernel)?;
         let by = |accelerator, limit| {
-            Self::boot_by(accelerator, limit, &image, machine, namespace, cards, directory)
+            let qemu = command(accelerator, &image, machine, namespace, cards, directory);
+            Self::boot_by(qemu, limit, directory)
         };
         // Hardware's help is used where it works; emulation always does.
         if Path::new("/dev/kvm").exists()
@@ -69,34 +86,8 @@ impl Guest {
         by("tcg,thread=multi", BOOT)
     }
 
-    fn boot_by(
-        accelerator: &str,
-        limit: Duration,
-        image: &Image,
-        machine: Machine,
-        namespace: &Namespace,
-        cards: [(&str, [u8; 6]); 2],
-        directory: &Path,
-    ) -> Result<Self> {
+    fn boot_by(command: Command, limit: Duration, directory: &Path) -> Result<Self> {
         let (console, socket) = (directory.join("console"), directory.join("serial"));
-        let mut command = namespace.command("qemu-system-x86_64");
-        command.args(["-accel", accelerator, "-cpu", "max", "-m", "1024"]);
-        command.args(["-smp", &machine.queues.to_string(), "-nodefaults", "-no-reboot"]);
-        command.args(["-display", "none", "-append", "console=ttyS0 panic=-1 net.ifnames=0"]);
-        command.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(&image.initrd);
-        command.arg("-serial").arg(format!("file:{}", console.display()));
-        command.arg("-serial").arg(format!("unix:{},server=on,wait=off", socket.display()));
-        for (number, (tap, mac)) in cards.iter().enumerate() {
-            let queues = machine.queues;
-            let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
-            command.arg("-netdev").arg(format!(
-                "tap,id=n{number},ifname={tap},script=no,downscript=no,queues={queues},vhost=off"
-            ));
-            command.arg("-device").arg(format!(
-                "virtio-net-pci,netdev=n{number},mac={mac},mq=on,vectors={},romfile=",
-                2 * queues + 2
-            ));
-        }
         // That of an attempt before answers nobody.
         let _ = std::fs::remove_file(&socket);
         let mut qemu = Process::start(command, "qemu", directory)?;
@@ -106,7 +97,8 @@ impl Guest {
             }
             Ok(UnixStream::connect(&socket).ok())
         });
-        let guest = Self { serial: Mutex::new(connected?), qemu, console };
+        let serial = Mutex::new(connected?);
+        let guest = Self { serial, monitor: directory.join("monitor"), qemu, console };
         guest.listen("@@ready@@\n", limit)?;
         Ok(guest)
     }
@@ -120,23 +112,54 @@ impl Guest {
 
     /// Runs a line of shell in the guest: exit status, and output.
     pub fn try_sh(&self, line: &str) -> Result<(i32, String)> {
-        ensure!(!line.contains('\n'), "an order is one line: {line:?}");
-        {
-            let mut serial = self.lock();
-            serial.write_all(line.as_bytes())?;
-            serial.write_all(b"\n")?;
-        }
-        let said = self.listen("@@\n", ORDER).with_context(|| line.to_owned())?;
+        self.try_sh_within(line, ORDER)
+    }
+
+    /// The same, in another time than most orders have.
+    pub fn try_sh_within(&self, line: &str, limit: Duration) -> Result<(i32, String)> {
+        self.order(line)?;
+        let said = self.listen("@@\n", limit).with_context(|| line.to_owned())?;
         let (said, status) = said.rsplit_once("\n@@").context("no exit status")?;
         Ok((status.parse().with_context(|| format!("exit status {status:?}"))?, said.to_owned()))
     }
 
+    /// Has the guest run a line of shell that ends the kernel, and waits until it has booted again.
+    pub fn reboot_by(&self, line: &str) -> Result<()> {
+        self.order(line)?;
+        self.listen("@@ready@@\n", BOOT).map(drop)
+    }
+
+    fn order(&self, line: &str) -> Result<()> {
+        ensure!(!line.contains('\n'), "an order is one line: {line:?}");
+        let mut serial = self.lock();
+        serial.write_all(line.as_bytes())?;
+        Ok(serial.write_all(b"\n")?)
+    }
+
+    /// Gives QEMU's monitor an order, such as `stop`, `cont` or `set_link n0 off`; what it says. The cards are `n0` and `n1`.
+    pub fn monitor(&self, order: &str) -> Result<String> {
+        const PROMPT: &[u8] = b"(qemu) ";
+        let mut monitor = UnixStream::connect(&self.monitor)?;
+        monitor.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let prompted = |monitor: &mut UnixStream| -> Result<Vec<u8>> {
+            let (mut heard, mut byte) = (Vec::new(), [0]);
+            while !heard.ends_with(PROMPT) {
+                monitor.read_exact(&mut byte).context("QEMU's monitor")?;
+                heard.push(byte[0]);
+            }
+            Ok(heard)
+        };
+        prompted(&mut monitor)?;
+        writeln!(monitor, "{order}")?;
+        Ok(String::from_utf8_lossy(&prompted(&mut monitor)?).into_owned())
+    }
+
     /// Puts a file into the guest.
-    pub fn put(&self, path: &Path, contents: &str) -> Result<()> {
+    pub fn put(&self, path: &Path, contents: &[u8]) -> Result<()> {
         let path = path.display();
         self.sh(&format!("mkdir -p $(dirname {path}) && : > {path}"))?;
         // A line of the serial port must not be too long.
-        for piece in contents.as_bytes().chunks(512) {
+        for piece in contents.chunks(512) {
             let octal: Vec<String> = piece.iter().map(|byte| format!("\\\\0{byte:03o}")).collect();
             let octal = octal.concat();
             self.sh(&format!("printf %b {octal} >> {path}"))?;
@@ -147,6 +170,11 @@ impl Guest {
     /// What its kernel has printed.
     pub fn console(&self) -> String {
         std::fs::read_to_string(&self.console).unwrap_or_default()
+    }
+
+    /// Whether QEMU has ended.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.qemu.ended()?.is_some())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, UnixStream> {
@@ -178,4 +206,40 @@ impl Guest {
             }
         }
     }
+}
+
+/// QEMU with everything that it is told. `timeout` ends it when its life is over, and takes it along when it is ended itself.
+fn command(
+    accelerator: &str,
+    image: &Image,
+    machine: Machine,
+    namespace: &Namespace,
+    cards: [(&str, [u8; 6]); 2],
+    directory: &Path,
+) -> Command {
+    let (queues, processors) = (machine.queues, machine.queues.min(PROCESSORS));
+    let mut command = namespace.command("timeout");
+    command.args(["--signal", "KILL", &machine.life.as_secs().to_string()]);
+    command.args(["setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64"]);
+    command.args(["-accel", accelerator, "-cpu", "max", "-m", "1024"]);
+    command.args(["-smp", &processors.to_string(), "-nodefaults", "-display", "none"]);
+    // Lines of the console are dear: each byte leaves the emulation.
+    let kernel_line = "console=ttyS0 loglevel=4 panic=1 net.ifnames=0 mitigations=off";
+    command.args(["-append", kernel_line]);
+    command.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(&image.initrd);
+    let socket = |name: &str| format!("unix:{},server=on,wait=off", directory.join(name).display());
+    command.arg("-serial").arg(format!("file:{}", directory.join("console").display()));
+    command.arg("-serial").arg(socket("serial"));
+    command.arg("-monitor").arg(socket("monitor"));
+    for (number, (tap, mac)) in cards.iter().enumerate() {
+        let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+        command.arg("-netdev").arg(format!(
+            "tap,id=n{number},ifname={tap},script=no,downscript=no,queues={queues},vhost=off"
+        ));
+        command.arg("-device").arg(format!(
+            "virtio-net-pci,id=c{number},netdev=n{number},mac={mac},mq=on,vectors={},romfile=",
+            2 * queues + 2
+        ));
+    }
+    command
 }

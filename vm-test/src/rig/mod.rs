@@ -26,7 +26,7 @@ use tempfile::TempDir;
 use crate::client::{PATIENCE, echo_datagram};
 use crate::guest::Guest;
 use crate::namespace::sweep;
-use crate::oracle::{Oracles, Scope, Summary};
+use crate::oracle::{Faults, Oracles, Scope, Summary, Trace, leaks};
 use crate::{Capture, Gateway, Namespace, kernel_nat, server};
 
 pub use options::{
@@ -67,12 +67,18 @@ impl Rig {
     /// Makes the network, starts the captures and then the translator.
     pub fn start(options: Options) -> Result<Self> {
         let mut rig = Self::without_translator(options)?;
-        rig.captures = Some([
-            Capture::start(&rig.node, "gw0", rig.directory.path())?,
-            Capture::start(&rig.r, "down", rig.directory.path())?,
-        ]);
+        rig.start_captures()?;
         rig.start_translator()?;
         Ok(rig)
+    }
+
+    /// Starts the captures of both of the gateway's links.
+    pub fn start_captures(&mut self) -> Result<()> {
+        self.captures = Some([
+            Capture::start(&self.node, "gw0", self.directory.path())?,
+            Capture::start(&self.r, "down", self.directory.path())?,
+        ]);
+        Ok(())
     }
 
     /// Makes the network only.
@@ -172,7 +178,7 @@ impl Rig {
             let file: PathBuf = self.directory.path().join("natgate.yaml");
             std::fs::write(&file, config)?;
             if let Some(guest) = &self.guest {
-                guest.put(&file, config)?;
+                guest.put(&file, config.as_bytes())?;
             }
             arguments.extend(["--config".to_owned(), file.display().to_string()]);
         } else {
@@ -208,6 +214,18 @@ impl Rig {
             crate::oracle::balance::settled(natgate)?;
         }
         Ok(summary)
+    }
+
+    /// Ends the captures and looks for leaks outside: for who removes the link inside, and its capture with it.
+    pub fn verify_outside(&mut self) -> Result<()> {
+        let captures = self.captures.take().ok_or_else(|| anyhow!("no captures run"))?;
+        let [_, external] = captures;
+        let external = Trace::read(&external.stop(&self.r, GATEWAY[1])?)?;
+        ensure!(!external.is_empty(), "an empty capture");
+        let mut faults = Faults::default();
+        leaks::check(&external, &self.scope()?, &mut faults);
+        ensure!(faults.is_empty(), "{faults}");
+        Ok(())
     }
 
     /// Ends the captures and yields their files (internal, external) unchecked.

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use super::{FROM, Mtus, OTHER, Overlay, PODS, Rig, Translator, UNDER};
 use crate::guest::{Guest, Machine};
-use crate::namespace::link;
+use crate::namespace::{link, output};
 
 impl Rig {
     pub(super) fn wire_inside(&self) -> Result<()> {
@@ -149,11 +149,13 @@ impl Rig {
         ensure!(self.options.overlay == Overlay::Plain, "a guest has no tunnels");
         let machine = Machine { queues: machine.queues.max(self.options.queues), ..machine };
         let mtus = [self.options.mtus.inside, self.options.mtus.outside];
+        // QEMU opens a tap of one queue as one that has never heard of several.
+        let several = if machine.queues > 1 { "multi_queue" } else { "" };
         for (number, (side, mtu)) in ["int", "ext"].into_iter().zip(mtus).enumerate() {
             self.gw.ip(&format!(
                 "addr flush dev {side}\nlink set {side} address 02:00:00:00:fe:0{number}\n\
                  link add br-{side} type bridge forward_delay 0 mcast_snooping 0\n\
-                 tuntap add dev tap-{side} mode tap multi_queue vnet_hdr\n\
+                 tuntap add dev tap-{side} mode tap {several} vnet_hdr\n\
                  link set {side} master br-{side}\nlink set tap-{side} master br-{side} mtu {mtu}\n\
                  link set tap-{side} up\nlink set br-{side} up"
             ))?;
@@ -166,18 +168,53 @@ impl Rig {
         }
         let cards = [("tap-int", self.gateway_macs[0]), ("tap-ext", self.gateway_macs[1])];
         let guest = Guest::boot(machine, &self.gw, cards, self.directory.path())?;
-        for (card, side, address, mtu) in
-            [("eth0", "int", "10.0.0.1/24", mtus[0]), ("eth1", "ext", "203.0.113.2/24", mtus[1])]
-        {
+        self.guest = Some(Arc::new(guest));
+        self.configure_guest()?;
+        self.let_guest_forward()
+    }
+
+    /// Gives the cards of a guest that has just booted their names and addresses, and the guest its routes.
+    pub fn configure_guest(&self) -> Result<()> {
+        let (Some(guest), Some(machine)) = (&self.guest, self.options.machine) else {
+            bail!("no guest")
+        };
+        let queues = machine.queues.max(self.options.queues);
+        for (card, side) in [("eth0", "int"), ("eth1", "ext")] {
+            guest.sh(&format!("ip link set {card} name {side} && {}", self.card_lines(side)))?;
+            // A driver may begin with one queue for each processor.
+            let queues = format!("ethtool -L {side} combined {queues}");
             guest.sh(&format!(
-                "ip link set {card} name {side} && ip link set {side} mtu {mtu} && \
-                 ip addr add {address} dev {side} && ip link set {side} up"
+                "{queues} 2>/tmp/said || grep -q 'no channel parameters changed' /tmp/said"
             ))?;
         }
-        guest.sh(
-            "ip route add 10.244.0.0/16 via 10.0.0.2 && ip route add default via 203.0.113.1",
-        )?;
-        self.guest = Some(Arc::new(guest));
         Ok(())
+    }
+
+    /// Has the kernel of a guest forward, if that is wanted: last, since until natgate's programs are there after a boot
+    /// everything is the kernel's.
+    pub fn let_guest_forward(&self) -> Result<()> {
+        let forwards = u32::from(self.options.gateway_forwards);
+        self.gateway_sh(&format!("echo {forwards} > /proc/sys/net/ipv4/ip_forward")).map(drop)
+    }
+
+    /// What sets up the gateway's interface `side`, which has this name: commands of a shell, joined by `&&`.
+    pub fn card_lines(&self, side: &str) -> String {
+        let Mtus { inside, outside, .. } = self.options.mtus;
+        let (mtu, address, route) = match side {
+            "int" => (inside, "10.0.0.1/24", "10.244.0.0/16 via 10.0.0.2"),
+            _ => (outside, "203.0.113.2/24", "default via 203.0.113.1"),
+        };
+        format!(
+            "ip link set {side} mtu {mtu} && ip addr add {address} dev {side} && ip link set {side} up && \
+             ip route add {route}"
+        )
+    }
+
+    /// Runs a line of shell where natgate runs: in the gateway's namespace, or in the guest.
+    pub fn gateway_sh(&self, line: &str) -> Result<String> {
+        match &self.guest {
+            Some(guest) => guest.sh(line),
+            None => output(self.gw.command("sh").args(["-c", line])),
+        }
     }
 }

@@ -1,15 +1,12 @@
 //! What does the service manager hear? The test is the manager: it opens the socket.
 
-use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::ptrace;
 use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitPidFlag, waitpid};
-use nix::unistd::Pid;
 use vm_test::Process;
+use vm_test::halt::Halted;
 use vm_test::namespace::output;
 
 use crate::Bench;
@@ -80,43 +77,13 @@ fn manager_hears_ready_then_signs_of_life_then_the_end() -> Result<()> {
     Ok(())
 }
 
-/// The thread of worker 0.
-fn worker(natgate: &Process) -> Result<Pid> {
-    for task in fs::read_dir(format!("/proc/{}/task", natgate.id()))? {
-        let task = task?;
-        if fs::read_to_string(task.path().join("comm"))?.trim() == "natgate-w0" {
-            return Ok(Pid::from_raw(task.file_name().to_string_lossy().parse()?));
-        }
-    }
-    anyhow::bail!("no thread is called natgate-w0")
-}
-
-/// A thread that a debugger holds; it goes on when dropped, or the end of its process would wait for it.
-struct Halted(Pid);
-
-impl Halted {
-    fn halt(thread: Pid) -> Result<Self> {
-        ptrace::attach(thread)?;
-        let halted = Self(thread);
-        waitpid(thread, Some(WaitPidFlag::__WALL))?;
-        Ok(halted)
-    }
-}
-
-impl Drop for Halted {
-    fn drop(&mut self) {
-        // If the thread has ended, nobody waits.
-        let _ = ptrace::detach(self.0, None);
-    }
-}
-
 #[test]
 fn manager_hears_no_sign_of_life_while_a_worker_stands_still() -> Result<()> {
     let bench = Bench::new()?;
     let (manager, natgate) = Manager::start(&bench)?;
     manager.hear_until(ALIVE)?;
     // A debugger stops this thread alone; the control thread goes on.
-    let halted = Halted::halt(worker(&natgate)?)?;
+    let halted = Halted::worker(natgate.id(), 0)?;
     let stuck = "STATUS=no progress: worker 0";
     let first = manager.hear_until(stuck)?;
     ensure!(!has(&first, ALIVE), "{first:?}");
