@@ -52,6 +52,7 @@ mod ring {
             self.0.slots.len() - (written - self.0.read.load(Ordering::Acquire))
         }
 
+        #[expect(clippy::unnecessary_wraps, reason = "as rtrb's")]
         pub(crate) fn write_chunk_uninit(&mut self, count: usize) -> Result<Room<'_, T>, ()> {
             assert!(count <= self.slots(), "no room for what was collected");
             Ok(Room(&self.0))
@@ -62,7 +63,8 @@ mod ring {
         pub(crate) fn fill_from_iter(self, items: impl Iterator<Item = T>) {
             let mut written = self.0.written.load(Ordering::Relaxed);
             for item in items {
-                let before = self.0.slot(written).lock().unwrap().replace(item);
+                let before =
+                    self.0.slot(written).lock().expect("nobody panics with it").replace(item);
                 assert!(before.is_none(), "an item was overwritten");
                 written += 1;
             }
@@ -75,10 +77,17 @@ mod ring {
             self.0.written.load(Ordering::Acquire) - self.0.read.load(Ordering::Relaxed)
         }
 
+        #[expect(clippy::unnecessary_wraps, reason = "as rtrb's")]
         pub(crate) fn read_chunk(&mut self, count: usize) -> Result<Vec<T>, ()> {
             let read = self.0.read.load(Ordering::Relaxed);
-            let take =
-                |index| self.0.slot(index).lock().unwrap().take().expect("an item is missing");
+            let take = |index| {
+                self.0
+                    .slot(index)
+                    .lock()
+                    .expect("nobody panics with it")
+                    .take()
+                    .expect("an item is missing")
+            };
             let items = (read..read + count).map(take).collect();
             self.0.read.store(read + count, Ordering::Release);
             Ok(items)

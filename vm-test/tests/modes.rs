@@ -95,16 +95,15 @@ fn refusal(error: &anyhow::Error) -> Result<String> {
 
 /// One row of the table: whether everything passed.
 fn try_mode(rig: &mut Rig, driver: &str, kernel: &str, mode: &str) -> Result<bool> {
-    let (report, results) = match start(rig, mode) {
-        Err(error) => (refusal(&error)?, None),
-        Ok(()) => {
-            let report = reported(rig)?;
-            let results = [pings(rig), datagrams(rig), streams(rig)];
-            balance::settled(rig.natgate()?)?;
-            let status = rig.natgate()?.terminate()?;
-            ensure!(status.success(), "mode {mode}: {status}");
-            (report, Some(results))
-        }
+    let (report, results) = if let Err(error) = start(rig, mode) {
+        (refusal(&error)?, None)
+    } else {
+        let report = reported(rig)?;
+        let results = [pings(rig), datagrams(rig), streams(rig)];
+        balance::settled(rig.natgate()?)?;
+        let status = rig.natgate()?.terminate()?;
+        ensure!(status.success(), "mode {mode}: {status}");
+        (report, Some(results))
     };
     // Its program stays in a mode of its own otherwise.
     match &rig.guest {
@@ -113,12 +112,11 @@ fn try_mode(rig: &mut Rig, driver: &str, kernel: &str, mode: &str) -> Result<boo
             rig.gw.command(vm_test::binary::natgate_binary()?).args(["detach", "--all"]),
         )?),
     }
-    let word = |result: &Result<()>| match result {
-        Ok(()) => "pass".to_owned(),
-        Err(error) => {
+    let word = |result: &Result<()>| {
+        if let Err(error) = result {
             eprintln!("{driver} {kernel} {mode}: {error:#}");
-            "fail".to_owned()
         }
+        if result.is_ok() { "pass".to_owned() } else { "fail".to_owned() }
     };
     let words = results
         .as_ref()
@@ -133,7 +131,7 @@ fn try_mode(rig: &mut Rig, driver: &str, kernel: &str, mode: &str) -> Result<boo
 }
 
 fn every_mode(options: Options, driver: &str) {
-    let mut rig = Rig::without_translator(options).unwrap();
+    let mut rig = Rig::without_translator(options).expect("the rig");
     // In generic mode nobody cuts what senders leave to their cards to cut: natgate's warning says this.
     for (host, interface) in [(&rig.node, "gw0"), (&rig.r, "down")] {
         let off = "tso off gso off gro off tx-udp-segmentation off";

@@ -151,7 +151,7 @@ fn options(queues: u16, guest: bool) -> Options {
 }
 
 fn run(queues: u16, guest: bool) {
-    let mut rig = Rig::without_translator(options(queues, guest)).unwrap();
+    let mut rig = Rig::without_translator(options(queues, guest)).expect("the rig");
     let started = rig.start_translator();
     rig.must(started);
     let done = spread(&mut rig, usize::from(queues));

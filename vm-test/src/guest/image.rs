@@ -51,14 +51,14 @@ impl Kernel {
 const MODULES: [&str; 3] =
     ["net/core/failover", "drivers/net/net_failover", "drivers/net/virtio_net"];
 
-/// Programs of this machine that busybox has no or smaller ones for; a guest finds them first.
+/// Programs of this machine that busybox has no or smaller ones for: `/usr/local/bin`.
 const PROGRAMS: [&str; 2] = ["ip", "ethtool"];
 
 /// The first program of a guest: it serves one line at a time on the second serial port. An answer ends with the exit
 /// status between two pairs of `@`.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
-export PATH=/usr/local/bin:/bin
+export PATH=/bin:/usr/local/bin
 mount -t devtmpfs dev /dev
 mount -t proc proc /proc
 mount -t sysfs sys /sys

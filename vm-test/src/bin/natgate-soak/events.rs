@@ -138,6 +138,7 @@ impl Events {
         rig.gw.ip("route add default via 203.0.113.1\nroute del 192.0.2.0/26 via 203.0.113.1")
     }
 
+    #[allow(clippy::unused_self, reason = "as its kin")]
     fn neighbours(&mut self, rig: &mut Rig) -> Result<()> {
         rig.gw.ip("neigh flush dev ext\nneigh flush dev int")
     }
@@ -156,12 +157,14 @@ impl Events {
         rig.gw.ip(&format!("link set {name} up\nroute add {route}"))
     }
 
+    #[allow(clippy::unused_self, reason = "as its kin")]
     fn freeze(&mut self, rig: &mut Rig) -> Result<()> {
         rig.natgate()?.signal(Signal::SIGSTOP)?;
         std::thread::sleep(Duration::from_millis(500));
         rig.natgate()?.signal(Signal::SIGCONT)
     }
 
+    #[allow(clippy::unused_self, reason = "as its kin")]
     fn lists(&mut self, rig: &mut Rig) -> Result<()> {
         let natgate = rig.natgate()?;
         for list in ["sessions", "subscribers", "pools", "drops", "workers", "interfaces"] {
