@@ -170,7 +170,7 @@ mod tests {
                 let (_, body) = fake.get(&format!("/v1/events?follow=false&{query}")).await;
                 assert_eq!(rows(&body), expected[from..], "{query}");
             }
-            let (status, body) = fake.get("/v1/events?since=4").await;
+            let (status, body) = fake.get("/v1/events?follow=false&since=4").await;
             assert!(status == 400 && body.contains("the newest event is 3"), "{status} {body}");
             for query in ["since=x", "last=-1", "follow=yes", "until=3"] {
                 assert_eq!(fake.get(&format!("/v1/events?{query}")).await.0, 400, "{query}");
