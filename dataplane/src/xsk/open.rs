@@ -349,7 +349,7 @@ impl Sockets {
             let rings = bind_queue(config, interface, queue, bind, umem)?;
             let port = Port::new(interface.id, rings, config.ring as usize, config.busy_poll);
             let port = port.map_err(|source| {
-                XskError::refused("map a transmit ring", &interface.name, &[], source)
+                XskError::refused("find a transmit ring", &interface.name, &[], source)
             })?;
             send_at_once(port.raw_fd(), (2 * BURST as u32).min(config.ring));
             if config.busy_poll {

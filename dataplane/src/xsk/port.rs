@@ -18,7 +18,7 @@ const KERNEL_BATCH: usize = 32;
 /// One AF_XDP socket, with the fill and completion ring of its queue.
 pub(super) struct Port {
     pub(super) interface: InterfaceId,
-    /// What `transmit` is to the kernel, but for wake-ups; unmapped before the socket is closed.
+    /// What `transmit` is to the kernel, but for wake-ups; it ends before the socket is closed.
     outgoing: TransmitRing,
     receive: RxQueue,
     transmit: TxQueue,
@@ -46,7 +46,7 @@ pub(super) type Rings = (TxQueue, RxQueue, FillQueue, CompQueue);
 
 impl Port {
     /// # Errors
-    /// If the transmit ring can't be mapped.
+    /// If the transmit ring can't be found.
     pub(super) fn new(
         interface: InterfaceId,
         rings: Rings,
@@ -54,9 +54,12 @@ impl Port {
         busy_poll: bool,
     ) -> io::Result<Self> {
         let (transmit, receive, fill, completion) = rings;
+        // SAFETY: the socket was made by xsk-rs, which unmaps the ring when the last of its queues is dropped: `transmit`
+        // lives as long as the port.
+        let outgoing = unsafe { TransmitRing::find(receive.fd().as_raw_fd(), ring as u32)? };
         Ok(Self {
             interface,
-            outgoing: TransmitRing::map(receive.fd().as_raw_fd(), ring as u32)?,
+            outgoing,
             receive,
             transmit,
             fill,

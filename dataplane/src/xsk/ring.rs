@@ -1,10 +1,12 @@
 //! How do frames get into a transmit ring that begin elsewhere than they were received?
 //!
-//! xsk-rs makes the ring, but its descriptors can only be copied. So the ring is mapped a second time, and this is its
-//! one producer; xsk-rs is still asked whether the kernel wants to be woken.
+//! xsk-rs makes the ring, but its descriptors can only be copied. So the ring is written where xsk-rs has mapped it, and this
+//! is its one producer; xsk-rs is still asked whether the kernel wants to be woken. A second mapping would do on newer
+//! kernels, but before Linux 6.4 none can be made once a socket is bound (`EBUSY`).
 
 use std::io;
 use std::os::fd::RawFd;
+use std::os::unix::fs::MetadataExt;
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -12,8 +14,6 @@ use nix::libc::{self, xdp_desc, xdp_mmap_offsets};
 
 /// The producer's side of the transmit ring of a socket.
 pub(super) struct TransmitRing {
-    map: *mut libc::c_void,
-    len: usize,
     producer: *const AtomicU32,
     consumer: *const AtomicU32,
     descriptors: *mut xdp_desc,
@@ -23,16 +23,18 @@ pub(super) struct TransmitRing {
     produced: u32,
 }
 
-// SAFETY: the mapping belongs to this value alone, and may be used and unmapped by any thread; the kernel's end is
-// met through atomics.
+// SAFETY: nobody else writes to the ring, which may be used by any thread; the kernel's end is met through atomics.
 unsafe impl Send for TransmitRing {}
 
 impl TransmitRing {
-    /// Maps the transmit ring of `socket`, which has `entries`, a power of two.
+    /// The transmit ring of `socket`, which has `entries`, a power of two.
+    ///
+    /// # Safety
+    /// xsk-rs has mapped it, and keeps it mapped for longer than this value lives.
     ///
     /// # Errors
-    /// What the kernel says.
-    pub(super) fn map(socket: RawFd, entries: u32) -> io::Result<Self> {
+    /// What the kernel says; or the ring is mapped nowhere.
+    pub(super) unsafe fn find(socket: RawFd, entries: u32) -> io::Result<Self> {
         let mut offsets = std::mem::MaybeUninit::<xdp_mmap_offsets>::zeroed();
         let mut size = size_of_val(&offsets) as libc::socklen_t;
         let option = libc::XDP_MMAP_OFFSETS;
@@ -48,27 +50,18 @@ impl TransmitRing {
         let (producer, consumer) = (at(offsets.producer)?, at(offsets.consumer)?);
         let descriptors = at(offsets.desc)?;
         let len = descriptors + entries as usize * size_of::<xdp_desc>();
-        let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
-        // SAFETY: a new mapping, at a place that the kernel chooses.
-        let map = unsafe {
-            let ring = libc::XDP_PGOFF_TX_RING;
-            libc::mmap(ptr::null_mut(), len, access, flags | libc::MAP_POPULATE, socket, ring)
-        };
-        if map == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
+        let map: *mut libc::c_void = ptr::with_exposed_provenance_mut(mapped(socket, len)?);
         // Where the kernel has laid these out in the mapping, aligned, before and as far as `len`.
         let producer = map.wrapping_byte_add(producer).cast_const().cast();
         let consumer = map.wrapping_byte_add(consumer).cast_const().cast();
         let descriptors = map.wrapping_byte_add(descriptors).cast();
-        let mut ring =
-            Self { map, len, producer, consumer, descriptors, mask: entries - 1, produced: 0 };
+        let mut ring = Self { producer, consumer, descriptors, mask: entries - 1, produced: 0 };
         ring.produced = ring.producer().load(Ordering::Relaxed);
         Ok(ring)
     }
 
     fn producer(&self) -> &AtomicU32 {
-        // SAFETY: in the mapping, which lives as long as `self`; the kernel accesses it atomically.
+        // SAFETY: in the mapping, which lives longer than `self`; the kernel accesses it atomically.
         unsafe { &*self.producer }
     }
 
@@ -98,9 +91,36 @@ impl TransmitRing {
     }
 }
 
-impl Drop for TransmitRing {
-    fn drop(&mut self) {
-        // SAFETY: mapped by `map`, with this length; nothing refers to it any more.
-        unsafe { libc::munmap(self.map, self.len) };
+/// Where the transmit ring of `socket` is mapped, with at least `len` bytes.
+fn mapped(socket: RawFd, len: usize) -> io::Result<usize> {
+    let inode = std::fs::metadata(format!("/proc/self/fd/{socket}"))?.ino();
+    let maps = std::fs::read_to_string("/proc/self/maps")?;
+    let found = maps.lines().filter_map(|line| is_ring(line, inode)).find(|(_, size)| *size >= len);
+    found.map(|(start, _)| start).ok_or_else(|| io::Error::other("it is not in /proc/self/maps"))
+}
+
+/// Start and size of a mapping, by a line of `/proc/self/maps`, if that is the transmit ring of the socket `inode`.
+fn is_ring(line: &str, inode: u64) -> Option<(usize, usize)> {
+    let mut words = line.split_whitespace();
+    let (start, end) = words.next()?.split_once('-')?;
+    let (_rights, offset, _device) = (words.next()?, words.next()?, words.next()?);
+    let is_transmit = i64::from_str_radix(offset, 16) == Ok(libc::XDP_PGOFF_TX_RING);
+    let is_ours = words.next()?.parse() == Ok(inode);
+    let number = |text| usize::from_str_radix(text, 16).ok();
+    let (start, end) = (number(start)?, number(end)?);
+    (is_transmit && is_ours).then_some((start, end.checked_sub(start)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ring_is_known_by_socket_and_offset() {
+        let line = "7f0000002000-7f0000007000 rw-s 80000000 00:08 4711                       socket:[4711]";
+        assert_eq!(is_ring(line, 4711), Some((0x7f00_0000_2000, 0x5000)));
+        assert_eq!(is_ring(line, 4712), None);
+        assert_eq!(is_ring(&line.replace("80000000", "00000000"), 4711), None, "the receive ring");
+        assert_eq!(is_ring("", 4711), None);
     }
 }

@@ -2,6 +2,7 @@
 //! natgate, and the programs that its network is set up with, with their libraries.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -47,9 +48,18 @@ impl Kernel {
     }
 }
 
-/// Modules of the network driver, in the order in which they need each other.
-const MODULES: [&str; 3] =
-    ["net/core/failover", "drivers/net/net_failover", "drivers/net/virtio_net"];
+/// Modules of the network driver and of the bus below it, in the order in which they need each other. A kernel has some of
+/// them built in.
+const MODULES: [&str; 8] = [
+    "drivers/virtio/virtio_ring",
+    "drivers/virtio/virtio",
+    "drivers/virtio/virtio_pci_modern_dev",
+    "drivers/virtio/virtio_pci_legacy_dev",
+    "drivers/virtio/virtio_pci",
+    "net/core/failover",
+    "drivers/net/net_failover",
+    "drivers/net/virtio_net",
+];
 
 /// Programs of this machine that busybox has no or smaller ones for: `/usr/local/bin`.
 const PROGRAMS: [&str; 2] = ["ip", "ethtool"];
@@ -64,7 +74,7 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t tmpfs tmp /tmp
 mount -t tmpfs run /run
-for module in failover net_failover virtio_net; do insmod /lib/modules/$module.ko; done
+for module in $(cat /lib/modules/order); do insmod /lib/modules/$module.ko; done
 ip link set lo up
 stty -F /dev/ttyS1 raw -echo
 exec 3<>/dev/ttyS1
@@ -91,10 +101,11 @@ impl Image {
     pub fn make(kernel: Kernel) -> Result<Self> {
         let unpacked = unpacked(kernel)?;
         let (place, natgate) = (kept()?, natgate_binary()?);
-        let about = fs::metadata(&natgate)?;
-        let built = about.modified()?.duration_since(UNIX_EPOCH)?.as_nanos();
+        let built = fs::metadata(&natgate)?.modified()?.duration_since(UNIX_EPOCH)?.as_nanos();
         let prefix = format!("initrd-{}-", kernel.version());
-        let initrd = place.join(format!("{prefix}{built}-{}", about.len()));
+        let mut recipe = DefaultHasher::new();
+        (INIT, MODULES, PROGRAMS).hash(&mut recipe);
+        let initrd = place.join(format!("{prefix}{built}-{:x}", recipe.finish()));
         if !initrd.exists() {
             let directory = tempfile::tempdir_in(&place)?;
             let packed = pack(&unpacked, &natgate, directory.path())?;
@@ -124,11 +135,15 @@ fn pack(unpacked: &Path, natgate: &Path, directory: &Path) -> Result<Vec<u8>> {
     for name in PROGRAMS {
         install_program(&find_program(name)?, &root.join("usr/local/bin").join(name), &root)?;
     }
+    let mut order = String::new();
     for module in MODULES {
         let name = module.rsplit('/').next().unwrap_or(module);
-        let place = root.join(format!("lib/modules/{name}.ko"));
-        fs::write(place, read_module(unpacked, module)?)?;
+        if let Some(contents) = read_module(unpacked, module)? {
+            fs::write(root.join(format!("lib/modules/{name}.ko")), contents)?;
+            order.extend([name, "\n"]);
+        }
     }
+    fs::write(root.join("lib/modules/order"), order)?;
     let init = root.join("init");
     fs::write(&init, INIT)?;
     fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
@@ -203,14 +218,17 @@ fn find(directory: &Path, prefix: &str) -> Result<PathBuf> {
     paths.find(starts).with_context(|| format!("no {prefix}… in {}", directory.display()))
 }
 
-/// A module of the kernel, unpacked: Debian packs those of newer ones.
-fn read_module(unpacked: &Path, module: &str) -> Result<Vec<u8>> {
+/// A module of the kernel, unpacked: Debian packs those of newer ones. `None` if it is built in.
+fn read_module(unpacked: &Path, module: &str) -> Result<Option<Vec<u8>>> {
     let version = find(&unpacked.join("lib/modules"), "")?;
     let path = version.join("kernel").join(format!("{module}.ko"));
     if path.exists() {
-        return Ok(fs::read(path)?);
+        return Ok(Some(fs::read(path)?));
     }
     let packed = path.with_extension("ko.xz");
+    if !packed.exists() {
+        return Ok(None);
+    }
     let done = Command::new("xz").args(["--decompress", "--stdout"]).arg(&packed).output()?;
     ensure!(
         done.status.success(),
@@ -218,5 +236,5 @@ fn read_module(unpacked: &Path, module: &str) -> Result<Vec<u8>> {
         packed.display(),
         String::from_utf8_lossy(&done.stderr)
     );
-    Ok(done.stdout)
+    Ok(Some(done.stdout))
 }
