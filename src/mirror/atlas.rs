@@ -200,12 +200,15 @@ impl Atlas {
         ends.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    /// Takes over how long outer packets may be.
-    pub(super) fn follow_path_mtus(&mut self, learned: PathMtus) {
-        if self.tunnels.path_mtus != learned {
-            self.tunnels.path_mtus = learned;
-            self.changed = true;
-        }
+    /// Takes over how long outer packets may be. Those that are new.
+    pub(super) fn follow_path_mtus(&mut self, learned: PathMtus) -> PathMtus {
+        let known = std::mem::replace(&mut self.tunnels.path_mtus, learned);
+        let now = &self.tunnels.path_mtus;
+        self.changed |= known != *now;
+        now.iter()
+            .map(|(to, mtu)| (*to, *mtu))
+            .filter(|(to, mtu)| known.get(to) != Some(mtu))
+            .collect()
     }
 
     /// Notes that the description of a link has changed.

@@ -17,6 +17,10 @@ use super::dump::Kernel;
 /// Largest number of unanswered questions.
 const AT_ONCE: usize = 64;
 
+/// No way is believed to be smaller, in bytes: whoever can send to the host can forge such errors, and a pod that sends
+/// the 1,200 bytes of QUIC (RFC 9000) must not lose them for it. IPv6 asks as much of every link (RFC 8200 section 5).
+const SMALLEST: u16 = 1280;
+
 /// A tunnel: this host's address, and the other end's.
 pub(super) type Ends = (Ipv4Addr, Ipv4Addr);
 /// Longest packet, in bytes, by the other end's address.
@@ -54,7 +58,23 @@ fn learned(route: &RouteMessage) -> Option<u16> {
         _ => None,
     })?;
     metrics.iter().find_map(|metric| match metric {
-        RouteMetric::Mtu(mtu) => u16::try_from(*mtu).ok(),
+        RouteMetric::Mtu(mtu) => believed(*mtu),
         _ => None,
     })
+}
+
+fn believed(mtu: u32) -> Option<u16> {
+    Some(u16::try_from(mtu).ok()?.max(SMALLEST))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_forged_error_makes_a_tunnel_useless() {
+        assert_eq!(believed(1400), Some(1400));
+        assert_eq!(believed(552), Some(1280));
+        assert_eq!(believed(70_000), None);
+    }
 }

@@ -140,7 +140,9 @@ impl Task {
                 dump = dump => self.finish_reading(dump),
                 learned = path_mtus => {
                     self.asking = None;
-                    self.atlas.follow_path_mtus(learned);
+                    for (remote, mtu) in self.atlas.follow_path_mtus(learned) {
+                        tracing::info!(%remote, mtu, "a smaller link on the way of a tunnel was learned");
+                    }
                     self.schedule();
                 }
                 _ = tick.tick() => {
