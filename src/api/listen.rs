@@ -27,12 +27,30 @@ use super::pools::PoolRows;
 use super::routes;
 use super::shared::Shared;
 
-/// Connections at a time, for each listener; beyond, whoever is silent makes room.
+/// Connections at a time, for each listener.
 const CONNECTIONS: usize = 64;
 /// A client must send its request within this time, and the next one on the same connection.
 const HEADER_TIME: Duration = Duration::from_secs(10);
-/// A connection ends after this time, whatever happens on it.
-const CONNECTION_TIME: Duration = Duration::from_secs(600);
+
+/// Who may come to a listener.
+#[derive(Clone, Copy, Debug)]
+struct House {
+    /// A connection ends after this time, whatever happens on it.
+    connection_time: Duration,
+    /// It is for one request.
+    one_request: bool,
+    /// When there is no room for one more, whoever has been there the longest goes; else whoever has been silent the
+    /// longest, and those who have asked are waited for.
+    oldest_goes: bool,
+}
+
+/// The stats socket: only those whom the file's mode lets in.
+const OPERATORS: House =
+    House { connection_time: Duration::from_secs(600), one_request: false, oldest_goes: false };
+/// Metrics and signs of life over TCP: anybody, pods too. Whoever holds on to connections must keep nobody out who asks
+/// whether natgate lives.
+const ANYBODY: House =
+    House { connection_time: Duration::from_secs(10), one_request: true, oldest_goes: true };
 /// Pause after an error of `accept`, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -123,7 +141,7 @@ impl Server {
         let pools = Arc::new(PoolRows::new(Arc::clone(&shared)));
         let ending = || shared.ending.subscribe();
         let router = routes::all(Arc::clone(&shared), Arc::clone(&pools));
-        let unix = accept_all(router, ending(), async || {
+        let unix = accept_all(OPERATORS, router, ending(), async || {
             let (stream, _) = self.unix.accept().await?;
             let peer = Peer::of(&stream);
             Ok((stream, peer))
@@ -132,7 +150,8 @@ impl Server {
             let Some(listener) = &self.tcp else { return end(&mut ending()).await };
             let accept =
                 async || listener.accept().await.map(|(stream, _)| (stream, Peer::default()));
-            accept_all(routes::public(Arc::clone(&shared), pools), ending(), accept).await;
+            let router = routes::public(Arc::clone(&shared), pools);
+            accept_all(ANYBODY, router, ending(), accept).await;
         };
         let looks = async {
             let mut interval = tokio::time::interval(load::INTERVAL);
@@ -155,6 +174,7 @@ async fn end(ending: &mut watch::Receiver<bool>) {
 }
 
 async fn accept_all<S>(
+    house: House,
     router: Router,
     mut ending: watch::Receiver<bool>,
     accept: impl AsyncFn() -> io::Result<(S, Peer)>,
@@ -175,7 +195,7 @@ async fn accept_all<S>(
                 continue;
             }
         };
-        guests.make_room().await;
+        guests.make_room(house).await;
         let asked = Arc::new(AtomicBool::new(false));
         let has_asked = Arc::clone(&asked);
         let router = router.clone().layer(Extension(peer)).layer(from_fn(
@@ -190,6 +210,7 @@ async fn accept_all<S>(
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_TIME)
+                .keep_alive(!house.one_request)
                 .serve_connection(TokioIo::new(stream), service);
             let mut connection = std::pin::pin!(connection);
             let served = async {
@@ -199,7 +220,7 @@ async fn accept_all<S>(
                 }
                 connection.await
             };
-            if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_TIME, served).await {
+            if let Ok(Err(error)) = tokio::time::timeout(house.connection_time, served).await {
                 tracing::debug!(%error, "a client of the stats socket");
             }
         });
@@ -229,9 +250,8 @@ impl Guests {
         while self.tasks.join_next().await.is_some() {}
     }
 
-    /// Returns when there is room for one more: whoever has been silent the longest goes, so that many who say
-    /// nothing keep nobody out. Those who have asked are waited for.
-    async fn make_room(&mut self) {
+    /// Returns when there is room for one more, by the rules of the `house`: many who say nothing keep nobody out.
+    async fn make_room(&mut self, house: House) {
         loop {
             while self.tasks.try_join_next().is_some() {}
             self.all.retain(|(_, task)| !task.is_finished());
@@ -240,7 +260,10 @@ impl Guests {
             }
             // Whoever came just now gets the time to ask.
             tokio::task::yield_now().await;
-            let silent = self.all.iter().position(|(asked, _)| !asked.load(Ordering::Relaxed));
+            let silent = |(asked, _): &(Arc<AtomicBool>, AbortHandle)| {
+                house.oldest_goes || !asked.load(Ordering::Relaxed)
+            };
+            let silent = self.all.iter().position(silent);
             if let Some((_, task)) = silent.and_then(|at| self.all.remove(at)) {
                 task.abort();
             }
