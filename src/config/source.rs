@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::problem::{Origin, Place, Problems};
 use super::tree::Node;
@@ -13,11 +14,27 @@ use super::yaml;
 /// Names of files that are read from a directory end with one of these.
 const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
 
+/// Files that change while they are read are read again, so many times and after this pause.
+const ATTEMPTS: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(25);
+
+/// A file, and what is in it.
+type Contents = Vec<(PathBuf, io::Result<Vec<u8>>)>;
+
 /// Reads all documents of the file `path`, or of the files of the directory `path` in the order of
-/// their names.
+/// their names, as they are at one moment: Kubernetes swaps all files of a ConfigMap at once.
 pub(super) fn read(path: &Path, problems: &mut Problems) -> Vec<Node> {
-    let files = match files_of(path) {
-        Ok(files) => files,
+    let files = match at_one_moment(path, || {
+        let files = files_of(path)?.into_iter();
+        Ok(files.map(|file| (file.clone(), fs::read(file))).collect())
+    }) {
+        Ok(Some(files)) => files,
+        Ok(None) => {
+            let why = "the files change all the time while they are read";
+            let remedy = "replace them as a whole, and reload when that is done";
+            problems.error(&whole(path), "unreadable configuration", why, remedy);
+            return Vec::new();
+        }
         Err(error) => {
             refuse(path, &error, problems);
             return Vec::new();
@@ -27,7 +44,23 @@ pub(super) fn read(path: &Path, problems: &mut Problems) -> Vec<Node> {
         let why = "the directory holds no .yaml, .yml or .json file";
         problems.error(&whole(path), "no objects", why, "name a directory or a file with objects");
     }
-    files.iter().flat_map(|file| read_file(file, problems)).collect()
+    files.into_iter().flat_map(|(file, bytes)| read_file(&file, bytes, problems)).collect()
+}
+
+/// What `read` gives while nothing changes; `None`: something always did.
+fn at_one_moment(
+    path: &Path,
+    mut read: impl FnMut() -> io::Result<Contents>,
+) -> io::Result<Option<Contents>> {
+    for _ in 0..ATTEMPTS {
+        let before = stamps(path);
+        let contents = read()?;
+        if stamps(path) == before {
+            return Ok(Some(contents));
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Ok(None)
 }
 
 /// By what a change of files shows: for each its name, number, size and time of change.
@@ -63,8 +96,8 @@ fn files_of(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn read_file(file: &Path, problems: &mut Problems) -> Vec<Node> {
-    let bytes = match fs::read(file) {
+fn read_file(file: &Path, bytes: io::Result<Vec<u8>>, problems: &mut Problems) -> Vec<Node> {
+    let bytes = match bytes {
         Ok(bytes) => bytes,
         Err(error) => {
             refuse(file, &error, problems);
@@ -96,4 +129,66 @@ fn refuse(path: &Path, error: &io::Error, problems: &mut Problems) {
 
 fn whole(path: &Path) -> Place {
     Place::of(Origin::Path(Arc::from(path.display().to_string())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(directory: &Path, version: &str) {
+        let data = directory.join(version);
+        fs::create_dir(&data).unwrap();
+        for name in ["a.yaml", "z.yaml"] {
+            fs::write(data.join(name), format!("{version}: {name}\n")).unwrap();
+        }
+    }
+
+    fn swap(directory: &Path, version: &str) {
+        let next = directory.join("..next");
+        std::os::unix::fs::symlink(version, &next).unwrap();
+        fs::rename(next, directory.join("..data")).unwrap();
+    }
+
+    #[test]
+    fn bug_a_directory_that_was_swapped_while_it_was_read_came_into_force_half() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path();
+        place(directory, "old");
+        place(directory, "new");
+        swap(directory, "old");
+        for name in ["a.yaml", "z.yaml"] {
+            let target = Path::new("..data").join(name);
+            std::os::unix::fs::symlink(target, directory.join(name)).unwrap();
+        }
+        let mut reads = 0;
+        let read = || {
+            reads += 1;
+            let mut contents = Contents::new();
+            for file in files_of(directory)? {
+                contents.push((file.clone(), fs::read(file)));
+                // After the first file of the first attempt everything is swapped.
+                if reads == 1 && contents.len() == 1 {
+                    swap(directory, "new");
+                }
+            }
+            Ok(contents)
+        };
+        let contents = at_one_moment(directory, read).unwrap().unwrap();
+        let texts: Vec<_> = contents.into_iter().map(|(_, bytes)| bytes.unwrap()).collect();
+        assert_eq!(texts, [&b"new: a.yaml\n"[..], b"new: z.yaml\n"]);
+        assert_eq!(reads, 2);
+    }
+
+    #[test]
+    fn files_that_never_rest_are_not_read_half() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("a.yaml");
+        let mut written = 0;
+        let restless = || {
+            written += 1;
+            fs::write(&file, "x".repeat(written))?;
+            Ok(Contents::new())
+        };
+        assert!(at_one_moment(directory.path(), restless).unwrap().is_none());
+    }
 }

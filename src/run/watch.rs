@@ -19,6 +19,9 @@ use super::confine;
 
 /// Quiet for this long: the change is complete.
 const QUIET: Duration = Duration::from_millis(300);
+/// So often the files are looked at though the kernel has told nothing: of a directory that was replaced, or that a link
+/// leads to another one, it does not tell.
+const LOOK: Duration = Duration::from_secs(10);
 /// No change is awaited for longer.
 const LONGEST: Duration = Duration::from_secs(3);
 
@@ -74,9 +77,11 @@ impl Watch {
     pub(super) async fn changed(&mut self) {
         loop {
             let Some((first, last)) = self.unrest else {
-                self.event().await;
-                let now = Instant::now();
-                self.unrest = Some((now, now));
+                let told = tokio::time::timeout(LOOK, self.event()).await.is_ok();
+                if told || stamps(&self.path) != self.seen {
+                    let now = Instant::now();
+                    self.unrest = Some((now, now));
+                }
                 continue;
             };
             // Files that never come to rest are read all the same.
