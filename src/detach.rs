@@ -57,7 +57,7 @@ fn remove((ifindex, name): &Interface, ours_only: bool) -> anyhow::Result<bool> 
     if ours_only && !matches!(xsk::inspect(*ifindex, name)?, Inspection::Ours { .. }) {
         return Ok(false);
     }
-    let _lock = InterfaceLock::acquire(*ifindex, name)?;
+    let _lock = InterfaceLock::acquire_surely(*ifindex, name)?;
     // The kernel changes nothing beneath a device that has a program.
     for tunnel in above(name)? {
         remove(&tunnel, true)?;
