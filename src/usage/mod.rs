@@ -102,7 +102,7 @@ fn told(error: &clap::Error, first: Option<&str>) -> Vec<String> {
             format!("missing value ({argument}): it needs more of them; {example}")
         }
         ErrorKind::TooManyValues => {
-            format!("unexpected value {value:?} ({argument}): it takes no such many; {example}")
+            format!("unexpected value {value:?} ({argument}): it takes fewer; {example}")
         }
         ErrorKind::ArgumentConflict => conflict(error, &argument),
         ErrorKind::InvalidUtf8 => {
