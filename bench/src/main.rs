@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use bench::level2::fill;
-use bench::level2::sessions::Story;
+use bench::level2::sessions::{self, Recorded, Story};
 use bench::level4;
 use bench::machine::Machine;
 use bench::suite::{Level, Options, Report, compare, table};
@@ -122,6 +122,9 @@ struct Setup {
     /// Sessions that are measured.
     #[arg(long, value_name = "N", default_value_t = 1 << 20)]
     sessions: u64,
+    /// What is recorded meanwhile.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Recorded::Nothing])]
+    record: Vec<Recorded>,
     /// Instead: what a new session with its port costs when so many per cent of the port blocks are taken; with 100,
     /// what its refusal costs.
     #[arg(long, value_name = "PERCENT", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(0..=100))]
@@ -261,16 +264,22 @@ fn run_setup(arguments: &Setup) -> Result<()> {
     }
     for &live in &arguments.live {
         for &story in &arguments.only {
-            let rate = bench::level2::sessions::measure(story, live, arguments.sessions)?;
-            println!(
-                "{:<36} {:>9} live {:>8.0} ns {:>10.0}/s  longest turn {:.0} us, filling {:.0} us",
-                story.name(),
-                rate.live,
-                rate.nanoseconds,
-                rate.per_second(),
-                rate.longest_turn,
-                rate.longest_fill_turn
-            );
+            for &record in &arguments.record {
+                let rate = sessions::measure(story, live, arguments.sessions, record)?;
+                let records = match record {
+                    Recorded::Nothing => String::new(),
+                    _ => format!("  {} records", rate.records),
+                };
+                println!(
+                    "{:<36} {:>9} live {:>8.0} ns {:>10.0}/s  longest turn {:.0} us, filling {:.0} us{records}",
+                    story.name(),
+                    rate.live,
+                    rate.nanoseconds,
+                    rate.per_second(),
+                    rate.longest_turn,
+                    rate.longest_fill_turn
+                );
+            }
         }
     }
     Ok(())

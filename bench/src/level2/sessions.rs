@@ -5,15 +5,17 @@
 //! of the worker are timed.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
-use conntrack::PoolSettings;
+use conntrack::{PoolSettings, Record};
 use dataplane::forward::Forwards;
 use dataplane::interface::InterfaceId;
 use dataplane::io::BURST;
-use dataplane::snapshot::Answers;
+use dataplane::snapshot::{Answers, Policy, Snapshot};
+use rtrb::{Consumer, RingBuffer};
 use serde::{Deserialize, Serialize};
 
 use crate::frame::{Ip, Party, tcp, udp};
@@ -23,6 +25,8 @@ use crate::gateway::{Gateway, INSIDE, OUTSIDE, OWN_MAC, PODS, Setup};
 const SESSIONS_PER_POD: u32 = 50;
 /// Connections that are opened side by side.
 const SIDE_BY_SIDE: usize = 16 * BURST;
+/// Records that may wait to be taken, as in natgate.
+const RING: usize = 1 << 14;
 const SYN: u8 = 0x02;
 const FIN: u8 = 0x01;
 const ACK: u8 = 0x10;
@@ -56,6 +60,19 @@ impl Story {
     }
 }
 
+/// What is recorded meanwhile, for somebody who takes it between the turns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Recorded {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Port blocks.
+    Blocks,
+    /// Port blocks, and each session twice.
+    Sessions,
+}
+
 /// What was measured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Rate {
@@ -65,6 +82,9 @@ pub struct Rate {
     pub live: u32,
     /// Sessions that began and ended while it was measured.
     pub sessions: u64,
+    /// Records that were taken meanwhile.
+    #[serde(default)]
+    pub records: u64,
     /// Time for one session, from the first packet to the end, nanoseconds.
     pub nanoseconds: f64,
     /// The longest turn while the table was filled, microseconds.
@@ -122,6 +142,9 @@ pub(crate) struct Rig {
     /// How far the clock goes on for each session.
     step: Duration,
     owed: Duration,
+    /// Where records come out, and how many did.
+    taker: Option<Consumer<Record>>,
+    taken: u64,
 }
 
 impl Rig {
@@ -147,7 +170,23 @@ impl Rig {
             longest: Duration::ZERO,
             step: story.lifetime() / live,
             owed: Duration::ZERO,
+            taker: None,
+            taken: 0,
         })
+    }
+
+    /// From now on, this is recorded.
+    fn record(&mut self, recorded: Recorded) {
+        if recorded == Recorded::Nothing {
+            return;
+        }
+        let snapshot = self.gateway.snapshot.get();
+        let record_sessions = recorded == Recorded::Sessions;
+        let policy = Arc::new(Policy { record_sessions, ..Policy::clone(&snapshot.policy) });
+        self.gateway.snapshot.publish(Snapshot { policy, ..Snapshot::clone(&snapshot) });
+        let (producer, consumer) = RingBuffer::new(RING);
+        self.gateway.workers[0].record_to(producer);
+        self.taker = Some(consumer);
     }
 
     /// One turn with a burst of packets; what was sent for each, in order.
@@ -160,6 +199,11 @@ impl Rig {
         let took = start.elapsed();
         self.spent += took;
         self.longest = self.longest.max(took);
+        if let Some(taker) = &mut self.taker {
+            while taker.pop().is_ok() {
+                self.taken += 1;
+            }
+        }
         ensure!(taken == packets.len(), "a turn took {taken} packets");
         let io = self.gateway.workers[0].io_mut();
         let sent: Vec<_> = std::iter::from_fn(|| io.take_sent()).map(|(_, frame)| frame).collect();
@@ -250,14 +294,15 @@ fn source_of(frame: &[u8]) -> Party {
 }
 
 /// Fills the table with `live` sessions, lets all of them expire once, then measures `sessions` more.
-pub fn measure(story: Story, live: u32, sessions: u64) -> Result<Rate> {
+pub fn measure(story: Story, live: u32, sessions: u64, recorded: Recorded) -> Result<Rate> {
     ensure!(live >= 10_000, "error: --live ({live}): too few to be steady; give 10000 or more");
     let mut rig = Rig::new(story, live)?;
+    rig.record(recorded);
     rig.run_until(story, u64::from(live))?;
     let longest_fill_turn = rig.longest;
     let first = rig.next + u64::from(live) / 4;
     rig.run_until(story, first)?;
-    (rig.spent, rig.longest) = (Duration::ZERO, Duration::ZERO);
+    (rig.spent, rig.longest, rig.taken) = (Duration::ZERO, Duration::ZERO, 0);
     let begun = rig.next;
     rig.run_until(story, begun + sessions)?;
     let sessions = rig.next - begun;
@@ -265,12 +310,14 @@ pub fn measure(story: Story, live: u32, sessions: u64) -> Result<Rate> {
     let ended = rig.gateway.workers[0].nat().stats();
     let now_live = ended.sessions as f64 / f64::from(live);
     ensure!((0.9..1.1).contains(&now_live), "{} sessions are live, not {live}", ended.sessions);
+    ensure!(ended.records_lost == 0, "{} records were lost", ended.records_lost);
     rig.gateway.balance().map_err(anyhow::Error::msg).context("the gateway lost something")?;
     let micros = |time: Duration| time.as_nanos() as f64 / 1e3;
     Ok(Rate {
         story,
         live,
         sessions,
+        records: rig.taken,
         nanoseconds,
         longest_fill_turn: micros(longest_fill_turn),
         longest_turn: micros(rig.longest),

@@ -6,7 +6,7 @@ use clap::ValueEnum as _;
 use super::levels::Options;
 use super::row::{Axis, Bound, Quantity, Row};
 use crate::level2::fill;
-use crate::level2::sessions::{self, Story};
+use crate::level2::sessions::{self, Recorded, Story};
 use crate::level4::{memory as size_of, rules};
 use crate::memory::{self, Memory, Way};
 use crate::report::Spread;
@@ -69,7 +69,8 @@ pub fn new_sessions(options: &Options) -> Result<Vec<Row>> {
         for repetition in 0..repetitions {
             eprintln!("new sessions, {live} live: {}/{repetitions}", repetition + 1);
             for (&story, rates) in Story::value_variants().iter().zip(&mut rates) {
-                rates.push(sessions::measure(story, live, 1 << 20)?.per_second() / 1e3);
+                let rate = sessions::measure(story, live, 1 << 20, Recorded::Nothing)?;
+                rates.push(rate.per_second() / 1e3);
             }
         }
         for (&story, rates) in Story::value_variants().iter().zip(rates) {
