@@ -74,6 +74,7 @@ struct GatewaySpec {
     grace: u64,
     mss_clamp: serde_json::Value,
     slow_path_budget: u32,
+    latency_sample: u32,
     drain: Drain,
     events: serde_json::Value,
     #[serde(skip)]
@@ -313,6 +314,7 @@ impl From<&Gateway> for GatewaySpec {
             error_interfaces,
             mss_clamp,
             slow_path_budget,
+            latency_sample,
             drain_grace,
             events,
         } = gateway;
@@ -350,6 +352,7 @@ impl From<&Gateway> for GatewaySpec {
             grace: answers.grace.as_secs(),
             mss_clamp: clamp(*mss_clamp),
             slow_path_budget: slow_path_budget.0,
+            latency_sample: latency_sample.0,
             drain: Drain { grace: drain_grace.as_secs() },
             events: events.spec(),
             events_line: events.line(),
@@ -404,6 +407,7 @@ impl GatewaySpec {
             ("grace", format!("{} s", self.grace)),
             ("mssClamp", self.mss_clamp.to_string().trim_matches('"').to_owned()),
             ("slowPathBudget", self.slow_path_budget.to_string()),
+            ("latencySample", self.latency_sample.to_string()),
             ("drain", format!("grace of {} s", self.drain.grace)),
             ("events", self.events_line.clone()),
         ]

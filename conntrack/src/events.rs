@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::occurrence::{BlockChange, Record, SessionChange, What};
-use crate::pool::PoolId;
+use crate::pool::{PoolId, PoolSettings};
 use crate::time::Timestamp;
 
 /// Records that wait to be taken at most.
@@ -139,6 +139,8 @@ pub(crate) struct Events {
     queue: VecDeque<Record>,
     /// Sessions are recorded too.
     sessions: bool,
+    /// Some pool wants those in its region for DNS recorded.
+    scattered: bool,
     /// By pool and kind; the first row is for those without pool.
     told: Vec<[Told; EventKind::COUNT]>,
     counts: [u64; EventKind::COUNT],
@@ -177,9 +179,24 @@ impl Events {
         self.keep(What::Block(change), now);
     }
 
-    /// Whether sessions are recorded.
+    /// Whether some sessions are recorded.
     pub(crate) fn has_sessions(&self) -> bool {
-        self.sessions
+        self.sessions || self.scattered
+    }
+
+    /// Whether this change of a session is recorded, in a pool of these settings.
+    pub(crate) fn wants(&self, change: &SessionChange, settings: Option<&PoolSettings>) -> bool {
+        let is_scattered = |settings: &PoolSettings| {
+            settings.log_scattered
+                && settings.scatters(change.protocol, change.remote.port)
+                && settings.scatter_region().is_some_and(|it| it.contains(&change.public.port))
+        };
+        self.sessions || settings.is_some_and(is_scattered)
+    }
+
+    /// From now on, sessions of pools that log those in their region for DNS are recorded, or there is no such pool.
+    pub(crate) fn record_scattered(&mut self, scattered: bool) {
+        self.scattered = scattered;
     }
 
     /// From now on, sessions are recorded or not.

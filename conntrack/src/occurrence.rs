@@ -10,7 +10,7 @@ use crate::endpoint::{Endpoint, Protocol};
 use crate::events::Event;
 use crate::nat::Nat;
 use crate::pool::{Pool, PoolId};
-use crate::session::Session;
+use crate::session::{Session, Slot};
 use crate::time::Timestamp;
 
 /// One thing that happened in a NAT.
@@ -115,6 +115,17 @@ impl SessionChange {
 }
 
 impl Nat {
+    /// Records that a session begins or ends, if such are recorded.
+    pub(crate) fn record_session(&mut self, slot: Slot, pool: PoolId, began: bool, now: Timestamp) {
+        if self.events.has_sessions() {
+            let change = SessionChange::of(self.table.get(slot), pool, began);
+            let settings = self.pools.get(pool.index()).map(|pool| &pool.settings);
+            if self.events.wants(&change, settings) {
+                self.events.session(change, now);
+            }
+        }
+    }
+
     /// The next record, oldest first.
     pub fn take_record(&mut self) -> Option<Record> {
         self.events.take()

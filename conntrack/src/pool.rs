@@ -248,6 +248,8 @@ pub struct PoolSettings {
     pub preserve: bool,
     /// The shared region for DNS.
     pub scatter: Option<Scatter>,
+    /// Sessions there are recorded, also where no others are: ports of the region are nobody's.
+    pub log_scattered: bool,
     /// Limits for one subscriber.
     pub quota: Quota,
     /// Rests.
@@ -337,6 +339,7 @@ impl PoolSettings {
             parity: false,
             preserve: false,
             scatter: Some(Scatter { ports: 57_344..=u16::MAX, rest: secs(2) }),
+            log_scattered: false,
             quota: Quota {
                 blocks: 32,
                 blocks_soft: None,

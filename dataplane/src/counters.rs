@@ -127,7 +127,7 @@ pub struct WorkerCounters {
     pub busy_nanos: Counter,
     /// Bursts received that were not empty.
     pub bursts: Counter,
-    /// How long packets stay, of one busy turn in 64.
+    /// How long packets stay, of one busy turn in so many ([`LatencySample`](crate::load::LatencySample)).
     pub latency: Latency,
     /// Times the worker slept.
     pub sleeps: Counter,

@@ -81,6 +81,7 @@ impl<I: PacketIo> Worker<I> {
         let policy = &self.snapshot.policy;
         self.nat.adopt(&policy.pools);
         self.nat.record_sessions(policy.record_sessions);
+        self.load.set_sample(policy.latency_sample);
         if self.cuts != policy.cuts {
             self.cuts = policy.cuts;
             self.cutting = Some(0);

@@ -1,15 +1,22 @@
 //! How busy is a worker, and how long do packets stay in it?
 //!
 //! Time is read once for each turn of the loop anyway: what passes until the next turn counts as busy if there were packets. Of one
-//! turn in [`EVERY`] with packets the time from before its bursts were received until they were handed to the
+//! turn with packets in so many ([`LatencySample`]) the time from before its bursts were received until they were handed to the
 //! interfaces is counted, for all of its packets.
 
 use std::time::Duration;
 
 use crate::counters::Counter;
 
-/// One busy turn in so many is timed.
-const EVERY: u32 = 64;
+/// One busy turn in so many is timed; 0: none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LatencySample(pub u32);
+
+impl Default for LatencySample {
+    fn default() -> Self {
+        Self(64)
+    }
+}
 
 /// Buckets for each doubling of the time: what a percentile says is right to an eighth.
 const PER_OCTAVE: usize = 4;
@@ -65,6 +72,7 @@ impl Latency {
 /// What a worker remembers from turn to turn.
 #[derive(Debug, Default)]
 pub(crate) struct Load {
+    sample: LatencySample,
     /// Busy turns until one is timed.
     left: u32,
     /// When the last turn began, if it found packets.
@@ -72,6 +80,12 @@ pub(crate) struct Load {
 }
 
 impl Load {
+    /// From now on, so many turns are timed.
+    pub(crate) fn set_sample(&mut self, sample: LatencySample) {
+        self.sample = sample;
+        self.left = self.left.min(sample.0);
+    }
+
     /// A turn begins at `now`, since the epoch of the clock: how long the one before it was busy.
     pub(crate) fn turn(&mut self, now: Duration) -> Duration {
         self.busy_since.take().map_or(Duration::ZERO, |since| now.saturating_sub(since))
@@ -85,7 +99,7 @@ impl Load {
     /// Whether this turn is to be timed, if it finds packets.
     #[inline]
     pub(crate) fn is_timed(&self) -> bool {
-        self.left == 0
+        self.left == 0 && self.sample.0 > 0
     }
 
     /// A turn that was not timed found packets.
@@ -96,7 +110,7 @@ impl Load {
 
     /// One was timed.
     pub(crate) fn timed(&mut self, latency: &Latency, time: Duration, packets: usize) {
-        self.left = EVERY - 1;
+        self.left = self.sample.0.saturating_sub(1);
         latency.record(time, packets as u64);
     }
 }
@@ -120,21 +134,35 @@ mod tests {
         assert!(upper.windows(2).all(|pair| pair[1] - pair[0] <= pair[0] / 4 + 1), "{upper:?}");
     }
 
-    #[test]
-    fn one_busy_turn_in_64_is_timed_and_all_of_its_packets_count() {
-        let (mut load, latency) = (Load::default(), Latency::default());
+    /// How many of 640 busy turns are timed.
+    fn timed(load: &mut Load, latency: &Latency) -> u32 {
         let mut timed = 0;
         for _ in 0..640 {
             if load.is_timed() {
-                load.timed(&latency, Duration::from_micros(1), 3);
+                load.timed(latency, Duration::from_micros(1), 3);
                 timed += 1;
             } else {
                 load.pass();
             }
         }
-        assert_eq!(timed, 10);
+        timed
+    }
+
+    #[test]
+    fn one_busy_turn_in_64_is_timed_and_all_of_its_packets_count() {
+        let (mut load, latency) = (Load::default(), Latency::default());
+        assert_eq!(timed(&mut load, &latency), 10);
         assert_eq!(latency.buckets[Latency::bucket(1_000)].get(), 30);
         assert_eq!(latency.sum.get(), 30_000);
+    }
+
+    #[test]
+    fn as_many_turns_are_timed_as_is_set_also_none() {
+        let (mut load, latency) = (Load::default(), Latency::default());
+        for (every, wanted) in [(1, 640), (0, 0), (10, 64), (640, 1), (0, 0), (64, 10)] {
+            load.set_sample(LatencySample(every));
+            assert_eq!(timed(&mut load, &latency), wanted, "one in {every}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use conntrack::{Claimant, Pool, PublicAddress, Standing, Timers};
 
 use crate::forward::{Fixed, Forwards};
 use crate::interface::{Interface, InterfaceId};
+use crate::load::LatencySample;
 use crate::roads::{Journey, Roads};
 use crate::rule::RuleSet;
 
@@ -50,6 +51,8 @@ pub struct Policy {
     pub mss_clamp: MssClamp,
     /// What new flows get while there is overload.
     pub slow_path_budget: SlowPathBudget,
+    /// Of how many turns packets' stay is timed.
+    pub latency_sample: LatencySample,
     /// No session is opened any more; those that there are go on.
     pub draining: bool,
     /// Sessions are recorded, too.
@@ -203,9 +206,7 @@ impl Policy {
         forwards: Forwards,
         answers: Answers,
     ) -> Self {
-        let kept = [Standing::Serving, Standing::Leaving];
-        let kept = pools.iter().flat_map(|pool| kept.map(|standing| pool.with_standing(standing)));
-        let addresses = kept.flatten().cloned().collect();
+        let addresses = addresses(&pools);
         let mss_clamp = MssClamp::default();
         let slow_path_budget = SlowPathBudget::default();
         Self {
@@ -218,9 +219,16 @@ impl Policy {
             answers,
             mss_clamp,
             slow_path_budget,
+            latency_sample: LatencySample::default(),
             draining: false,
             record_sessions: false,
         }
+    }
+
+    /// The same policy with `pools`, indexed by their id, in place of its own.
+    #[must_use]
+    pub fn with_pools(&self, pools: Vec<Arc<Pool>>) -> Self {
+        Self { addresses: addresses(&pools), pools, ..self.clone() }
     }
 
     /// Whether the public endpoint of a session is still that of its pod.
@@ -236,6 +244,13 @@ impl Policy {
         let lifetimes = self.pools.iter().map(|pool| pool.settings.timers.fragment);
         lifetimes.max().unwrap_or(Timers::default().fragment)
     }
+}
+
+/// The public addresses of `pools` that somebody may have sessions on.
+fn addresses(pools: &[Arc<Pool>]) -> Addresses {
+    let kept = [Standing::Serving, Standing::Leaving];
+    let kept = pools.iter().flat_map(|pool| kept.map(|standing| pool.with_standing(standing)));
+    kept.flatten().cloned().collect()
 }
 
 impl Snapshot {

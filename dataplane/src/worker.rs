@@ -104,7 +104,7 @@ pub struct Worker<I: PacketIo> {
     pub(crate) fragments: Fragments<I::Frame>,
     pub(crate) ip_ids: IpIds,
     pub(crate) overload: Overload,
-    load: Load,
+    pub(crate) load: Load,
     /// Packets are copied for somebody.
     pub(crate) tap: Option<Box<Tap>>,
     /// Sessions that had been created at the end of the last turn.

@@ -35,9 +35,9 @@ pub(super) async fn patch(
         let text = match value {
             Value::Null => None,
             Value::String(text) => Some(text),
-            Value::Bool(_) | Value::Number(_) => Some(value.to_string()),
-            Value::Array(_) | Value::Object(_) => {
-                let why = "a setting is a text, a number, true or false";
+            Value::Bool(_) | Value::Number(_) | Value::Object(_) => Some(value.to_string()),
+            Value::Array(_) => {
+                let why = "a setting is a text, a number, true or false, or a group of fields";
                 return Err(bad(format!(
                     "bad value ({key}): {why}; send one, or null to reset it"
                 )));

@@ -58,6 +58,7 @@ struct Ports {
 struct Scatter {
     ports: String,
     seconds: u64,
+    log: bool,
 }
 
 /// `null`: no limit.
@@ -135,6 +136,7 @@ impl Spec {
             scatter: settings.scatter.as_ref().map(|scatter| Scatter {
                 ports: range(&scatter.ports),
                 seconds: scatter.rest.as_secs(),
+                log: settings.log_scattered,
             }),
             quota: Quota::from(&settings.quota),
             hold_down: HoldDown::new(settings, addresses),
@@ -160,7 +162,10 @@ impl Spec {
         let ports = [Some(self.ports.range.clone()), low, except];
         let scatter = self.scatter.as_ref().map_or_else(
             || "off".to_owned(),
-            |scatter| format!("DNS over {}, rest {} s", scatter.ports, scatter.seconds),
+            |scatter| {
+                let log = if scatter.log { ", recorded" } else { "" };
+                format!("DNS over {}, rest {} s{log}", scatter.ports, scatter.seconds)
+            },
         );
         let pooling = format!(
             "{}, linger {} s, {}",

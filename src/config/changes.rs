@@ -41,6 +41,7 @@ pub(crate) fn needs_restart(running: &Gateway, wanted: &Gateway) -> Vec<Problem>
         answers: _,
         mss_clamp: _,
         slow_path_budget: _,
+        latency_sample: _,
         drain_grace: _,
         error_interfaces: _,
         events,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use dataplane::counters::MAX_INTERFACES;
 use dataplane::interface::InterfaceId;
+use dataplane::load::LatencySample;
 use dataplane::snapshot::{Answers, MssClamp, Refused, SlowPathBudget};
 use tracing_subscriber::EnvFilter;
 
@@ -155,6 +156,8 @@ pub(crate) struct Gateway {
     pub(crate) drain_grace: Duration,
     /// What new flows get while there is overload.
     pub(crate) slow_path_budget: SlowPathBudget,
+    /// Of how many turns packets' stay is timed.
+    pub(crate) latency_sample: LatencySample,
     /// What is recorded, and where.
     pub(crate) events: Events,
 }
@@ -200,6 +203,7 @@ impl Default for Gateway {
             mss_clamp: MssClamp::default(),
             drain_grace: Duration::ZERO,
             slow_path_budget: SlowPathBudget::default(),
+            latency_sample: LatencySample::default(),
             events: Events::default(),
         }
     }
@@ -230,6 +234,7 @@ const SPEC: Schema = Schema {
         "grace",
         "mssClamp",
         "slowPathBudget",
+        "latencySample",
         "drain",
         "events",
     ],
@@ -347,6 +352,10 @@ fn read_packet_path(group: &Group<'_>, gateway: &mut Gateway, problems: &mut Pro
     }
     if let Some(budget) = group.get("slowPathBudget").and_then(|f| f.number(1..=64, problems)) {
         gateway.slow_path_budget = SlowPathBudget(budget);
+    }
+    if let Some(turns) = group.get("latencySample").and_then(|f| f.number(0..=1_000_000, problems))
+    {
+        gateway.latency_sample = LatencySample(turns);
     }
     if let Some(sessions) = group.get("sessions").and_then(|f| f.number(64..=100_000_000, problems))
     {

@@ -85,6 +85,7 @@ impl Succession {
         policy.cuts = before.cuts + u32::from(cut);
         policy.mss_clamp = config.gateway.mss_clamp;
         policy.slow_path_budget = config.gateway.slow_path_budget;
+        policy.latency_sample = config.gateway.latency_sample;
         policy.record_sessions = config.gateway.events.sessions;
         Self { policy, waiting, problems: ground.problems }
     }
@@ -466,9 +467,5 @@ pub(crate) fn relieved(
     let forwards = before.forwards.forwards().iter().chain(coming).cloned().collect();
     let forwards = Forwards::new(forwards, before.forwards.statics())
         .with_former(former_forwards, &former_statics);
-    let (rules, answers) = (before.rules.clone(), before.answers.clone());
-    let policy = Policy::new(before.generation, pools, rules, forwards, answers);
-    let (mss_clamp, slow_path_budget) = (before.mss_clamp, before.slow_path_budget);
-    let record_sessions = before.record_sessions;
-    Policy { cuts: before.cuts, mss_clamp, slow_path_budget, record_sessions, ..policy }
+    Policy { forwards, ..before.with_pools(pools) }
 }

@@ -12,8 +12,9 @@ use conntrack::PoolSettings;
 
 use super::field::nearest;
 use super::object::Object;
-use super::problem::{ConfigErrors, Origin, Place, Problem};
+use super::problem::{ConfigErrors, Origin, Place, Problem, Problems};
 use super::tree::{Node, Value};
+use super::yaml;
 use super::{Config, Gateway, PoolConfig};
 
 /// What keys of pools begin with.
@@ -28,6 +29,7 @@ type Row<T> = (&'static str, fn(&T) -> String);
 const GATEWAY: &[Row<Gateway>] = &[
     ("log", |it| it.log.clone()),
     ("slowPathBudget", |it| it.slow_path_budget.0.to_string()),
+    ("latencySample", |it| it.latency_sample.0.to_string()),
     ("answerPing", |it| it.answers.ping.to_string()),
     ("icmpErrors.rate", |it| it.answers.errors_per_second.to_string()),
     ("icmpErrors.perSubscriber", |it| it.answers.errors_per_subscriber.to_string()),
@@ -36,6 +38,7 @@ const GATEWAY: &[Row<Gateway>] = &[
 /// Settings of a pool that can change while the gateway runs.
 const POOL: &[Row<PoolSettings>] = &[
     ("timers.udp", |it| seconds(it.timers.udp)),
+    ("timers.udpByPort", by_port),
     ("timers.tcpEstablished", |it| seconds(it.timers.tcp_established)),
     ("timers.tcpOpening", |it| seconds(it.timers.tcp_opening)),
     ("timers.tcpClosing", |it| seconds(it.timers.tcp_closing)),
@@ -62,6 +65,22 @@ const POOL: &[Row<PoolSettings>] = &[
 
 fn seconds(time: Duration) -> String {
     time.as_secs().to_string()
+}
+
+/// As it would be written.
+fn by_port(it: &PoolSettings) -> String {
+    let timer = |(port, idle): &(u16, Duration)| {
+        let answered = it.timers.udp_answered.iter().find(|(other, _)| other == port);
+        let idle = seconds(*idle);
+        match answered {
+            Some((_, answered)) => {
+                format!("{port}: {{idle: {idle}, answered: {}}}", seconds(*answered))
+            }
+            None => format!("{port}: {idle}"),
+        }
+    };
+    let timers: Vec<String> = it.timers.udp_by_port.iter().map(timer).collect();
+    format!("{{{}}}", timers.join(", "))
 }
 
 fn limit(limit: Option<u32>) -> String {
@@ -204,9 +223,34 @@ fn lay(spec: &mut Node, key: &str, path: &str, setting: &Setting) {
     let value = match path[..] {
         // Whatever it looks like.
         ["log"] => Value::Text(setting.value.clone()),
-        _ => Value::from_plain(&setting.value),
+        _ => group(&setting.value, &origin).unwrap_or_else(|| Value::from_plain(&setting.value)),
     };
     spec.set(&path, Node { origin, value });
+}
+
+/// What `text` says if it is a group of fields in braces, all of it from `origin`.
+fn group(text: &str, origin: &Origin) -> Option<Value> {
+    if !text.trim_start().starts_with('{') {
+        return None;
+    }
+    let mut problems = Problems::default();
+    let mut documents = yaml::read(&Arc::from(""), text, &mut problems);
+    problems.finish().ok()?;
+    let mut node = documents.pop().filter(|_| documents.is_empty())?;
+    from_origin(&mut node, origin);
+    Some(node.value)
+}
+
+fn from_origin(node: &mut Node, origin: &Origin) {
+    node.origin = origin.clone();
+    match &mut node.value {
+        Value::List(items) => items.iter_mut().for_each(|item| from_origin(item, origin)),
+        Value::Map(entries) => entries.iter_mut().for_each(|entry| {
+            entry.origin = origin.clone();
+            from_origin(&mut entry.value, origin);
+        }),
+        _ => {}
+    }
 }
 
 fn refuse(key: &str, is_reset: bool, known: &[String]) -> Problem {

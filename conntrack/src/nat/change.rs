@@ -40,6 +40,7 @@ impl Nat {
         if self.table.end() > 0 && timers(&self.pools) != timers(pools) {
             self.rearmed = 0;
         }
+        self.events.record_scattered(pools.iter().any(|pool| pool.settings.log_scattered));
         self.strict_ids = pools.iter().any(|pool| pool.settings.ip_id == IpId::Strict);
         let before = std::mem::replace(&mut self.pools, pools.to_vec());
         self.rests.adopt(pools.len());

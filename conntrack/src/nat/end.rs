@@ -4,7 +4,6 @@ use super::Nat;
 use crate::directory::Holder;
 use crate::key::HashedKey;
 use crate::mapping::Left;
-use crate::occurrence::SessionChange;
 use crate::rest::Rest;
 use crate::session::{Direction, Slot, Via};
 use crate::subscriber::{Ended, KEEP_LAST_BLOCK, Settled};
@@ -31,9 +30,7 @@ impl Nat {
         let (protocol, public, state) = (session.protocol(), session.public(), session.state());
         let ended = Ended { protocol, public, state, replaced };
         let remote = session.remote().addr;
-        if self.events.has_sessions() {
-            self.events.session(SessionChange::of(session, owner.pool, false), now);
-        }
+        self.record_session(slot, owner.pool, false, now);
         let session = self.table.get(slot);
         let tail = session.tail();
         self.rest_tuple(slot, now);

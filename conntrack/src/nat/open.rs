@@ -8,7 +8,7 @@ use crate::directory::Holder;
 use crate::endpoint::{Endpoint, FlowKey, Protocol, Realm};
 use crate::lease::Search;
 use crate::mapping::{Class, Mapping, NewMapping};
-use crate::occurrence::{BlockChange, SessionChange};
+use crate::occurrence::BlockChange;
 use crate::pool::{Pool, PoolId};
 use crate::session::{Direction, Owner, Slot, Via, reply_key};
 use crate::subscriber::{KEEP_LAST_BLOCK, NoBlock};
@@ -204,10 +204,7 @@ impl Nat {
                 subscriber.created += 1;
                 self.created += 1;
                 self.begin(slot, first, now);
-                if self.events.has_sessions() {
-                    let session = self.table.get(slot);
-                    self.events.session(SessionChange::of(session, pool, true), now);
-                }
+                self.record_session(slot, pool, true, now);
                 self.note_opened(number, pool, now);
             }
             Err(refusal) => {

@@ -148,3 +148,38 @@ fn a_tuple_of_the_region_rests_for_two_seconds() {
     assert_eq!(inside(&mut nat, 101, secs(12) + Duration::from_millis(999)), 0);
     assert_eq!(inside(&mut nat, 201, secs(13)), 16);
 }
+
+/// A port of the region is nobody's, so only sessions tell whose query it was; their records are few, if it is asked for.
+// Proves: 6888-REQ-14
+#[test]
+fn queries_are_recorded_where_that_is_asked_for_and_nothing_else_is() {
+    for log_scattered in [false, true] {
+        let settings = PoolSettings { log_scattered, ..PoolSettings::default() };
+        let (mut nat, _) = nat_with(settings, 1, 1_000);
+        let records = |nat: &mut Nat| {
+            let all = std::iter::from_fn(|| nat.take_record());
+            let sessions = all.filter_map(|record| match record.what {
+                crate::What::Session(change) => Some((change.began, change.public)),
+                _ => None,
+            });
+            sessions.collect::<Vec<_>>()
+        };
+        let slot = nat.open(&query(1, 1_000, 1), POOL, None, secs(1)).unwrap();
+        let public = nat.rewrite(slot).src;
+        // To another port, and by another protocol.
+        let other = FlowKey { dst: remote(1, 443), ..query(1, 1_000, 1) };
+        nat.open(&other, POOL, None, secs(1)).unwrap();
+        let tcp = FlowKey { protocol: Protocol::Tcp, ..query(1, 1_001, 1) };
+        nat.open(&tcp, POOL, opening(Protocol::Tcp), secs(1)).unwrap();
+        let expected = if log_scattered { vec![(true, public)] } else { vec![] };
+        assert_eq!(records(&mut nat), expected);
+        nat.expire(secs(10_000), 1_000);
+        assert_eq!(nat.stats().sessions, 0);
+        let expected = if log_scattered { vec![(false, public)] } else { vec![] };
+        assert_eq!(records(&mut nat), expected);
+        // All sessions are recorded once, whatever the pool says.
+        nat.record_sessions(true);
+        nat.open(&query(2, 1_000, 1), POOL, None, secs(10_001)).unwrap();
+        assert_eq!(records(&mut nat).len(), 1);
+    }
+}

@@ -13,7 +13,7 @@ const TOGETHER: usize = 4;
 /// Encodes `latency_seconds` and `busy_seconds`, by worker.
 pub(super) fn encode(counters: &AllCounters, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let help = "How long packets stay, from the receipt of their burst until it is handed to the interfaces; \
-                of one busy turn in 64";
+                of one busy turn in 64, or in `latencySample`";
     let kind = MetricType::Histogram;
     let mut family = encoder.encode_descriptor("latency_seconds", help, None, kind)?;
     for (number, worker) in counters.iter().enumerate() {

@@ -22,7 +22,7 @@ const FILTERING: Schema = Schema { of: "filtering", known: &["tcp", "udp"], late
 const POOLING: Schema = Schema { of: "pooling", known: &["kind", "linger"], later: &[] };
 const POOLINGS: [(&str, Pooling); 2] =
     [("paired", Pooling::Paired), ("arbitrary", Pooling::Arbitrary)];
-const SCATTER: Schema = Schema { of: "scatter", known: &["ports", "seconds"], later: &["log"] };
+const SCATTER: Schema = Schema { of: "scatter", known: &["ports", "seconds", "log"], later: &[] };
 
 /// The profile that the pool begins with.
 pub(super) fn profile(group: &Group<'_>, problems: &mut Problems) -> Profile {
@@ -159,6 +159,9 @@ pub(super) fn read_scatter(
     let remedy = "write for example ports: \"57344-65535\", or scatter: false";
     let Some(ports) = group.required("ports", remedy, problems) else { return };
     let seconds = group.get("seconds").and_then(|f| f.number(0..=MAX_SECONDS, problems));
+    if let Some(log) = group.get("log").and_then(|f| f.truth(problems)) {
+        settings.log_scattered = log;
+    }
     let Some(region) = port_range(ports, problems) else { return };
     let why = if *region.start() < 1024 {
         "the region reaches below 1024, where services of the system live"

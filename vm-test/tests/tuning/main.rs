@@ -265,6 +265,71 @@ fn what_is_wrong_is_named_and_what_is_set_lies_over_what_is_written() {
     rig.must(done);
 }
 
+/// DNS has a timer of its own, which is a group of fields; `{}` leaves none.
+fn a_group(rig: &mut Rig) -> Result<()> {
+    const KEY: &str = "pools.general.timers.udpByPort";
+    const WRITTEN: &str = "{53: {idle: 10, answered: 2}, 123: 10}";
+    server::udp_echo(&rig.s1, S1[0], 53)?;
+    let socket = rig.pods[0].run(|| vm_test::client::udp((S1[0], 53)))??;
+    is(rig, KEY, (WRITTEN, WRITTEN, false))?;
+    let said = done(rig, &["set", KEY, "{53: {idle: 40, answered: 30}, 123: 20}"])?;
+    ensure!(said.contains("-> {53: {idle: 40, answered: 30}, 123: 20}"), "{said}");
+    echo_datagram(&socket, b"who is it?")?;
+    ensure!(patience(rig)? == 30, "{}", patience(rig)?);
+    done(rig, &["set", KEY, "{}"])?;
+    is(rig, KEY, ("{}", WRITTEN, true))?;
+    ensure!(patience(rig)? == 300, "{}", patience(rig)?);
+    refused(
+        rig,
+        &["set", KEY, "{443: 10}"],
+        &["bad port (natgate set pools.general.timers.udpByPort"],
+    )?;
+    refused(
+        rig,
+        &["set", KEY, "{53: {idle: 10}"],
+        &["natgate set pools.general.timers.udpByPort"],
+    )?;
+    done(rig, &["reset", KEY])?;
+    is(rig, KEY, (WRITTEN, WRITTEN, false))
+}
+
+#[test]
+fn timers_by_port_are_set_as_they_are_written() {
+    verified(options(1), a_group);
+}
+
+/// Packets whose stay was measured.
+fn measured(rig: &mut Rig) -> Result<u64> {
+    let text = rig.natgate()?.metrics()?;
+    let counts = text.lines().filter(|line| line.starts_with("natgate_latency_seconds_count"));
+    let count = |line: &str| line.rsplit(' ').next().and_then(|number| number.parse::<u64>().ok());
+    Ok(counts.filter_map(count).sum())
+}
+
+fn samples(rig: &mut Rig) -> Result<()> {
+    server::udp_echo(&rig.s1, S1[0], PORT)?;
+    let socket = rig.pods[0].run(|| vm_test::client::udp((S1[0], PORT)))??;
+    let traffic = || (0..50).try_for_each(|_| echo_datagram(&socket, b"how long?"));
+    done(rig, &["set", "latencySample", "0"])?;
+    let before = measured(rig)?;
+    traffic()?;
+    ensure!(measured(rig)? == before, "measured, though nothing was to be");
+    done(rig, &["set", "latencySample", "1"])?;
+    traffic()?;
+    let all = measured(rig)? - before;
+    ensure!(all >= 100, "only {all} of 100 packets were measured");
+    refused(rig, &["set", "latencySample", "-1"], &["natgate set latencySample"])?;
+    done(rig, &["reset", "latencySample"])?;
+    is(rig, "latencySample", ("64", "64", false))
+}
+
+#[test]
+fn as_many_packets_are_measured_as_is_set() {
+    let mut rig = Rig::start(options(1)).unwrap();
+    let done = samples(&mut rig);
+    rig.must(done);
+}
+
 fn pings(rig: &mut Rig) -> Result<()> {
     let ping = |rig: &Rig| {
         let address = Ipv4Addr::new(203, 0, 113, 10);

@@ -15,7 +15,7 @@ pub(super) const CASES: &[Case] = &[
         name: "unknown field with no near name",
         input: Input::Edits(&[("  interfaces:", "  color: green
   interfaces:")]),
-        stderr: r#"error: unknown field ($D/natgate.yaml:6:3: spec.color): Gateway has no field "color"; remove it; the fields are interfaces, workers, queues, mode, busyPoll, tunnels, receiveSteering, socket, stateDir, stateFile, metrics, log, logFormat, onExit, sessions, answerPing, onDeny, onUnmapped, icmpErrors, grace, mssClamp, slowPathBudget, drain, events
+        stderr: r#"error: unknown field ($D/natgate.yaml:6:3: spec.color): Gateway has no field "color"; remove it; the fields are interfaces, workers, queues, mode, busyPoll, tunnels, receiveSteering, socket, stateDir, stateFile, metrics, log, logFormat, onExit, sessions, answerPing, onDeny, onUnmapped, icmpErrors, grace, mssClamp, slowPathBudget, latencySample, drain, events
 "#,
     },
     Case {

@@ -187,12 +187,12 @@ kind: NatRule")]),
 "#,
     },
     Case {
-        name: "nested setting of a later version",
+        name: "nested setting of another kind",
         input: Input::Edits(&[("  addresses: [203.0.113.10-203.0.113.13]
 ", "  addresses: [203.0.113.10-203.0.113.13]
-  scatter: {log: true, ports: 60000-65535}
+  scatter: {log: 7, ports: 60000-65535}
 ")]),
-        stderr: r#"error: unsupported field ($D/natgate.yaml:16:13: spec.scatter.log): scatter "log" is not in this version of natgate; remove the field
+        stderr: r#"error: wrong type ($D/natgate.yaml:16:18: spec.scatter.log): expected true or false, found the number 7; write true or false
 "#,
     },
     Case {
