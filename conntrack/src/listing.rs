@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use crate::endpoint::{Endpoint, Protocol, Realm};
 use crate::nat::Nat;
 use crate::pool::PoolId;
+use crate::session::Session;
 use crate::tcp::State;
 use crate::time::Timestamp;
 
@@ -31,6 +32,8 @@ pub struct SessionView {
     pub rule: u16,
     /// Milliseconds since the last packet.
     pub idle_ms: u32,
+    /// Seconds since it began.
+    pub age_s: u32,
     /// Milliseconds until it ends if nothing comes; 0: due.
     pub expires_in_ms: u32,
     /// Packets and bytes (IP length) from the pod.
@@ -88,10 +91,18 @@ impl Nat {
             pool: owner.pool,
             rule: owner.rule,
             idle_ms: session.idle(now),
+            age_s: self.age(session, now),
             expires_in_ms,
             outbound: (session.outbound.packets(), session.outbound.bytes()),
             inbound: (session.inbound.packets(), session.inbound.bytes()),
         })
+    }
+
+    /// Seconds since a session began, at `now`.
+    pub(crate) fn age(&self, session: &Session, now: Timestamp) -> u32 {
+        let of_tail = || session.tail().and_then(|tail| self.tails.born(tail));
+        let now = now.as_secs() as u32;
+        session.born().or_else(of_tail).map_or(0, |born| now.saturating_sub(born))
     }
 
     /// The subscribers among the next `count` places from `*cursor` on, which moves; `None` at the end.

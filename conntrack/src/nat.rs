@@ -167,7 +167,7 @@ pub struct Nat {
     /// Sessions below this number have been armed by the timers that are set now; `MAX`: all.
     rearmed: usize,
     /// Of TCP sessions.
-    tails: Tails,
+    pub(crate) tails: Tails,
     /// Sessions that expired while their ends may not know, at most [`follow::OBITUARIES`].
     obituaries: VecDeque<Obituary>,
     pub(crate) rests: Rests,

@@ -67,6 +67,8 @@ pub struct SessionRecord {
     pub state: State,
     /// Milliseconds from the last packet of each direction, outbound first, to the time of the record.
     pub idle_ms: [u32; 2],
+    /// Seconds from its beginning to the time of the record.
+    pub age_s: u32,
     /// Packets and bytes of each direction.
     pub counts: [(u64, u64); 2],
     /// The connection, if it is one.

@@ -195,7 +195,7 @@ pub(crate) struct Session {
     pub(crate) inbound: Half,
 }
 
-/// No tail.
+/// No tail. Sessions that are no TCP connections never have one, and keep there when they began.
 const NO_TAIL: u32 = u32::MAX;
 
 /// Where a session's public endpoint is from, and so what returns when it ends.
@@ -273,6 +273,7 @@ impl Session {
         session.outbound.notes = [low, high, pool];
         session.inbound.notes[0] = rule;
         session.set_tail(None);
+        session.set_born(now.as_secs() as u32);
         session
     }
 
@@ -295,13 +296,33 @@ impl Session {
 
     /// The number of its [`Tail`], if it has one.
     pub(crate) fn tail(&self) -> Option<u32> {
-        let [_, low, high] = self.inbound.notes;
-        let number = u32::from(high) << 16 | u32::from(low);
-        (number != NO_TAIL).then_some(number)
+        let number = self.beside();
+        (self.protocol() == Protocol::Tcp && number != NO_TAIL).then_some(number)
     }
 
+    /// Of a TCP connection.
     pub(crate) fn set_tail(&mut self, number: Option<u32>) {
-        let number = number.unwrap_or(NO_TAIL);
+        self.set_beside(number.unwrap_or(NO_TAIL));
+    }
+
+    /// The second when it began; `None`: its [`Tail`] knows.
+    pub(crate) fn born(&self) -> Option<u32> {
+        (self.protocol() != Protocol::Tcp).then(|| self.beside())
+    }
+
+    /// Notes the second when it began, if there is no [`Tail`] to know it.
+    pub(crate) fn set_born(&mut self, second: u32) {
+        if self.protocol() != Protocol::Tcp {
+            self.set_beside(second);
+        }
+    }
+
+    fn beside(&self) -> u32 {
+        let [_, low, high] = self.inbound.notes;
+        u32::from(high) << 16 | u32::from(low)
+    }
+
+    fn set_beside(&mut self, number: u32) {
         (self.inbound.notes[1], self.inbound.notes[2]) = (number as u16, (number >> 16) as u16);
     }
 
@@ -462,16 +483,21 @@ mod tests {
                 addressed: !external,
             };
             let end = |n: u8| Endpoint::new([n; 4].into(), u16::from(n));
-            let key = FlowKey { src: end(1), dst: end(2), protocol: Protocol::Udp, realm: Realm::Internal, overlay: 0 };
+            let protocol = if tail.is_some() { Protocol::Tcp } else { Protocol::Udp };
+            let key = FlowKey { src: end(1), dst: end(2), protocol, realm: Realm::Internal, overlay: 0 };
             let keys = [&key, &reply_key(&key, end(3))].map(PackedKey::from);
-            let mut session = Session::new(keys, owner, State::Open, Timestamp::default());
+            let now = Timestamp::from_millis(u64::from(rule) * 1_000);
+            let mut session = Session::new(keys, owner, State::Open, now);
             prop_assert_eq!(session.tail(), None);
-            session.set_tail(tail);
+            prop_assert_eq!(session.born(), tail.is_none().then_some(u32::from(rule)));
+            if tail.is_some() {
+                session.set_tail(tail);
+            }
             prop_assert_eq!((session.owner(), session.tail()), (owner, tail));
             session.set_addressed();
             prop_assert_eq!(session.owner(), Owner { addressed: true, ..owner });
-            let there = Rewrite::new(Protocol::Udp, (end(1), end(2)), (end(3), end(2)));
-            let back = Rewrite::new(Protocol::Udp, (end(2), end(3)), (end(2), end(1)));
+            let there = Rewrite::new(protocol, (end(1), end(2)), (end(3), end(2)));
+            let back = Rewrite::new(protocol, (end(2), end(3)), (end(2), end(1)));
             prop_assert_eq!(session.rewrite(Direction::Outbound), there);
             prop_assert_eq!(session.rewrite(Direction::Inbound), back);
         }

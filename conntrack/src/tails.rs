@@ -13,6 +13,8 @@ struct Short {
     first: [u32; 2],
     /// The number of its [`Closing`], or [`NONE`].
     closing: u32,
+    /// The second when the connection began.
+    born: u32,
 }
 
 /// The tails of all TCP connections, by number.
@@ -23,9 +25,14 @@ pub(crate) struct Tails {
 }
 
 impl Tails {
-    /// The number of a new tail, which is empty.
-    pub(crate) fn insert(&mut self) -> u32 {
-        self.all.insert(Short { first: [0; 2], closing: NONE })
+    /// The number of a new tail, which is empty, of a connection that began in this second.
+    pub(crate) fn insert(&mut self, born: u32) -> u32 {
+        self.all.insert(Short { first: [0; 2], closing: NONE, born })
+    }
+
+    /// The second when the connection of a tail began.
+    pub(crate) fn born(&self, number: u32) -> Option<u32> {
+        self.all.get(number).map(|short| short.born)
     }
 
     pub(crate) fn get(&self, number: u32) -> Tail {

@@ -254,6 +254,7 @@ fn session_row(worker: u16, view: &SessionView) -> SessionRow {
         pool: view.pool,
         rule: view.rule,
         idle_ms: view.idle_ms,
+        age_s: view.age_s,
         expires_in_ms: view.expires_in_ms,
         packets_out: view.outbound.0,
         bytes_out: view.outbound.1,

@@ -76,6 +76,8 @@ pub struct SessionRow {
     pub rule: u16,
     /// Milliseconds since the last packet.
     pub idle_ms: u32,
+    /// Seconds since it began.
+    pub age_s: u32,
     /// Milliseconds until it ends, if nothing comes.
     pub expires_in_ms: u32,
     /// Packets from the pod.

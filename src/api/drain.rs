@@ -29,8 +29,21 @@ pub(super) async fn begin(State(app): State<App>) -> Answer {
 }
 
 pub(super) async fn end(State(app): State<App>) -> Answer {
+    if let Some(error) = refusal(&app.shared) {
+        return Err(Refusal(StatusCode::CONFLICT, error));
+    }
     order(&app.shared, |reply| Order::Drain(false, reply)).await?;
     remainder(&app).await
+}
+
+/// Why sessions are not opened again: natgate was told to stop. Whoever told it (systemd, Kubernetes, somebody) takes its
+/// end for granted, and ends it after a while if it goes on.
+pub(crate) fn refusal(shared: &Shared) -> Option<String> {
+    let left = shared.stopping_in_s()?;
+    Some(format!(
+        "still draining (undrain): natgate was told to stop, and does so in {left} s or with the last session; \
+         let it, and start it again"
+    ))
 }
 
 /// Looks at all sessions, which takes the workers as much as a list of them.
@@ -42,6 +55,7 @@ async fn remainder(app: &App) -> Answer {
         drop(permit);
         pools.map(|pools| Drain {
             drained_since: shared.drained_since(),
+            stopping_in_s: shared.stopping_in_s(),
             // Counted now: counters are a moment behind.
             sessions: pools.iter().map(|pool| pool.sessions).sum(),
             refused: shared.sum(|worker| &worker.drops[DropReason::Draining.index()]),
@@ -72,6 +86,7 @@ fn nothing(snapshot: &Snapshot, row: &SessionRow) -> Remainder {
         pool: pool_name(snapshot, row.pool),
         sessions: 0,
         established: 0,
+        oldest_s: 0,
         most_packets: 0,
         longest_idle_ms: 0,
         last_expires_in_ms: 0,
@@ -82,6 +97,7 @@ fn nothing(snapshot: &Snapshot, row: &SessionRow) -> Remainder {
 fn count(pool: &mut Remainder, row: &SessionRow) {
     pool.sessions += 1;
     pool.established += u64::from(row.state == "established");
+    pool.oldest_s = pool.oldest_s.max(row.age_s.into());
     pool.longest_idle_ms = pool.longest_idle_ms.max(row.idle_ms.into());
     pool.last_expires_in_ms = pool.last_expires_in_ms.max(row.expires_in_ms.into());
     let packets = row.packets_out + row.packets_in;

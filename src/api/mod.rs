@@ -22,6 +22,7 @@ mod stream;
 pub(crate) mod tests;
 mod who;
 
+pub(crate) use drain::refusal;
 pub(crate) use listen::Server;
 pub(crate) use load::Loads;
 pub(crate) use orders::{Order, Orders, Tune, orders};

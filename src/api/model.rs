@@ -17,6 +17,8 @@ pub(crate) struct Status {
     pub(crate) ready: bool,
     /// Since when no session is opened any more, in seconds since 1970.
     pub(crate) drained_since: Option<u64>,
+    /// natgate was told to stop: in how many seconds it does at the latest.
+    pub(crate) stopping_in_s: Option<u64>,
     /// Where the configuration came from.
     pub(crate) config: String,
     /// Raised by every change of configuration.
@@ -130,6 +132,8 @@ pub(crate) struct SettingChange {
 pub(crate) struct Drain {
     /// Since when no session is opened any more, in seconds since 1970.
     pub(crate) drained_since: Option<u64>,
+    /// natgate was told to stop: in how many seconds it does at the latest.
+    pub(crate) stopping_in_s: Option<u64>,
     /// Sessions that remain.
     pub(crate) sessions: u64,
     /// New flows that were refused since natgate started.
@@ -148,6 +152,8 @@ pub(crate) struct Remainder {
     pub(crate) sessions: u64,
     /// Established TCP connections among them.
     pub(crate) established: u64,
+    /// Seconds since the oldest one began.
+    pub(crate) oldest_s: u64,
     /// Packets of the busiest session.
     pub(crate) most_packets: u64,
     /// Milliseconds since a packet of the one that is silent for longest.
@@ -264,7 +270,8 @@ pub(crate) struct WorkerRow {
     pub(crate) records_lost: u64,
 }
 
-/// How long packets stay, from before their burst was received until it was handed to the interfaces, of one busy turn in 64.
+/// How long packets stay, from before their burst was received until it was handed to the interfaces, of one busy turn in
+/// `latencySample`.
 /// Nothing where none was timed.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -377,6 +384,9 @@ pub(crate) struct SessionRow {
     pub(crate) rule: String,
     /// Milliseconds since the last packet.
     pub(crate) idle_ms: u32,
+    /// Seconds since it began.
+    #[serde(default)]
+    pub(crate) age_s: u32,
     /// Milliseconds until it ends, if nothing comes.
     pub(crate) expires_in_ms: u32,
     /// Packets from the pod.
@@ -403,6 +413,7 @@ impl SessionRow {
             pool,
             rule,
             idle_ms: row.idle_ms,
+            age_s: row.age_s,
             expires_in_ms: row.expires_in_ms,
             packets_out: row.packets_out,
             bytes_out: row.bytes_out,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use conntrack::{PoolId, Standing, Timestamp};
@@ -102,6 +102,8 @@ pub(crate) struct Shared {
     pub(crate) ready: AtomicBool,
     /// Since when no session is opened, in seconds since 1970; 0: sessions are opened.
     pub(crate) drained_since: AtomicU64,
+    /// When natgate stops at the latest, once it was told to.
+    pub(crate) stops_at: OnceLock<Instant>,
     /// How often the mirror lost netlink messages and read the tables anew.
     pub(crate) mirror_resyncs: AtomicU64,
     /// How long the kernel's last change took from its message to the workers, in nanoseconds.
@@ -187,6 +189,13 @@ impl Shared {
     /// Since when no session is opened any more, in seconds since 1970.
     pub(crate) fn drained_since(&self) -> Option<u64> {
         Some(self.drained_since.load(Ordering::Acquire)).filter(|since| *since > 0)
+    }
+
+    /// In how many seconds natgate stops at the latest, if it was told to.
+    pub(crate) fn stopping_in_s(&self) -> Option<u64> {
+        let left = self.stops_at.get()?.saturating_duration_since(Instant::now());
+        // The second that has begun counts.
+        Some(left.as_millis().div_ceil(1000) as u64)
     }
 
     /// Notes whether sessions are opened.
@@ -341,6 +350,7 @@ impl Shared {
             uptime_s: self.started.elapsed().as_secs(),
             ready: self.is_ready(),
             drained_since: self.drained_since(),
+            stopping_in_s: self.stopping_in_s(),
             config: self.config.clone(),
             config_generation: snapshot.policy.generation,
             roads_generation: snapshot.roads.generation,

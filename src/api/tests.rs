@@ -186,6 +186,7 @@ fn shared(rows: usize, produced: &Arc<AtomicUsize>) -> Shared {
         explain: crate::explain::Facts::new(Box::new(|_, _, _| true)),
         ready: AtomicBool::new(false),
         drained_since: AtomicU64::new(0),
+        stops_at: std::sync::OnceLock::new(),
         mirror_resyncs: AtomicU64::new(0),
         mirror_lag_nanos: AtomicU64::new(0),
         kernel: std::sync::Mutex::default(),
@@ -276,6 +277,7 @@ fn session(worker: u16, number: usize) -> SessionRow {
         pool: PoolId(0),
         rule: 0,
         idle_ms: 1200,
+        age_s: 90,
         expires_in_ms: 60_000,
         packets_out: 10,
         bytes_out: 1000,
@@ -566,5 +568,8 @@ pub(crate) fn stop_journal(fake: &Fake) {
     let snapshot = Arc::clone(&fake.shared.snapshot);
     let clock = dataplane::worker::Clock::start();
     let journal = Arc::clone(&fake.shared.journal);
-    crate::events::Collector::start(journal, rings, snapshot, clock, false).unwrap().stop();
+    let restored = crate::events::held_blocks(&snapshot.get().policy);
+    let before = crate::events::Before { restored, crash: None };
+    let started = crate::events::Collector::start(journal, rings, snapshot, clock, false, before);
+    started.unwrap().stop();
 }

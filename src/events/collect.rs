@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use conntrack::{BlockChange, Event, PoolId, Protocol, Record, SessionChange, Timestamp, What};
 use dataplane::forward::Forwards;
-use dataplane::snapshot::{Published, Snapshot};
+use dataplane::snapshot::{Policy, Published, Snapshot};
 use dataplane::worker::Clock;
 use rtrb::{Consumer, Producer, RingBuffer};
 use tracing::{info, warn};
@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use crate::run::confine;
 
 use super::clock::unix_ms;
-use super::entry::{Fixed, Happening, Place, limit_of};
+use super::entry::{Crash, Fixed, Happening, Known, Place, limit_of};
 use super::journal::{Journal, Noted};
 
 /// Records that a ring holds: what a worker may record between two looks.
@@ -53,6 +53,31 @@ type Early = (Timestamp, u16, BlockChange, Timestamp);
 /// What a configuration gives away: where, by which object and protocol, and to whom.
 type Given = BTreeMap<(Place, Option<u8>), (Ipv4Addr, Fixed)>;
 
+/// What the natgate before has to do with this one.
+#[derive(Debug, Default)]
+pub(crate) struct Before {
+    /// Blocks that it recorded, and left to this one.
+    pub(crate) restored: Vec<BlockChange>,
+    /// It ended without a word.
+    pub(crate) crash: Option<Crash>,
+}
+
+/// All blocks that are held under `policy`.
+pub(crate) fn held_blocks(policy: &Policy) -> Vec<BlockChange> {
+    let mut held = Vec::new();
+    for pool in &policy.pools {
+        for address in &pool.addresses {
+            for directory in [&address.low, &address.directory] {
+                held.extend(directory.held_blocks().map(|(number, holder)| {
+                    let ports = (address.addr, directory.ports(number));
+                    BlockChange::new(true, pool.id, ports, holder)
+                }));
+            }
+        }
+    }
+    held
+}
+
 /// The thread that takes records.
 #[derive(Debug)]
 pub(crate) struct Collector {
@@ -61,16 +86,17 @@ pub(crate) struct Collector {
 }
 
 impl Collector {
-    /// Starts it. What is held already is noted at once.
+    /// Starts it. What there is from `before` is noted at once.
     pub(crate) fn start(
         journal: Arc<Journal>,
         rings: Rings,
         snapshot: Arc<Published<Snapshot>>,
         clock: Clock,
         destinations: bool,
+        before: Before,
     ) -> std::io::Result<Self> {
         let mut take = Take::new(journal, rings, snapshot, destinations);
-        take.begin(clock.now());
+        take.begin(before, clock.now());
         let stop = Arc::new(AtomicBool::new(false));
         let stopping = Arc::clone(&stop);
         let body = move || {
@@ -139,10 +165,16 @@ impl Take {
         }
     }
 
-    pub(super) fn begin(&mut self, now: Timestamp) {
+    /// What workers have given back of `before` since they have it is in their rings.
+    pub(super) fn begin(&mut self, before: Before, now: Timestamp) {
         self.journal.note(None, now, Happening::Started);
+        if let Some(crash) = before.crash {
+            self.journal.note(None, now, Happening::Crashed(crash));
+        }
         self.follow_snapshot(now);
-        self.compare(now);
+        for change in before.restored {
+            self.note_block(change.holder.worker, change, now, Known::Restored);
+        }
         self.journal.show();
     }
 
@@ -204,13 +236,13 @@ impl Take {
         let behind = change.allotted && self.early.iter().any(|(.., it, _)| same(it));
         let own = |it: &BlockChange| same(it) && it.holder == change.holder;
         let behind = behind || self.early.iter().any(|(.., it, _)| own(it));
-        if behind || self.note_block(worker, change, at, false) == Noted::Early {
+        if behind || self.note_block(worker, change, at, Known::Recorded) == Noted::Early {
             self.early.push((now + PATIENCE, worker, change, at));
         }
     }
 
-    fn note_block(&self, worker: u16, change: BlockChange, at: Timestamp, found: bool) -> Noted {
-        let happening = self.block(&change, found);
+    fn note_block(&self, worker: u16, change: BlockChange, at: Timestamp, known: Known) -> Noted {
+        let happening = self.block(&change, known);
         self.journal.note(Some(worker), at, happening)
     }
 
@@ -224,7 +256,7 @@ impl Take {
             if blocked.contains(&place) {
                 return true;
             }
-            if self.note_block(*worker, *change, *at, false) != Noted::Early {
+            if self.note_block(*worker, *change, *at, Known::Recorded) != Noted::Early {
                 return false;
             }
             if now < *until {
@@ -240,30 +272,18 @@ impl Take {
                     worker: *worker,
                 };
                 let ended = BlockChange { allotted: false, holder, ..*change };
-                self.note_block(*worker, ended, *at, true);
+                self.note_block(*worker, ended, *at, Known::Found);
             }
-            self.note_block(*worker, *change, *at, false);
+            self.note_block(*worker, *change, *at, Known::Recorded);
             false
         });
         self.early = waiting;
     }
 
-    /// Brings the journal up to what the directories say: at the start, and where records are missing.
+    /// Brings the journal up to what the directories say, where records are missing.
     fn compare(&mut self, now: Timestamp) {
-        let snapshot = self.snapshot.get();
-        let mut held = HashMap::new();
-        for pool in &snapshot.policy.pools {
-            for address in &pool.addresses {
-                for directory in [&address.low, &address.directory] {
-                    for (number, holder) in directory.held_blocks() {
-                        let ports = (address.addr, directory.ports(number));
-                        let change = BlockChange::new(true, pool.id, ports, holder);
-                        let place = (change.public, change.first);
-                        held.insert(place, change);
-                    }
-                }
-            }
-        }
+        let held = held_blocks(&self.snapshot.get().policy).into_iter();
+        let held: HashMap<_, _> = held.map(|it| ((it.public, it.first), it)).collect();
         let (_, known) = self.journal.state();
         let mut found = 0_u64;
         for known in known.iter().filter(|known| known.fixed().is_none()) {
@@ -275,12 +295,12 @@ impl Take {
                     conntrack::Holder { subscriber: who.0, overlay: who.1, worker: u16::MAX };
                 let ports = (known.place.public, known.place.first..=known.place.last);
                 let change = BlockChange::new(false, PoolId(pool_id), ports, holder);
-                self.journal.note(known.entry.worker, now, self.block(&change, true));
+                self.journal.note(known.entry.worker, now, self.block(&change, Known::Found));
                 found += 1;
             }
         }
         for change in held.values() {
-            let noted = self.note_block(change.holder.worker, *change, now, true);
+            let noted = self.note_block(change.holder.worker, *change, now, Known::Found);
             found += u64::from(noted == Noted::New);
         }
         if found > 0 {
@@ -302,7 +322,10 @@ impl Take {
         let overlays = snapshot.interfaces.iter().filter(|interface| interface.overlay != 0);
         // Kept when a device goes: records of its pods may still come.
         self.vnis.extend(overlays.filter_map(|it| Some((it.overlay, it.tunnel?.vni))));
-        let given = given(&snapshot.policy.forwards);
+        let given = given(&snapshot.policy.forwards, &|pod, vni| {
+            let routed = || self.vni(snapshot.overlay_of(pod, None)?);
+            vni.or_else(routed)
+        });
         let before = std::mem::take(&mut self.given);
         for (key, value) in before.iter().filter(|(key, value)| given.get(key) != Some(value)) {
             self.note_fixed(false, key.0, value, now);
@@ -327,7 +350,7 @@ impl Take {
         self.vnis.get(&overlay).copied()
     }
 
-    fn block(&self, change: &BlockChange, found: bool) -> Happening {
+    fn block(&self, change: &BlockChange, known: Known) -> Happening {
         let BlockChange { allotted, pool, public, first, last, holder } = *change;
         Happening::Block {
             allotted,
@@ -337,7 +360,7 @@ impl Take {
             vni: self.vni(holder.overlay),
             pool: self.pool(pool),
             pool_id: pool.0,
-            found,
+            known,
         }
     }
 
@@ -362,9 +385,10 @@ impl Take {
     }
 }
 
-/// What a configuration gives to pods, and what it gave to those who still have sessions there.
-fn given(forwards: &Forwards) -> Given {
-    let mut all = forwards.former().map(given).unwrap_or_default();
+/// What a configuration gives to pods, and what it gave to those who still have sessions there. `vni` tells the network of
+/// a pod from its address and what the object says.
+fn given(forwards: &Forwards, vni: &dyn Fn(Ipv4Addr, Option<u32>) -> Option<u32>) -> Given {
+    let mut all = forwards.former().map(|it| given(it, vni)).unwrap_or_default();
     let ported = forwards.forwards().iter().map(|forward| {
         let (first, last) = (*forward.ports.start(), *forward.ports.end());
         let place = Place { public: forward.address, first, last };
@@ -372,12 +396,18 @@ fn given(forwards: &Forwards) -> Given {
             name: forward.name.as_str().into(),
             protocol: Some(forward.protocol),
             target_port: forward.target_port,
+            vni: vni(forward.target, forward.vni),
         };
         ((place, Some(forward.protocol.number())), (forward.target, fixed))
     });
     let whole = forwards.statics().iter().map(|one| {
         let place = Place { public: one.address, first: 0, last: u16::MAX };
-        let fixed = Fixed { name: one.name.as_str().into(), protocol: None, target_port: 0 };
+        let fixed = Fixed {
+            name: one.name.as_str().into(),
+            protocol: None,
+            target_port: 0,
+            vni: vni(one.target, one.vni),
+        };
         ((place, None), (one.target, fixed))
     });
     all.extend(ported.chain(whole));

@@ -45,6 +45,48 @@ pub(crate) struct Fixed {
     pub(crate) protocol: Option<Protocol>,
     /// The pod's port for the first public port.
     pub(crate) target_port: u16,
+    /// The VNI of the pod's network, if the object or the routes name one.
+    pub(crate) vni: Option<u32>,
+}
+
+/// How a change of a block became known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// It was recorded when it happened.
+    #[default]
+    Recorded,
+    /// Nobody recorded it when it happened; it was seen later.
+    Found,
+    /// It was so before the start: the natgate before recorded it, and left it to this one.
+    Restored,
+}
+
+/// A natgate that ended without a word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Crash {
+    /// Its last sign of life, in milliseconds since 1970, if that can be read.
+    pub(crate) seen_ms: Option<u64>,
+    /// Sessions that it had then.
+    pub(crate) sessions: u64,
+    /// The number of the newest entry of its journal then.
+    pub(crate) newest: u64,
+    /// Who it was, and how it may have ended, for people.
+    pub(crate) who: String,
+}
+
+impl Crash {
+    /// For the log and the status.
+    pub(crate) fn line(&self) -> String {
+        let Self { seen_ms, sessions, newest, who } = self;
+        match seen_ms {
+            Some(at) => format!(
+                "{who}; its last sign of life was at {}; lost: the {sessions} sessions that it had then, and records of \
+                 what happened after that (entry {newest} of its journal)",
+                rfc3339(*at)
+            ),
+            None => format!("{who}; what it had is not known, and lost"),
+        }
+    }
 }
 
 /// What has happened.
@@ -70,8 +112,8 @@ pub(crate) enum Happening {
         pool: Arc<str>,
         /// The number of the pool.
         pool_id: u16,
-        /// Nobody recorded it when it happened; it was seen later.
-        found: bool,
+        /// How that is known.
+        known: Known,
     },
     /// A configuration gives ports to a pod, or takes them back.
     Fixed {
@@ -120,11 +162,13 @@ pub(crate) enum Happening {
     Missing(u64),
     /// The system's clock was set.
     ClockSet(ClockSet),
+    /// The natgate before ended without a word.
+    Crashed(Crash),
 }
 
 impl Happening {
     /// Names of all kinds but those of limits.
-    pub(crate) const NAMES: [&'static str; 10] = [
+    pub(crate) const NAMES: [&'static str; 11] = [
         "started",
         "stopped",
         "block-allotted",
@@ -135,6 +179,7 @@ impl Happening {
         "session-ended",
         "missing",
         "clock-set",
+        "crashed",
     ];
 
     /// A dense index of the kinds: those of [`NAMES`](Self::NAMES), then those of limits.
@@ -147,6 +192,7 @@ impl Happening {
             Self::Session { began, .. } => 7 - *began as usize,
             Self::Missing(_) => 8,
             Self::ClockSet(_) => 9,
+            Self::Crashed(_) => 10,
             Self::Limit { kind, .. } => Self::NAMES.len() + kind.index(),
         }
     }
@@ -239,6 +285,12 @@ pub(crate) struct Row {
     /// It was seen later, and not recorded when it happened.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) found: bool,
+    /// It was so before the start, and the natgate before recorded it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) restored: bool,
+    /// The last sign of life of the natgate before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) last_seen: Option<String>,
     /// The version of natgate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) version: Option<String>,
@@ -283,6 +335,7 @@ fn unless_zero(overlay: u16) -> Option<u16> {
 }
 
 impl From<&Entry> for Row {
+    #[allow(clippy::too_many_lines)] // one arm for each kind
     fn from(entry: &Entry) -> Self {
         let row = Self {
             seq: Some(entry.seq),
@@ -297,7 +350,7 @@ impl From<&Entry> for Row {
                 Self { version: Some(env!("CARGO_PKG_VERSION").to_owned()), ..row }
             }
             Happening::Stopped => row,
-            Happening::Block { place, subscriber, overlay, vni, pool, found, .. } => Self {
+            Happening::Block { place, subscriber, overlay, vni, pool, known, .. } => Self {
                 public: Some(place.public.to_string()),
                 first: Some(place.first),
                 last: Some(place.last),
@@ -305,7 +358,8 @@ impl From<&Entry> for Row {
                 overlay: unless_zero(*overlay),
                 vni: *vni,
                 pool: Some(pool.to_string()),
-                found: *found,
+                found: *known == Known::Found,
+                restored: *known == Known::Restored,
                 ..row
             },
             Happening::Fixed { place, subscriber, fixed, .. } => Self {
@@ -316,6 +370,7 @@ impl From<&Entry> for Row {
                 subscriber_port: Some(fixed.target_port),
                 protocol: fixed.protocol.map(|protocol| protocol.name().to_owned()),
                 name: Some(fixed.name.to_string()),
+                vni: fixed.vni,
                 ..row
             },
             Happening::Session {
@@ -341,6 +396,9 @@ impl From<&Entry> for Row {
             },
             Happening::Missing(count) => Self { count: Some(*count), ..row },
             Happening::ClockSet(set) => Self { before: Some(rfc3339(set.from_ms)), ..row },
+            Happening::Crashed(crash) => {
+                Self { last_seen: crash.seen_ms.map(rfc3339), count: Some(crash.sessions), ..row }
+            }
         }
     }
 }

@@ -20,8 +20,8 @@ mod time;
 mod who;
 
 pub(crate) use clock::unix_ms;
-pub(crate) use collect::{Collector, Rings};
-pub(crate) use entry::{Happening, Row};
+pub(crate) use collect::{Before, Collector, Rings, held_blocks};
+pub(crate) use entry::{Crash, Happening, Row};
 pub(crate) use ipfix::{Collector as IpfixCollector, Transport};
 pub(crate) use journal::{Batch, Journal};
 pub(crate) use sink::{Running, SinkCounts};
@@ -112,7 +112,7 @@ impl Who {
         let Some(at) = at.filter(|&at| at < now) else {
             let mut answer = who::now(&self.journal, question, now);
             if let (false, Some(directory)) = (answer.holders.is_empty(), &self.directory)
-                && let Ok(recorded) = who::then(directory, question, now)
+                && let Ok(recorded) = who::then(directory, question, now, now)
             {
                 // Of before a restart only the records know.
                 answer.take_beginnings(&recorded);
@@ -122,7 +122,7 @@ impl Who {
         let directory = self.directory.as_ref().ok_or(
             "no records (Gateway spec.events.attribution): none of the past are kept; allow them, or ask without a time",
         )?;
-        who::then(directory, question, at).map_err(|error| {
+        who::then(directory, question, at, now).map_err(|error| {
             let place = directory.display();
             format!("cannot read the records of the past ({place}): {error}; see natgate's log")
         })

@@ -252,7 +252,7 @@ fn a_full_disk_leaves_a_numbered_gap_and_the_right_table() {
         let place = held(&rig.pool).into_iter().next().unwrap();
         let question = question(&place.0);
         let at = Rig::unix_ms(rig.step());
-        let answer = then(&disk.join("who"), question, at).unwrap();
+        let answer = then(&disk.join("who"), question, at, u64::MAX).unwrap();
         assert_eq!(answer.holders.len(), 1, "{answer:?}");
         assert_eq!(answer.holders[0].subscriber, place.1.0);
     };
@@ -291,7 +291,7 @@ fn who_knows_every_holder_of_every_sampled_moment() {
     let (mut asked, mut held_then) = (0, 0);
     for (at, table) in &history {
         for place in everything.iter().step_by(5) {
-            let answer = then(&directory, question(place), *at).unwrap();
+            let answer = then(&directory, question(place), *at, u64::MAX).unwrap();
             let told: Vec<_> = answer.holders.iter().map(|it| it.subscriber.clone()).collect();
             if answer.notes.iter().any(|note| note.contains("begin later")) {
                 continue;
@@ -303,6 +303,63 @@ fn who_knows_every_holder_of_every_sampled_moment() {
         }
     }
     assert!(asked > 100 && held_then > 20, "{asked} {held_then}");
+}
+
+/// A day forward, two back, and five minutes back, so that the same times of day come again: whoever had a port then is
+/// named, and where a time was only once nobody else is.
+#[test]
+fn who_answers_for_each_time_of_day_however_the_clock_is_set() {
+    // 300 s.
+    const PERIOD: usize = 3_000;
+    let day = 86_400_000_i64;
+    let again = -day - 300_000;
+    let scratch = Scratch::new();
+    let (directory, path) = (scratch.0.join("who"), scratch.0.join("events.json"));
+    let mut rig = Rig::new(3, 4096, 1 << 16, 28);
+    let mut sink = Attribution::new(&directory, 1 << 20, Duration::from_secs(30 * 86_400));
+    let mut file = JsonLines::new(&path, 1 << 30, 0);
+    let (mut places, mut lost) = ([1, 1], 0);
+    let mut history = Vec::new();
+    for step in 0..4 * PERIOD {
+        let now = rig.step();
+        let period = step / PERIOD;
+        let offset = [0, day, -day, again][period];
+        let unix_ms = Rig::unix_ms(now).checked_add_signed(offset).unwrap();
+        while rig.take.round(now, unix_ms) > 0 {}
+        pump(&mut sink, &rig.journal, &mut places[0], &mut lost);
+        pump(&mut file, &rig.journal, &mut places[1], &mut lost);
+        if step % 250 == 123 {
+            history.push((unix_ms + 50, period < 2, held(&rig.pool)));
+        }
+    }
+    let everything: std::collections::BTreeSet<_> =
+        history.iter().flat_map(|(.., table)| table.keys().cloned()).collect();
+    let end = Rig::unix_ms(rig.step()).checked_add_signed(again).unwrap();
+    let (mut several, mut held_then) = (0, 0);
+    for (at, once, table) in &history {
+        for place in everything.iter().step_by(5) {
+            let answer = then(&directory, question(place), *at, end).unwrap();
+            let told: Vec<_> = answer.holders.iter().map(|it| it.subscriber.clone()).collect();
+            let expected: Vec<_> = table.get(place).map(|it| it.0.clone()).into_iter().collect();
+            if *once {
+                assert_eq!(told, expected, "{place:?} at {at}: {answer:?}");
+            } else {
+                assert!(
+                    expected.iter().all(|it| told.contains(it)),
+                    "{place:?} at {at}: {answer:?}"
+                );
+                several += usize::from(told.len() > expected.len());
+            }
+            held_then += expected.len();
+        }
+    }
+    assert!(several > 5 && held_then > 20, "{several} {held_then}");
+    let mut reader = Reader::default();
+    let text = std::fs::read_to_string(&path).unwrap();
+    reader.read(&text);
+    assert_eq!((reader.table, reader.gaps, lost), (held(&rig.pool), 0, 0));
+    // The first is that of the rig's own time.
+    assert_eq!(text.matches("\"clock-set\"").count(), 4);
 }
 
 /// Killed, with a torn record; the next process knows what was, and does not take it for what is.
@@ -336,19 +393,19 @@ fn records_survive_the_end_of_a_process_and_a_torn_one_is_left_out() {
     let held = held(&rig.pool);
     assert!(held.len() > 5);
     for (place, (subscriber, _)) in &held {
-        let answer = then(&directory, question(place), at).unwrap();
+        let answer = then(&directory, question(place), at, u64::MAX).unwrap();
         let told: Vec<_> = answer.holders.iter().map(|it| &it.subscriber).collect();
         assert_eq!(told, [subscriber], "{answer:?}");
         // It ended with the process.
         assert!(answer.holders[0].to.is_some(), "{answer:?}");
-        let later = then(&directory, question(place), super::unix_ms() + 60_000).unwrap();
+        let later = then(&directory, question(place), super::unix_ms() + 60_000, u64::MAX).unwrap();
         assert_eq!(later.holders, [], "{later:?}");
     }
     // A damaged record in the middle costs itself only.
     bytes[45] ^= 1;
     std::fs::write(&segment, &bytes).unwrap();
     let place = held.keys().last().unwrap();
-    let answer = then(&directory, question(place), at).unwrap();
+    let answer = then(&directory, question(place), at, u64::MAX).unwrap();
     assert!(answer.notes.iter().any(|note| note.contains("1 records are damaged")), "{answer:?}");
 }
 

@@ -6,16 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conntrack::{
-    Admission, Endpoint, FlowKey, HoldDown, Nat, Pool, PoolId, PoolSettings, Protocol, Quota,
-    Realm, Record, Secret, Timestamp,
+    Admission, BlockChange, Endpoint, FlowKey, HoldDown, Nat, Pool, PoolId, PoolSettings, Protocol,
+    Quota, Realm, Record, Secret, Timestamp, What,
 };
 use dataplane::forward::{Forwards, PortForward, StaticNat};
 use dataplane::rule::RuleSet;
 use dataplane::snapshot::{Answers, Policy, Published, Snapshot};
 use rtrb::Producer;
 
-use super::collect::{Rings, Take};
-use super::entry::Row;
+use super::collect::{Before, Rings, Take, held_blocks};
+use super::entry::{Crash, Row};
 use super::journal::Journal;
 
 const POOL: Admission = Admission { pool: PoolId(0), rule: 0 };
@@ -94,7 +94,7 @@ impl Rig {
         let snapshot = Arc::new(Published::new(policy(&pool, Forwards::default())));
         let journal = Arc::new(Journal::with_room(Timestamp::default(), kept));
         let mut take = Take::new(Arc::clone(&journal), rings, Arc::clone(&snapshot), false);
-        take.begin(Timestamp::default());
+        take.begin(Before::default(), Timestamp::default());
         let nats = nats.collect();
         Self { pool, journal, take, snapshot, nats, secret, step: 0 }
     }
@@ -247,14 +247,14 @@ fn who_reads_too_slowly_finds_a_gap_with_its_numbers() {
 fn what_a_configuration_gives_to_pods_is_told_when_it_changes() {
     let mut rig = Rig::new(1, 64, 1 << 10, 5);
     let target = Ipv4Addr::new(10, 0, 0, 9);
-    let forward = |name: &str, target_port| PortForward {
+    let forward = |name: &str, target_port: u16| PortForward {
         name: name.into(),
         address: Ipv4Addr::new(203, 0, 113, 1),
         protocol: Protocol::Tcp,
         ports: 8_000..=8_009,
         target,
         target_port,
-        vni: None,
+        vni: Some(42),
         pool: PoolId(0),
     };
     let address = Ipv4Addr::new(203, 0, 113, 77);
@@ -267,6 +267,7 @@ fn what_a_configuration_gives_to_pods_is_told_when_it_changes() {
         follow(rig, &mut next, |row| {
             replay(row, &mut table);
             let name = row.name.clone().unwrap_or_default();
+            assert_eq!(row.vni, (name == "web").then_some(42), "{row:?}");
             if row.kind != "clock-set" {
                 rows.push((row.kind.clone(), name, row.first.unwrap_or(0)));
             }
@@ -295,6 +296,47 @@ fn what_a_configuration_gives_to_pods_is_told_when_it_changes() {
     assert_eq!(told(&mut rig, former), []);
     assert_eq!(told(&mut rig, Forwards::default()), [row("fixed-removed", "web", 8_000)]);
     assert_eq!(table, Table::new());
+}
+
+/// The next process: its blocks are told as those that they were, and what a worker has given back since it has them is an
+/// ordinary end.
+#[test]
+fn blocks_that_live_through_a_restart_are_no_gap() {
+    let mut rig = Rig::new(2, 4096, 1 << 16, 7);
+    for _ in 0..400 {
+        let now = rig.step();
+        rig.collect(now);
+    }
+    let held_before = held(&rig.pool);
+    let restored = held_blocks(&rig.snapshot.get().policy);
+    assert!(restored.len() > 5 && restored.len() == held_before.len());
+    let journal = Arc::new(Journal::with_room(Timestamp::default(), 1 << 10));
+    let (rings, mut producers) = Rings::with_room(1, 8);
+    let mut take = Take::new(Arc::clone(&journal), rings, Arc::clone(&rig.snapshot), false);
+    // It is free again before anybody has looked.
+    let end = BlockChange { allotted: false, ..restored[0] };
+    let pool = &rig.snapshot.get().policy.pools[0];
+    let address = pool.addresses.iter().find(|it| it.addr == end.public).unwrap();
+    let block = address.directory.block_of(end.first);
+    address.directory.release(block, end.holder, Duration::ZERO, Timestamp::default());
+    producers[0].push(Record { at: Timestamp::default(), what: What::Block(end) }).unwrap();
+    let crash = Crash { seen_ms: Some(UNIX_MS), sessions: 9, newest: 8, who: String::new() };
+    let before = Before { restored: restored.clone(), crash: Some(crash) };
+    take.begin(before, Timestamp::default());
+    while take.round(Timestamp::default(), UNIX_MS) > 0 {}
+    let entries = journal.read(1, usize::MAX).entries;
+    let rows: Vec<Row> = entries.iter().map(|entry| Row::from(&**entry)).collect();
+    assert_eq!((rows[0].kind.as_str(), rows[1].kind.as_str()), ("started", "crashed"));
+    assert_eq!((rows[1].count, &rows[1].last_seen), (Some(9), &Some(super::rfc3339(UNIX_MS))));
+    let (mut table, mut told) = (Table::new(), 0);
+    for row in &rows {
+        replay(row, &mut table);
+        assert!(!row.found, "{row:?}");
+        told += usize::from(row.restored && row.kind == "block-allotted");
+    }
+    assert_eq!((told, table), (restored.len(), held(&rig.pool)));
+    let ends = rows.iter().filter(|row| row.kind == "block-released").count();
+    assert_eq!((ends, held(&rig.pool).len()), (1, held_before.len() - 1));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use anyhow::Context;
-use conntrack::{Nat, Restored, Secret, Timestamp};
+use conntrack::{BlockChange, Nat, Restored, Secret, Timestamp};
 use core_affinity::CoreId;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use crossbeam::utils::CachePadded;
@@ -29,7 +29,7 @@ use tracing::{error, info};
 use crate::api::{InterfaceFacts, Loads, Orders, Shared, WorkerFacts};
 use crate::cli::Seccomp;
 use crate::config::{Config, Gateway, Mode, Succession};
-use crate::events::Rings;
+use crate::events::{Rings, held_blocks};
 use crate::explain::Facts;
 use crate::mirror::MirrorState;
 use crate::receive::{Addresses, Receive, Side};
@@ -111,6 +111,7 @@ impl Dataplane {
         // Not before the locks are had: there is no natgate any more that could still write it.
         let state_file = config.gateway.state_file.clone();
         let (left, restored) = state_file.as_deref().map_or((None, None), state::take);
+        world.follow_left(left.as_ref(), state, &mut steering);
         let seeds = left.as_ref().map_or_else(Secret::random_seeds, |left| left.seeds);
         let clock =
             left.as_ref().map_or_else(Clock::start, |left| Clock::start_at(left.clock_now()));
@@ -205,9 +206,14 @@ impl Dataplane {
         self.journal = Journal::open(&self.state_dir, &snapshot.policy, now);
     }
 
-    /// Starts a thread for each worker, pinned to a core. What they record comes out of the rings.
-    pub(crate) fn start_workers(&mut self, seccomp: Seccomp) -> anyhow::Result<Rings> {
+    /// Starts a thread for each worker, pinned to a core. What they record comes out of the rings; and the blocks that they
+    /// have from the natgate before.
+    pub(crate) fn start_workers(
+        &mut self,
+        seccomp: Seccomp,
+    ) -> anyhow::Result<(Rings, Vec<BlockChange>)> {
         let now = self.shared.clock.now();
+        let held = held_blocks(&self.shared.snapshot.get().policy);
         let cores = core_affinity::get_core_ids().unwrap_or_default();
         let hand_offs = HandOff::between(&self.wakers);
         let (rings, records) = Rings::new(self.wakers.len());
@@ -248,7 +254,7 @@ impl Dataplane {
             info!("{line}");
             self.restored = Some(line);
         }
-        Ok(rings)
+        Ok((rings, held))
     }
 
     /// What workers know of the world, as it is published to them.
@@ -334,6 +340,7 @@ impl Dataplane {
             explain,
             ready: AtomicBool::new(false),
             drained_since: AtomicU64::new(0),
+            stops_at: std::sync::OnceLock::new(),
             mirror_resyncs: AtomicU64::new(0),
             mirror_lag_nanos: AtomicU64::new(0),
             kernel: std::sync::Mutex::default(),

@@ -47,6 +47,8 @@ impl Ending {
         }
         let now = Instant::now();
         self.draining = Some((now, now + grace));
+        // It is told once: this is the first time.
+        let _ = running.shared.stops_at.set(now + grace);
         supervisor.draining(grace);
         info!(seconds = grace.as_secs(), "told to stop: waiting for sessions to end");
         false

@@ -1,5 +1,6 @@
 //! How does a gateway live? Start in order, follow the world, stop in order.
 
+mod alive;
 pub(crate) mod confine;
 mod dataplane;
 mod ending;
@@ -32,12 +33,14 @@ use futures_util::FutureExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
-use crate::api::{Server, Shared, orders};
+use crate::api::{Server, Shared, orders, refusal};
 use crate::cli::GatewayArgs;
 use crate::config::{self, Config, OnExit, Tuning, Written};
+use crate::events::{Before, Crash};
 use crate::mirror::{Mirror, MirrorState, Resolver};
 use crate::receive::Receive;
 
+use self::alive::Alive;
 use self::dataplane::Dataplane;
 use self::ending::Ending;
 use self::links::StartAgain;
@@ -109,7 +112,7 @@ async fn live(
     let mut dataplane = Dataplane::prepare(&config, &mut world, &state, notices)?;
     let mut receive = dataplane.steer(&config, &world, &state).await;
     let started = Started { world, mirror, dataplane, incoming };
-    let ended = serve(args, (written, config), log, started, &receive, signals).await;
+    let ended = Box::pin(serve(args, (written, config), log, started, &receive, signals)).await;
     receive.undo().await;
     ended
 }
@@ -137,26 +140,42 @@ async fn serve(
     let metrics = server.metrics_address();
     let mut overlaps = Overlaps::default();
     overlaps.follow(&world, &state);
-    let rings = dataplane.start_workers(args.seccomp)?;
-    let mut recording = Recording::start(&gateway, &dataplane, rings)?;
+    let (rings, restored) = dataplane.start_workers(args.seccomp)?;
+    let (mut alive, crash) = Alive::begin(&gateway.state_dir);
+    let lost = crash.as_ref().map(Crash::line);
+    let before = Before { restored, crash };
+    let mut recording = Recording::start(&gateway, &dataplane, rings, before)?;
     let source = args.config.clone().unwrap_or_else(|| "flags".to_owned());
     let (to_us, orders) = orders();
-    let shared = Arc::new(dataplane.shown(&config, source, to_us, receive, &recording));
+    let mut shared = dataplane.shown(&config, source, to_us, receive, &recording);
+    if let Some(lost) = lost {
+        warn!("{lost}");
+        shared.restored.get_or_insert(format!("nothing: {lost}"));
+    }
+    let shared = Arc::new(shared);
     shared.follow_kernel(&state);
     let mut serving = std::pin::pin!(server.serve(Arc::clone(&shared)).fuse());
     follow_notices(incoming, mirror.resolver())?;
-    if [&mut terminate, &mut interrupt].into_iter().any(|s| s.recv().now_or_never().is_some()) {
-        info!("told to stop before anything was attached");
-        return Ok(());
+    let told =
+        [&mut terminate, &mut interrupt].into_iter().any(|s| s.recv().now_or_never().is_some());
+    let attached = if told { Ok(()) } else { dataplane.attach(&state) };
+    if told || attached.is_err() {
+        if told {
+            info!("told to stop before anything was attached");
+        }
+        // What was taken over from the natgate before is left to the next one.
+        dataplane.stop_workers();
+        alive.end();
+        recording.stop();
+        return Ok(attached?);
     }
-    dataplane.attach(&state)?;
     // The worker has just started, and was asked nothing yet.
     dataplane.announce();
     shared.ready.store(true, Ordering::Release);
     table::print(&config, &shared, metrics);
     info!(pid = std::process::id(), "ready");
     let wishes = Wishes::new(hang_up, orders, args.config.as_deref());
-    let running = Running { world, dataplane, shared: Arc::clone(&shared), log, overlaps };
+    let running = Running { world, dataplane, shared: Arc::clone(&shared), log, overlaps, alive };
     let ended = [terminate, interrupt];
     let reload = Reload::new(args.clone(), written, config);
     reload.show_settings(&running.shared);
@@ -168,17 +187,37 @@ async fn serve(
     ended
 }
 
-/// Follows the world until it is told to end.
+/// Follows the world until it is told to end, or can't go on, and ends in order.
 async fn follow(
     mut running: Running<'_>,
-    mut mirror: Mirror,
+    mirror: Mirror,
     mut reload: Reload,
-    mut wishes: Wishes,
-    [mut terminate, mut interrupt]: [Signal; 2],
-    mut serving: Pin<&mut impl Future<Output = ()>>,
+    wishes: Wishes,
+    signals: [Signal; 2],
+    serving: Pin<&mut impl Future<Output = ()>>,
 ) -> anyhow::Result<()> {
     let mut supervisor = Supervisor::default();
     supervisor.ready(&running.shared);
+    let about = (mirror, wishes, signals, serving);
+    let outcome = until_the_end(&mut running, &mut reload, &mut supervisor, about).await;
+    running.shared.ready.store(false, Ordering::Release);
+    supervisor.stopping();
+    // Whatever has failed, nothing gets by untranslated.
+    let on_exit = if outcome.is_ok() { reload.config().gateway.on_exit } else { OnExit::Block };
+    let stopped = stop(&mut running.dataplane, on_exit);
+    running.alive.end();
+    outcome.and(stopped)
+}
+
+/// Everybody who may have something to say.
+type About<'a, F> = (Mirror, Wishes, [Signal; 2], Pin<&'a mut F>);
+
+async fn until_the_end<F: Future<Output = ()>>(
+    running: &mut Running<'_>,
+    reload: &mut Reload,
+    supervisor: &mut Supervisor,
+    (mut mirror, mut wishes, [mut terminate, mut interrupt], mut serving): About<'_, F>,
+) -> anyhow::Result<()> {
     let mut signs = Supervisor::interval();
     let mut watch = tokio::time::interval(WATCH);
     let mut surveys = tokio::time::interval(SURVEY);
@@ -198,26 +237,27 @@ async fn follow(
             _ = signs.tick() => supervisor.sign(&running.shared),
             () = &mut serving => bail!("the stats socket has ended; see the log above"),
             wish = wishes.next() => match wish {
-                Wish::Read(trigger) => reload.want(trigger, &running),
+                Wish::Read(trigger) => reload.want(trigger, running),
                 Wish::Drain(on, reply) => {
-                    let done = reload.drain(on, &mut running, &mirror.state());
+                    let refused = if on { None } else { refusal(&running.shared) };
+                    let done = match refused {
+                        Some(error) => Err(error),
+                        None => reload.drain(on, running, &mirror.state()),
+                    };
                     // Who has gone meanwhile finds it in the status.
                     let _ = reply.send(done.map_err(|error| vec![error]));
                 }
             },
-            done = reload.done() => reload.take(done, &mut running, &mirror.state()),
-            _ = surveys.tick() => drop(reload.survey(&running)),
+            done = reload.done() => reload.take(done, running, &mirror.state()),
+            _ = surveys.tick() => drop(reload.survey(running)),
             () = async { tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} } } => {
-                if ending.told(&mut reload, &mut running, &mirror.state(), &mut supervisor) {
-                    break;
+                if ending.told(reload, running, &mirror.state(), supervisor) {
+                    return Ok(());
                 }
             }
-            () = ending.over(&running.shared) => break,
+            () = ending.over(&running.shared) => return Ok(()),
         }
     }
-    running.shared.ready.store(false, Ordering::Release);
-    supervisor.stopping();
-    stop(&mut running.dataplane, reload.config().gateway.on_exit)
 }
 
 /// Everything that is changed while a gateway runs.
@@ -227,17 +267,15 @@ struct Running<'a> {
     shared: Arc<Shared>,
     log: &'a Log,
     overlaps: Overlaps,
+    alive: Alive,
 }
 
 impl Running<'_> {
     /// False while an interface is gone.
     fn watch(&mut self) -> anyhow::Result<bool> {
-        let watched = self.dataplane.watch(&self.world);
-        if watched.as_ref().is_err_and(anyhow::Error::is::<StartAgain>) {
-            // Before natgate starts again, what runs ends in order.
-            stop(&mut self.dataplane, OnExit::Block)?;
-        }
-        let all_there = watched?;
+        let sessions = self.shared.sum(|worker| &worker.sessions);
+        self.alive.sign(sessions, self.shared.journal.newest());
+        let all_there = self.dataplane.watch(&self.world)?;
         self.shared.ready.store(all_there, Ordering::Release);
         Ok(all_there)
     }

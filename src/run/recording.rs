@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::config::{Events, Gateway};
-use crate::events::{Collector, Journal, Rings, Running, SinkCounts, Who};
+use crate::events::{Before, Collector, Journal, Rings, Running, SinkCounts, Who};
 
 use super::dataplane::Dataplane;
 
@@ -25,6 +25,7 @@ impl Recording {
         gateway: &Gateway,
         dataplane: &Dataplane,
         rings: Rings,
+        before: Before,
     ) -> anyhow::Result<Self> {
         let clock = dataplane.clock();
         let journal = Arc::new(Journal::new(clock.now()));
@@ -35,6 +36,7 @@ impl Recording {
             dataplane.snapshot(),
             clock,
             destinations,
+            before,
         )?;
         let Events { file, attribution, ipfix, .. } = &gateway.events;
         let mut sinks = Vec::new();

@@ -104,7 +104,11 @@ fn status(shared: &Shared, stuck: &[usize]) -> String {
     if !shared.is_ready() {
         return "an interface is gone".to_owned();
     }
-    let draining = shared.drained_since().map_or("", |_| "draining, ");
+    let draining = match (shared.drained_since(), shared.stopping_in_s()) {
+        (None, _) => String::new(),
+        (Some(_), None) => "draining, ".to_owned(),
+        (Some(_), Some(left)) => format!("stopping in {left} s, "),
+    };
     let sessions = shared.sum(|worker| &worker.sessions);
     let subscribers = shared.sum(|worker| &worker.subscribers);
     let workers = shared.workers.len();

@@ -1,5 +1,7 @@
 //! What does the configuration mean on this host? Interfaces, snapshot and steering tables.
 
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use dataplane::counters::MAX_INTERFACES;
@@ -7,16 +9,17 @@ use dataplane::interface::{Interface, InterfaceId, Roles, Tunnel};
 use dataplane::roads::{Journey, Roads, Route};
 use dataplane::rule::Action;
 use dataplane::snapshot::{Policy, Snapshot};
-use dataplane::xsk::{SteeringTables, TunnelEntry};
+use dataplane::xsk::{Steering, SteeringTables, TunnelEntry};
 use ipnet::Ipv4Net;
 
 use anyhow::bail;
-use tracing::warn;
+use tracing::{error, warn};
 
 use crate::config::{Config, Gateway, Tunnels};
 use crate::mirror::{Link, MirrorError, MirrorState, interfaces_by_name};
 
 use super::pods;
+use super::state::{State, with_leaving};
 
 /// What is on the pods' side only.
 pub(crate) const INTERNAL: Roles = Roles { internal: true, external: false };
@@ -265,25 +268,55 @@ impl World {
         SteeringTables { kernel_destinations: own.chain(pods).collect(), ..self.tables.clone() }
     }
 
+    /// Has addresses leave their pools that sessions of the natgate before are `left` on, if the steering program takes
+    /// them.
+    pub(crate) fn follow_left(
+        &mut self,
+        left: Option<&State>,
+        state: &MirrorState,
+        steering: &mut Steering,
+    ) {
+        let policy = left.and_then(|left| with_leaving(left, &self.policy, owners(state)));
+        let Some(policy) = policy else { return };
+        let wider = self.with_policy(policy);
+        if let Err(error) = steering.apply(&wider.steering_tables(state)) {
+            error!("sessions on addresses that were taken out of their pool end: {error}");
+            if let Err(error) = steering.apply(&self.steering_tables(state)) {
+                error!("the steering program does not take its old tables back: {error}");
+            }
+            return;
+        }
+        *self = wider;
+    }
+
     /// Refuses pool addresses that belong to others on this host's links: announcing them would cut those
     /// off.
     pub(crate) fn refuse_taken_addresses(&self, state: &MirrorState) -> anyhow::Result<()> {
-        let refuse = |address: &std::net::Ipv4Addr, owner: &str| {
+        let owner = owners(state);
+        let mut taken = self.policy.addresses.keys().filter_map(|it| Some((it, owner(*it)?)));
+        taken.next().map_or(Ok(()), |(address, owner)| {
             bail!("pool address taken ({address}): it is {owner}; take it out of the pool")
-        };
-        let tables = state.roads.tables.iter();
-        let routes = tables.flat_map(|table| table.overlapping(Ipv4Net::default()));
-        for id in routes.flat_map(|(_, route)| route.routers()) {
-            let Some(router) = state.roads.adjacency(id) else { continue };
-            if self.policy.addresses.contains_key(&router.address) {
-                let interface = &state.links[router.interface.index()].name;
-                refuse(&router.address, &format!("a router that this host uses on {interface}"))?;
-            }
-        }
-        let mut addresses = self.policy.addresses.keys();
-        let own = addresses.find(|a| state.roads.route(&Journey::to(**a)) == Some(&Route::Local));
-        own.map_or(Ok(()), |address| {
-            refuse(address, "an address or a broadcast address of this host")
+        })
+    }
+}
+
+/// Tells who has an address on this host's links, if it is known to be somebody's.
+fn owners(state: &MirrorState) -> impl Fn(Ipv4Addr) -> Option<String> + '_ {
+    let tables = state.roads.tables.iter();
+    let routes = tables.flat_map(|table| table.overlapping(Ipv4Net::default()));
+    let routers = routes.flat_map(|(_, route)| route.routers());
+    let routers: HashMap<Ipv4Addr, InterfaceId> = (routers)
+        .filter_map(|id| state.roads.adjacency(id))
+        .map(|router| (router.address, router.interface))
+        .collect();
+    move |address| {
+        let router = routers.get(&address).map(|id| {
+            let interface = &state.links[id.index()].name;
+            format!("a router that this host uses on {interface}")
+        });
+        router.or_else(|| {
+            let own = state.roads.route(&Journey::to(address)) == Some(&Route::Local);
+            own.then(|| "an address or a broadcast address of this host".to_owned())
         })
     }
 }

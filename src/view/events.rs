@@ -142,8 +142,12 @@ pub(super) fn sentence(row: &Row) -> String {
     let what = match row.kind.as_str() {
         "started" => format!("natgate {}", word(&row.version)),
         "block-allotted" | "block-released" => {
-            let found = if row.found { " (seen later)" } else { "" };
-            format!("{ports} {who} pool {}{found}", word(&row.pool))
+            let note = match (row.found, row.restored) {
+                (true, _) => " (seen later)",
+                (_, true) => " (as before the start)",
+                _ => "",
+            };
+            format!("{ports} {who} pool {}{note}", word(&row.pool))
         }
         "fixed-added" | "fixed-removed" => {
             let protocol = row.protocol.as_deref().unwrap_or("all");
@@ -159,6 +163,11 @@ pub(super) fn sentence(row: &Row) -> String {
         },
         "gap" => {
             format!("numbers {} to {} were not read in time", number(row.from), number(row.to))
+        }
+        "crashed" => {
+            let seen = row.last_seen.as_deref().unwrap_or("an unknown time");
+            let sessions = number(row.count);
+            format!("the natgate before, last seen at {seen}, with {sessions} sessions")
         }
         "clock-set" => format!("it was {}", word(&row.before)),
         _ => {

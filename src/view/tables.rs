@@ -50,7 +50,9 @@ pub(super) fn status(status: &Status, width: usize) -> String {
         }
         (false, _) => "starting".to_owned(),
         (true, None) => "ready".to_owned(),
-        (true, Some(since)) => format!("DRAINING since {}", ago(since)),
+        (true, Some(since)) => {
+            format!("DRAINING since {}{}", ago(since), stopping(status.stopping_in_s))
+        }
     };
     let share = 100.0 * status.sessions as f64 / status.sessions_maximum.max(1) as f64;
     let up = millis(status.uptime_s * 1000);
@@ -93,6 +95,11 @@ pub(super) fn status(status: &Status, width: usize) -> String {
     text
 }
 
+/// When it ends, if it was told to.
+fn stopping(left: Option<u64>) -> String {
+    left.map_or_else(String::new, |left| format!(", STOPPING in {}", millis(left * 1000)))
+}
+
 /// How long ago a second since 1970 was.
 fn ago(second: u64) -> String {
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
@@ -116,7 +123,10 @@ pub(super) fn reloaded(reloaded: &Reloaded) -> String {
 
 pub(super) fn drain(drain: &Drain, width: usize) -> String {
     let mut text = match drain.drained_since {
-        Some(since) => format!("draining since {}: no new sessions\n", ago(since)),
+        Some(since) => {
+            let stopping = stopping(drain.stopping_in_s);
+            format!("draining since {}{stopping}: no new sessions\n", ago(since))
+        }
         None => "not draining: new sessions are opened\n".to_owned(),
     };
     let remain = if drain.sessions == 1 { "remains" } else { "remain" };
@@ -135,13 +145,21 @@ pub(super) fn drain(drain: &Drain, width: usize) -> String {
             pool.pool.clone(),
             count(pool.sessions),
             count(pool.established),
+            millis(pool.oldest_s * 1000),
             millis(pool.longest_idle_ms),
             millis(pool.last_expires_in_ms),
             pool.busiest.clone(),
         ]
     };
-    let titles =
-        ["POOL", ">SESSIONS", ">ESTABLISHED", ">LONGEST IDLE", ">LAST EXPIRES IN", "BUSIEST"];
+    let titles = [
+        "POOL",
+        ">SESSIONS",
+        ">ESTABLISHED",
+        ">OLDEST",
+        ">LONGEST IDLE",
+        ">LAST EXPIRES IN",
+        "BUSIEST",
+    ];
     text + &table(width, &titles, drain.pools.iter().map(row)) + "\n"
 }
 

@@ -64,7 +64,7 @@ impl Nat {
     /// Follows the first segment of a session (`tcp`), and starts its timer.
     pub(super) fn begin(&mut self, slot: Slot, tcp: Option<&Segment>, now: Timestamp) {
         if let Some(segment) = tcp {
-            let tail = self.tails.insert();
+            let tail = self.tails.insert(now.as_secs() as u32);
             self.table.get_mut(slot).set_tail(Some(tail));
             self.follow(slot, segment, now);
         }

@@ -86,6 +86,7 @@ impl Nat {
             addressed: owner.addressed,
             state: session.state(),
             idle_ms: halves.map(|half| now.since_stored(half.last_seen)),
+            age_s: self.age(session, now),
             counts: halves.map(|half| (half.packets(), half.bytes())),
             tcp,
         })
@@ -207,13 +208,17 @@ impl Nat {
             }
             return None;
         };
-        let tail = sides.map(|_| self.tails.insert());
+        let born = (now.as_secs() as u32).saturating_sub(record.age_s);
+        let tail = sides.map(|_| self.tails.insert(born));
         if let (Some(tail), Some(tcp)) = (tail, &record.tcp) {
             let closing = Closing::of_fins(tcp.fin);
             self.tails.set(tail, &Tail { first: tcp.first, closing });
         }
         let session = self.table.get_mut(slot);
-        session.set_tail(tail);
+        match tail {
+            Some(_) => session.set_tail(tail),
+            None => session.set_born(born),
+        }
         for (at, direction) in [Direction::Outbound, Direction::Inbound].into_iter().enumerate() {
             let half = session.half_mut(direction);
             half.last_seen = now.stored().wrapping_sub(record.idle_ms[at]);

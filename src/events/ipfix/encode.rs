@@ -81,9 +81,19 @@ const FORMS: [(Form, &[Element]); 12] = [
     ),
     (
         Form::Forward,
-        &[TIME, NAT_EVENT, SOURCE, POST_NAT_SOURCE, RANGE_START, RANGE_END, PROTOCOL, SOURCE_PORT],
+        &[
+            TIME,
+            NAT_EVENT,
+            SOURCE,
+            POST_NAT_SOURCE,
+            RANGE_START,
+            RANGE_END,
+            PROTOCOL,
+            SOURCE_PORT,
+            INGRESS_VRF,
+        ],
     ),
-    (Form::Binding, &[TIME, NAT_EVENT, SOURCE, POST_NAT_SOURCE]),
+    (Form::Binding, &[TIME, NAT_EVENT, SOURCE, POST_NAT_SOURCE, INGRESS_VRF]),
     (
         Form::Session,
         &[
@@ -215,6 +225,7 @@ pub(super) fn record_of(what: &Happening, at: u64) -> Option<DataRecord> {
             None => Fields::new(Form::Binding, at, event(14, *added))
                 .address(*subscriber)
                 .address(place.public)
+                .word(fixed.vni.unwrap_or_default())
                 .done(),
             Some(protocol) => Fields::new(Form::Forward, at, event(16, *added))
                 .address(*subscriber)
@@ -223,6 +234,7 @@ pub(super) fn record_of(what: &Happening, at: u64) -> Option<DataRecord> {
                 .short(place.last)
                 .byte(protocol.number())
                 .short(fixed.target_port)
+                .word(fixed.vni.unwrap_or_default())
                 .done(),
         },
         Happening::Session { began, protocol, internal, vni, public, remote, .. } => {
@@ -251,7 +263,8 @@ pub(super) fn record_of(what: &Happening, at: u64) -> Option<DataRecord> {
         Happening::Started
         | Happening::Stopped
         | Happening::Missing(_)
-        | Happening::ClockSet(_) => return None,
+        | Happening::ClockSet(_)
+        | Happening::Crashed(_) => return None,
     })
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use conntrack::{Endpoint, EventKind, Limit, Protocol};
 
 use super::encode::{Messages, record};
-use crate::events::entry::{Entry, Fixed, Happening, Place};
+use crate::events::entry::{Entry, Fixed, Happening, Known, Place};
 
 const POD: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 7);
 const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
@@ -85,13 +85,13 @@ fn block(allotted: bool) -> Happening {
         vni: Some(77),
         pool: "general".into(),
         pool_id: 3,
-        found: false,
+        known: Known::Recorded,
     }
 }
 
 fn fixed(added: bool, protocol: Option<Protocol>) -> Happening {
     let place = Place { public: PUBLIC, first: 8_000, last: 8_009 };
-    let fixed = Fixed { name: "web".into(), protocol, target_port: 80 };
+    let fixed = Fixed { name: "web".into(), protocol, target_port: 80, vni: Some(78) };
     Happening::Fixed { added, place, subscriber: POD, fixed }
 }
 
@@ -125,12 +125,22 @@ fn told() -> Vec<(Happening, u64, Option<(u16, u64)>, Vec<(u16, u64)>)> {
         (session(false, false), 5, None, flow),
         (session(true, true), 4, None, whole.clone()),
         (session(false, true), 5, None, whole),
-        (fixed(true, None), 14, None, ends.clone()),
-        (fixed(false, None), 15, None, ends.clone()),
+        (fixed(true, None), 14, None, [ends.clone(), vec![(234, 78)]].concat()),
+        (fixed(false, None), 15, None, [ends.clone(), vec![(234, 78)]].concat()),
         (block(true), 16, None, [ports(1_024, 1_087), vec![(234, 77), (283, 3)]].concat()),
         (block(false), 17, None, [ports(1_024, 1_087), vec![(234, 77), (283, 3)]].concat()),
-        (fixed(true, Some(Protocol::Tcp)), 16, None, ports(8_000, 8_009)),
-        (fixed(false, Some(Protocol::Tcp)), 17, None, ports(8_000, 8_009)),
+        (
+            fixed(true, Some(Protocol::Tcp)),
+            16,
+            None,
+            [ports(8_000, 8_009), vec![(234, 78)]].concat(),
+        ),
+        (
+            fixed(false, Some(Protocol::Tcp)),
+            17,
+            None,
+            [ports(8_000, 8_009), vec![(234, 78)]].concat(),
+        ),
         (limit(EventKind::PoolExhausted), 3, None, vec![(283, 3)]),
         (limit(EventKind::TableFull), 13, Some((466, 1)), vec![(471, 1_000)]),
         (limit(EventKind::QuotaExhausted(Limit::Blocks)), 13, Some((466, 3)), user(473, 1_000)),

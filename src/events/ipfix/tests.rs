@@ -3,14 +3,17 @@
 //! Each test is in a network namespace of its own.
 
 use std::io::Read;
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use conntrack::PoolId;
+use dataplane::forward::{Forwards, PortForward, StaticNat};
+
 use super::super::sink_tests::Scratch;
-use super::super::tests::{Rig, Table, held};
+use super::super::tests::{Rig, Table, held, policy};
 use super::{Collector, Transport};
 use crate::events::{Happening, Running};
 
@@ -190,6 +193,25 @@ fn make_certificates(directory: &Path) {
     openssl(&words, &files);
 }
 
+/// What a configuration gives to pods of networks with numbers.
+fn given_to_networks() -> Forwards {
+    let (address, target) = (Ipv4Addr::new(203, 0, 113, 77), Ipv4Addr::new(10, 9, 9, 9));
+    let pool = PoolId(0);
+    let forward = PortForward {
+        name: "web".into(),
+        address,
+        protocol: conntrack::Protocol::Tcp,
+        ports: 8_000..=8_009,
+        target,
+        target_port: 80,
+        vni: Some(4_242),
+        pool,
+    };
+    let address = Ipv4Addr::new(203, 0, 113, 78);
+    let one = StaticNat { name: "one".into(), address, target, vni: Some(99), pool };
+    Forwards::new(vec![forward], &[one])
+}
+
 // Proves: 8158-S7a, 8158-S1, 8158-S4.6.10
 #[test]
 fn over_tls_wireshark_reads_the_block_table() {
@@ -230,6 +252,7 @@ fn over_tls_wireshark_reads_the_block_table() {
         drop(stranger);
         let server = start();
         let mut running = to(&ca).start(&rig.journal).unwrap();
+        rig.snapshot.publish(policy(&rig.pool, given_to_networks()));
         go_on(&mut rig, 8_000);
         let newest = rig.journal.newest();
         wait_for("all records", || written(&running) >= newest);
@@ -239,7 +262,13 @@ fn over_tls_wireshark_reads_the_block_table() {
         drop(server);
         let pcap = directory.join("ipfix.pcap");
         assert!(capture(&std::fs::read(&out).unwrap(), &pcap) > 2);
-        let flows = flows(&pcap);
+        let (given, flows): (Vec<Flow>, Vec<Flow>) =
+            flows(&pcap).into_iter().partition(|flow| flow.vrf != 0);
+        let given: Vec<_> =
+            given.iter().map(|it| (it.event, &*it.public, it.first, it.vrf)).collect();
+        let expected =
+            [(Some(16), "203.0.113.77", 8_000, 4_242), (Some(14), "203.0.113.78", 0, 99)];
+        assert_eq!(given, expected);
         let events = |event| flows.iter().filter(|flow| flow.event == Some(event)).count();
         assert!(events(16) > 100 && events(17) > 50, "{} {}", events(16), events(17));
         assert_eq!(replay(&flows), plain(&rig));

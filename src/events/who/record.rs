@@ -99,7 +99,7 @@ impl Record {
             Happening::ClockSet(set) => (Kind::ClockSet, set.from_ms),
             Happening::Missing(_) => (Kind::Gap, entry.unix_ms),
             Happening::Stopped => (Kind::Stopped, 0),
-            Happening::Started | Happening::Limit { .. } => return None,
+            Happening::Started | Happening::Crashed(_) | Happening::Limit { .. } => return None,
         };
         Some(Self { kind, at: entry.unix_ms, other, grant: grant(&entry.what) })
     }
@@ -194,7 +194,7 @@ fn grant(what: &Happening) -> Option<Grant> {
             subscriber: *subscriber,
             subscriber_port: fixed.target_port,
             overlay: 0,
-            vni: 0,
+            vni: fixed.vni.unwrap_or_default(),
         },
         Happening::Session { protocol, internal, overlay, vni, public, .. } => Grant {
             by: By::Session,

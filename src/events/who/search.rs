@@ -153,8 +153,9 @@ impl Open {
         }
     }
 
-    fn has(&self, at: u64) -> bool {
-        let within = |&(from, until): &Piece| from <= at && until.is_none_or(|until| at <= until);
+    /// Whether it has, or had, it at `at`, as far as is known at `now`: where the clock was set back, `at` may be later.
+    fn has(&self, at: u64, now: u64) -> bool {
+        let within = |&(from, until): &Piece| (from..=until.unwrap_or(now)).contains(&at);
         self.pieces.iter().any(within)
             || self.doubt.is_some_and(|(from, until)| (from..=until).contains(&at))
     }
@@ -282,8 +283,8 @@ fn concerns(grant: &Grant, question: Question) -> bool {
         && grant.protocol.is_none_or(|it| it == protocol.number())
 }
 
-/// Who had it at `at`, as the records in `directory` say. May take as long as it takes to read them all.
-pub(crate) fn then(directory: &Path, question: Question, at: u64) -> io::Result<Answer> {
+/// Who had it at `at`, as the records in `directory` say at `now`. May take as long as it takes to read them all.
+pub(crate) fn then(directory: &Path, question: Question, at: u64, now: u64) -> io::Result<Answer> {
     let mut reading = Reading::default();
     for (_, path) in segments(directory)? {
         // It may have been forgotten meanwhile.
@@ -306,7 +307,7 @@ pub(crate) fn then(directory: &Path, question: Question, at: u64) -> io::Result<
     reading.drop_doubtful();
     let mut answer = Answer::to(question, at);
     answer.records_since = reading.oldest.map(rfc3339);
-    let all = reading.open.iter().chain(&reading.ended).filter(|open| open.has(at));
+    let all = reading.open.iter().chain(&reading.ended).filter(|open| open.has(at, now));
     answer.holders = all.map(Open::holding).collect();
     answer.holders.sort_by(|a, b| a.from.cmp(&b.from));
     if reading.oldest.is_none_or(|oldest| at < oldest) {

@@ -1,6 +1,7 @@
 //! Who gets what of a state? Each worker its subscribers, under the pools and rules that there are now.
 
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use conntrack::{
@@ -22,6 +23,8 @@ pub(crate) struct Lost {
     pub(crate) pool: u64,
     /// Their rule is gone.
     pub(crate) rule: u64,
+    /// Their public address is not of their pool any more.
+    pub(crate) address: u64,
     /// Their public endpoint is not that of their pod any more.
     pub(crate) endpoint: u64,
     /// Pods whose address others have too, in another overlay: those are numbered anew.
@@ -98,13 +101,15 @@ impl Heirs {
 }
 
 /// Numbers of before, and what they are now.
-struct Numbers {
+pub(super) struct Numbers {
     pools: HashMap<PoolId, PoolId>,
     rules: Vec<Option<u16>>,
+    /// The pools of the addresses that there are now.
+    addresses: HashMap<Ipv4Addr, PoolId>,
 }
 
 impl Numbers {
-    fn new(state: &State, policy: &Policy) -> Self {
+    pub(super) fn new(state: &State, policy: &Policy) -> Self {
         let now: HashMap<String, (PoolId, String)> = (policy.pools.iter())
             .map(|pool: &Arc<Pool>| {
                 let PoolShape { id, name, shape } = PoolShape::of(pool);
@@ -117,13 +122,24 @@ impl Numbers {
         };
         let rules: HashMap<&str, u16> =
             (policy.rules.rules().iter().zip(0..)).map(|(rule, at)| (&*rule.name, at)).collect();
+        let owned = |pool: &Arc<Pool>| {
+            let id = pool.id;
+            pool.addresses.iter().map(move |it| (it.addr, id)).collect::<Vec<_>>()
+        };
         Self {
             pools: state.pools.iter().filter_map(same).collect(),
             rules: state.rules.iter().map(|name| rules.get(&**name).copied()).collect(),
+            addresses: policy.pools.iter().flat_map(owned).collect(),
         }
     }
 
-    fn rule(&self, before: u16) -> Option<u16> {
+    /// The pool that this one is now, if it shares ports as before.
+    pub(super) fn pool(&self, before: PoolId) -> Option<PoolId> {
+        self.pools.get(&before).copied()
+    }
+
+    /// The rule that this one is now.
+    pub(super) fn rule(&self, before: u16) -> Option<u16> {
         if before == NO_RULE { Some(before) } else { *self.rules.get(usize::from(before))? }
     }
 
@@ -144,7 +160,7 @@ impl Numbers {
         snapshot: &Snapshot,
         lost: &mut Lost,
     ) -> Option<SessionRecord> {
-        let Some(&pool) = self.pools.get(&record.pool) else {
+        let Some(pool) = self.pool(record.pool) else {
             lost.pool += 1;
             return None;
         };
@@ -162,6 +178,10 @@ impl Numbers {
         };
         if record.overlay != 0 {
             lost.overlay += 1;
+            return None;
+        }
+        if self.addresses.get(&record.public.addr) != Some(&pool) {
+            lost.address += 1;
             return None;
         }
         let fixed = record.origin == Origin::Fixed;
@@ -187,6 +207,7 @@ pub(crate) fn line(lost: &Lost, sessions: u64, restored: &Restored) -> String {
     for (count, why) in [
         (lost.pool, "whose pool is gone or shares ports otherwise"),
         (lost.rule, "whose rule is gone"),
+        (lost.address, "whose public address was taken out of their pool"),
         (lost.endpoint, "whose public endpoint is not their pod's any more"),
         (lost.overlay, "of pods in overlays with the same addresses"),
         (restored.sessions_lost, "without a block, a home or room"),
@@ -203,7 +224,6 @@ pub(crate) fn line(lost: &Lost, sessions: u64, restored: &Restored) -> String {
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
-    use std::net::Ipv4Addr;
 
     use conntrack::{HoldingRecord, PoolSettings};
     use dataplane::forward::Forwards;

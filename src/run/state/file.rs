@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 /// What the file begins with.
 const MAGIC: [u8; 16] = *b"natgate state\0\r\n";
 /// Raised by every change of what is written: a natgate reads no format but its own.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Magic, format, checksum and length of what follows.
 const HEADER: usize = 32;
 /// Longest time between the stop and the next start. Later, peers have given up and ports were promised to others.
@@ -106,7 +106,7 @@ pub(super) fn machine_clock() -> io::Result<Duration> {
 }
 
 /// Names this boot of the machine.
-pub(super) fn boot() -> String {
+pub(in crate::run) fn boot() -> String {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     id.trim().to_owned()
 }

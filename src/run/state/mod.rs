@@ -2,10 +2,12 @@
 //!
 //! At an orderly stop everything that the workers know of sessions goes to a file on tmpfs ([`file`]); the next start
 //! reads it, removes it, and gives each worker its share ([`divide`]). The clock goes on where it was, so that timers do
-//! too. What can't be read whole is not used at all.
+//! too. What can't be read whole is not used at all. Addresses that were on their way out of their pool go on leaving
+//! ([`leaving`]).
 
 mod divide;
 mod file;
+mod leaving;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -15,7 +17,8 @@ use dataplane::snapshot::Policy;
 use tracing::{info, warn};
 
 pub(super) use divide::{Heirs, line};
-pub(super) use file::State;
+pub(super) use file::{State, boot};
+pub(super) use leaving::with_leaving;
 
 use file::{BlockRest, PoolShape};
 
@@ -41,7 +44,7 @@ pub(super) fn collect(
     }
     Some(State {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        boot: file::boot(),
+        boot: boot(),
         saved_at: clock,
         clock: now,
         seeds,

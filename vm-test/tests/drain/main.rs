@@ -140,6 +140,7 @@ fn probes(rig: &mut Rig, ready: bool) -> Result<()> {
     ensure!(rig.natgate()?.metrics()?.contains(&gauge), "no {gauge}");
     let shown = status(rig)?;
     ensure!(shown["drained_since"].is_null() == ready, "{shown}");
+    ensure!(shown["stopping_in_s"].is_null(), "{shown}");
     Ok(())
 }
 
@@ -148,6 +149,7 @@ fn drain_and_back(rig: &mut Rig) -> Result<()> {
     probes(rig, true)?;
     let (code, out, error) = rig.natgate()?.command(&["drain"])?;
     ensure!(code == 0 && out.contains("general") && out.contains("draining since"), "{out}{error}");
+    ensure!(out.contains("OLDEST"), "{out}");
     probes(rig, false)?;
     nothing_begins(rig)?;
     before.goes_on()?;
@@ -156,6 +158,9 @@ fn drain_and_back(rig: &mut Rig) -> Result<()> {
     let general = &shown["pools"][0];
     ensure!(general["pool"] == "general" && general["sessions"] == 3, "{shown}");
     ensure!(general["established"] == 2, "{shown}");
+    // They began before others were refused, which takes seconds.
+    let oldest = general["oldest_s"].as_u64().context("no age")?;
+    ensure!((1..600).contains(&oldest), "{oldest} s");
     ensure!(shown["sessions"] == 3 && shown["refused"].as_u64() >= Some(4), "{shown}");
     // A new configuration does not end it, nor does drain once more.
     let path = rig.directory().join("natgate.yaml");
@@ -216,6 +221,23 @@ fn drain_waits_for_the_last_session() {
     verified(options(1, &[]), wait_for_the_last);
 }
 
+/// Who told it to stop takes its end for granted, so `undrain` is refused.
+fn stopping_is_shown_and_not_taken_back(rig: &mut Rig) -> Result<()> {
+    let left = status(rig)?["stopping_in_s"].as_u64().context("the stop is not shown")?;
+    ensure!((1..=30).contains(&left), "{left} s");
+    for command in ["status", "drain"] {
+        let (code, out, error) = rig.natgate()?.command(&[command])?;
+        ensure!(code == 0 && out.contains(", STOPPING in "), "{command}: {out}{error}");
+    }
+    let (code, out, error) = rig.natgate()?.command(&["undrain"])?;
+    let told = "error: still draining (undrain): natgate was told to stop, and does so in ";
+    ensure!(code == 1 && error.starts_with(told), "{code}: {out}{error}");
+    let now = status(rig)?;
+    ensure!(!now["drained_since"].is_null(), "it was undrained: {now}");
+    ensure!(now["stopping_in_s"].as_u64() <= Some(left), "{now}");
+    Ok(())
+}
+
 /// Told to stop with time to do so: nothing new begins, and it stops when the last session has ended.
 fn grace(rig: &mut Rig) -> Result<()> {
     let mut before = Before::open(rig)?;
@@ -225,6 +247,7 @@ fn grace(rig: &mut Rig) -> Result<()> {
     wait::until("the draining", LIMIT, || {
         Ok((!status(rig)?["drained_since"].is_null()).then_some(()))
     })?;
+    stopping_is_shown_and_not_taken_back(rig)?;
     nothing_begins(rig)?;
     echo(&mut before.stream, b"still here")?;
     echo(&mut before.forwarded, b"still here")?;

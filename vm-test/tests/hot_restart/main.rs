@@ -4,6 +4,8 @@
 //!  c1, c2 ── node ── gw (natgate ends in order; another one takes its place) ── r ── s1
 //! ```
 
+mod leaving;
+
 use std::io::{Read, Write};
 use std::net::{TcpStream, UdpSocket};
 use std::path::PathBuf;
@@ -34,8 +36,12 @@ spec: {{addresses: [{address}]{settings}}}
 
 /// c1 goes by the pool `first`, c2 by `second`.
 fn objects(second: &str, settings: &str) -> String {
-    let (first, other) =
-        (pool("first", "203.0.113.10", settings), pool(second, "203.0.113.11", settings));
+    objects_at(second, "203.0.113.11", settings)
+}
+
+/// The same; the second pool has this address.
+fn objects_at(second: &str, address: &str, settings: &str) -> String {
+    let (first, other) = (pool("first", "203.0.113.10", settings), pool(second, address, settings));
     format!(
         "\
 apiVersion: natgate.dev/v1alpha1
@@ -212,6 +218,19 @@ fn bulk(rig: &Rig) -> Result<Bulk> {
     Bulk::begin(rig.pods[0].run(|| connect((S1[0], PORT)))??)
 }
 
+/// The journal of a natgate that has taken over has every block as it was, and no gap.
+fn records_go_on(rig: &mut Rig) -> Result<()> {
+    let events = rig.natgate()?.json(&["events", "--last", "1000"])?;
+    let of = |kind: &str| events.iter().filter(|row| row["kind"] == kind).count();
+    let restored = events.iter().filter(|row| row["restored"] == true).count();
+    ensure!(restored > 0 && restored == of("block-allotted"), "{restored} blocks: {events:?}");
+    ensure!(of("missing") + of("crashed") == 0, "{events:?}");
+    ensure!(events.iter().all(|row| row["found"] != true), "{events:?}");
+    let log = rig.natgate()?.log();
+    ensure!(!log.contains("unrecorded") && !log.contains("without a word"), "{log}");
+    Ok(())
+}
+
 /// A transfer, idle connections and datagrams live through `times` restarts, everyone under the address and port that
 /// it had; new ones begin.
 fn survive(rig: &mut Rig, settings: &str, connections: usize, workers: &[u16]) -> Result<()> {
@@ -229,6 +248,7 @@ fn survive(rig: &mut Rig, settings: &str, connections: usize, workers: &[u16]) -
         ensure!(said == format!("{all} of {all} sessions of the natgate before live on"), "{said}");
         ensure!(seen(rig)? == was, "sessions are others than before");
         ensure!(held_since(rig)? == since, "a block is held since {since}");
+        records_go_on(rig)?;
         before.all_go_on()?;
         ensure!(seen(rig)? == was, "sessions began anew");
     }
@@ -316,7 +336,7 @@ fn refuse(rig: &mut Rig, change: impl FnOnce(&mut Vec<u8>), said: &str) -> Resul
 
 fn wrong_states(rig: &mut Rig) -> Result<()> {
     server::tcp_echo(&rig.s1, S1[0], PORT)?;
-    refuse(rig, |bytes| bytes[16] += 1, "format 2, and this natgate reads 1")?;
+    refuse(rig, |bytes| bytes[16] += 1, "format 3, and this natgate reads 2")?;
     refuse(rig, |bytes| bytes.truncate(bytes.len() / 2), "cut short")?;
     refuse(rig, |bytes| bytes.truncate(7), "not a state of natgate")?;
     refuse(rig, |bytes| *bytes = vec![0xa5; 100_000], "not a state of natgate")?;
@@ -338,15 +358,41 @@ fn killed(rig: &mut Rig) -> Result<()> {
     let mut before = Before::open(rig, 4)?;
     restart(rig, &objects("second", ""), 1)?;
     before.all_go_on()?;
-    // What was loaded is gone, and who is killed leaves nothing.
+    // What was loaded is gone, and who is killed leaves nothing but a sign of life.
+    let count = seen(rig)?.len();
+    let sign = rig.directory().join("state/running");
+    vm_test::wait::until("a sign of life", Duration::from_secs(30), || {
+        let text = std::fs::read_to_string(&sign)?;
+        Ok(text.contains(&format!("\"sessions\":{count},")).then_some(()))
+    })?;
     rig.natgate()?.kill9()?;
     ensure!(!state_file(rig).exists(), "a state is left");
     start(rig, &objects("second", ""), 1)?;
-    ensure!(restored(rig)? == "nothing was left", "{}", restored(rig)?);
+    a_crash_is_told(rig, count)?;
     ensure!(seen(rig)?.is_empty(), "sessions of a state that was loaded before");
     before.all_go_on().err().context("connections survive kill -9")?;
     let mut new = rig.pods[0].run(|| connect((S1[0], PORT)))??;
-    echo(&mut new, b"new")
+    echo(&mut new, b"new")?;
+    // Once, and not of an end in order.
+    restart(rig, &objects("second", ""), 1)?;
+    records_go_on(rig)?;
+    echo(&mut new, b"old")
+}
+
+/// In one line of the log, in the status, and in the journal.
+fn a_crash_is_told(rig: &mut Rig, sessions: usize) -> Result<()> {
+    let log = rig.natgate()?.log();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("without a word")).collect();
+    let lost = format!("the {sessions} sessions that it had");
+    ensure!(lines.len() == 1 && lines[0].contains(&lost) && lines[0].contains("WARN"), "{log}");
+    let said = restored(rig)?;
+    ensure!(said.starts_with("nothing: ") && said.contains(&lost), "{said}");
+    let events = rig.natgate()?.json(&["events", "--last", "10"])?;
+    let crash = events.iter().find(|row| row["kind"] == "crashed").context("no such event")?;
+    ensure!(crash["count"] == sessions && crash["last_seen"].is_string(), "{crash}");
+    let (_, text, _) = rig.natgate()?.command(&["events"])?;
+    ensure!(text.contains("the natgate before, last seen at"), "{text}");
+    Ok(())
 }
 
 #[test]

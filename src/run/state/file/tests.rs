@@ -66,6 +66,7 @@ fn session() -> SessionRecord {
         addressed: true,
         state: conntrack::State::Established,
         idle_ms: [9, 10],
+        age_s: 31,
         counts: [(11, 12), (13, 14)],
         tcp: Some(TcpRecord {
             sides: [(15, 16, 7, 0x33), (17, 18, 2, 0x32)],
@@ -143,7 +144,7 @@ fn the_format_has_a_number_of_its_own() {
 }
 
 /// Format, length and checksum of the state above.
-const GOLDEN: (u32, usize, u32) = (1, 169, 2_221_229_241);
+const GOLDEN: (u32, usize, u32) = (2, 170, 3_589_547_587);
 
 #[test]
 fn what_is_cut_short_or_damaged_anywhere_is_refused_whole() {
@@ -175,7 +176,7 @@ fn what_is_of_another_version_boot_or_time_is_refused_by_name() {
     let mut newer = encode(&state()).unwrap();
     newer[16] += 1;
     let said = directory.refused(&newer);
-    assert!(said.contains("format 2, and this natgate reads 1"), "{said}");
+    assert!(said.contains("format 3, and this natgate reads 2"), "{said}");
     let elsewhere = State { boot: "another".to_owned(), ..state() };
     assert!(directory.refused(&encode(&elsewhere).unwrap()).contains("another boot"));
     let later = State { saved_at: Duration::from_secs(1 << 40), ..state() };
