@@ -51,12 +51,24 @@ impl Gateway {
         directory: &Path,
         arguments: &[String],
     ) -> Result<Self> {
+        let Some(programs) = programs else {
+            return Self::launch_in(&[], namespace, directory, arguments);
+        };
+        let path = std::env::var("PATH").context("PATH is not set")?;
+        let path = format!("{}:{path}", programs.display());
+        Self::launch_in(&[("PATH", &path)], namespace, directory, arguments)
+    }
+
+    /// The same, with these variables in its environment.
+    pub fn launch_in(
+        environment: &[(&str, &str)],
+        namespace: &Namespace,
+        directory: &Path,
+        arguments: &[String],
+    ) -> Result<Self> {
         let socket = directory.join("natgate.sock");
         let mut command = namespace.command(natgate_binary()?);
-        if let Some(programs) = programs {
-            let path = std::env::var("PATH").context("PATH is not set")?;
-            command.env("PATH", format!("{}:{path}", programs.display()));
-        }
+        command.envs(environment.iter().copied());
         command.arg("run").args(arguments).arg("--socket").arg(&socket);
         command.arg("--state-dir").arg(directory.join("state"));
         Ok(Self { place: Place::Here(Process::start(command, "natgate", directory)?), socket })

@@ -192,8 +192,8 @@ kind: NatRule")]),
 ", "  addresses: [203.0.113.10-203.0.113.13]
   scatter: {log: 7, ports: 60000-65535}
 ")]),
-        stderr: r#"error: wrong type ($D/natgate.yaml:16:18: spec.scatter.log): expected true or false, found the number 7; write true or false
-"#,
+        stderr: "error: wrong type ($D/natgate.yaml:16:18: spec.scatter.log): expected true or false, found the number 7; write true or false
+",
     },
     Case {
         name: "quota of no blocks",
