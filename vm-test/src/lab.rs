@@ -1,15 +1,17 @@
 //! How does a suite hold flows between the two injectors, and know that a packet was swallowed?
 //!
 //! Packets that must not come are told from late ones by a *fence*: a datagram sent behind them.
-//! One worker takes packets in order, so what did not come before the fence never comes.
+//! One worker takes packets of one queue in order, so what did not come before the fence never comes. A guest's cards have
+//! several queues, and the fence may go by another one than what it comes behind: it waits there for a moment.
 
 use std::cell::Cell;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 
 use crate::craft::{self, ACK, Ip, SYN, Segment};
-use crate::inject::{INSIDE, OUTSIDE, Received};
+use crate::inject::{INSIDE, OUTSIDE, Received, SILENCE};
 use crate::oracle::packet::{ECHO_REQUEST, ICMP, TCP, UDP};
 use crate::{Rig, Wire};
 
@@ -25,6 +27,8 @@ pub struct Lab {
     pub outside: Wire,
     fence: SocketAddrV4,
     number: Cell<u32>,
+    /// How long packets may be under way by other queues.
+    settle: Duration,
 }
 
 /// A flow that the inside opened.
@@ -49,7 +53,8 @@ impl Lab {
     pub fn open(rig: &Rig) -> Result<Self> {
         let (inside, outside) = (Wire::inside(rig)?, Wire::outside(rig)?);
         let nowhere = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
-        let mut lab = Self { inside, outside, fence: nowhere, number: Cell::new(0) };
+        let settle = if rig.guest.is_some() { SILENCE } else { Duration::ZERO };
+        let mut lab = Self { inside, outside, fence: nowhere, number: Cell::new(0), settle };
         lab.fence = lab.udp(FENCE, FENCE, b"fence")?.public;
         ensure!(rig.options().pool.holds(*lab.fence.ip()), "{} is not translated", lab.fence);
         Ok(lab)
@@ -168,6 +173,7 @@ impl Lab {
     }
 
     fn next(&self) -> Vec<u8> {
+        std::thread::sleep(self.settle);
         self.number.set(self.number.get() + 1);
         format!("fence {}", self.number.get()).into_bytes()
     }
