@@ -110,7 +110,7 @@ impl Dataplane {
         let count = wakers.len();
         // Not before the locks are had: there is no natgate any more that could still write it.
         let state_file = config.gateway.state_file.clone();
-        let (left, restored) = state_file.as_deref().map_or((None, None), state::take);
+        let (left, restored) = state_file.as_deref().map_or((None, None), state::read);
         world.follow_left(left.as_ref(), state, &mut steering);
         let seeds = left.as_ref().map_or_else(Secret::random_seeds, |left| left.seeds);
         let clock =

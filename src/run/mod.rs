@@ -158,7 +158,12 @@ async fn serve(
     follow_notices(incoming, mirror.resolver())?;
     let told =
         [&mut terminate, &mut interrupt].into_iter().any(|s| s.recv().now_or_never().is_some());
-    let attached = if told { Ok(()) } else { dataplane.attach(&state) };
+    let attached = if told {
+        Ok(())
+    } else {
+        let used = gateway.state_file.as_deref().map_or(Ok(()), state::used);
+        used.and_then(|()| dataplane.attach(&state).map_err(Into::into))
+    };
     if told || attached.is_err() {
         if told {
             info!("told to stop before anything was attached");
@@ -167,7 +172,7 @@ async fn serve(
         dataplane.stop_workers();
         alive.end();
         recording.stop();
-        return Ok(attached?);
+        return attached;
     }
     // The worker has just started, and was asked nothing yet.
     dataplane.announce();

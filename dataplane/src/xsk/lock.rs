@@ -144,7 +144,7 @@ mod tests {
             "import socket,time\ns=socket.socket(socket.AF_UNIX)\ns.bind('\\0{name}')\ns.listen()\nprint('held',flush=True)\ntime.sleep(60)"
         );
         let mut command = Command::new("setpriv");
-        command.args(["--reuid", "65534", "--clear-groups", "python3", "-c", &program]);
+        command.args(["--reuid", "65534", "--clear-groups", "/usr/bin/python3", "-c", &program]);
         let mut squatter = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut said = [0; 4];
         squatter.stdout.take().unwrap().read_exact(&mut said).unwrap();

@@ -145,9 +145,14 @@ fn decode(bytes: &[u8]) -> Result<State, Refused> {
 pub(super) fn write(state: &State, path: &Path) -> io::Result<u64> {
     let bytes = encode(state)?;
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}", std::process::id()));
+    name.push(".new");
     let temporary = path.with_file_name(name);
     let written = (|| {
+        // A natgate that was killed while it wrote has left it.
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
         options.open(&temporary)?.write_all(&bytes)?;
@@ -160,12 +165,12 @@ pub(super) fn write(state: &State, path: &Path) -> io::Result<u64> {
     written.map(|()| bytes.len() as u64)
 }
 
-/// Reads what is at `path` and removes it, so that nobody uses it twice. `None`: there is nothing.
-pub(super) fn take(path: &Path) -> Result<Option<State>, Refused> {
+/// Reads what is at `path`; what is refused is removed, unless it is somebody else's. `None`: there is nothing.
+pub(super) fn read(path: &Path) -> Result<Option<State>, Refused> {
     let mut options = OpenOptions::new();
     // Not to wait for whoever writes into a pipe.
     options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-    let mut file = match options.open(path) {
+    let file = match options.open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.into()),
@@ -178,17 +183,31 @@ pub(super) fn take(path: &Path) -> Result<Option<State>, Refused> {
     if !ours {
         return Err(Refused::NotOurs);
     }
+    let state = usable(file);
+    if state.is_err() {
+        fs::remove_file(path)?;
+    }
+    state.map(Some)
+}
+
+fn usable(mut file: fs::File) -> Result<State, Refused> {
     let mut bytes = Vec::new();
-    let read = file.read_to_end(&mut bytes);
-    fs::remove_file(path)?;
-    read?;
+    file.read_to_end(&mut bytes)?;
     let state = decode(&bytes)?;
     if state.boot != boot() {
         return Err(Refused::OtherBoot);
     }
     let now = machine_clock()?;
     let age = now.checked_sub(state.saved_at).ok_or(Refused::OtherBoot)?;
-    if age > MAX_AGE { Err(Refused::Old(age)) } else { Ok(Some(state)) }
+    if age > MAX_AGE { Err(Refused::Old(age)) } else { Ok(state) }
+}
+
+/// Removes what is at `path`.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod leaving;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use conntrack::{Nat, Records, Timestamp};
 use dataplane::snapshot::Policy;
 use tracing::{info, warn};
@@ -75,9 +76,10 @@ pub(super) fn leave(state: &State, path: &Path) {
     }
 }
 
-/// What the gateway before has left in `path`, which is gone then. What is wrong with it is said.
-pub(super) fn take(path: &Path) -> (Option<State>, Option<String>) {
-    match file::take(path) {
+/// What the gateway before has left in `path`. What is wrong with it is said. It is there until [`used`]: a start that
+/// fails leaves it to the next one.
+pub(super) fn read(path: &Path) -> (Option<State>, Option<String>) {
+    match file::read(path) {
         Ok(state) => (state, None),
         Err(refused) => {
             let line = format!(
@@ -88,6 +90,16 @@ pub(super) fn take(path: &Path) -> (Option<State>, Option<String>) {
             (None, Some(line))
         }
     }
+}
+
+/// What was in `path` is in force from now on, and nobody may use it once more.
+pub(super) fn used(path: &Path) -> anyhow::Result<()> {
+    file::remove(path).with_context(|| {
+        format!(
+            "state file {} cannot be removed, and must not be used twice; see that its directory is writable",
+            path.display()
+        )
+    })
 }
 
 impl State {

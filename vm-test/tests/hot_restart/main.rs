@@ -4,6 +4,7 @@
 //!  c1, c2 ── node ── gw (natgate ends in order; another one takes its place) ── r ── s1
 //! ```
 
+mod failed;
 mod leaving;
 
 use std::io::{Read, Write};

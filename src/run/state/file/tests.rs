@@ -36,7 +36,7 @@ impl Directory {
 
     fn refused(&self, bytes: &[u8]) -> String {
         self.put(bytes);
-        let refused = take(&self.file()).expect_err("it was taken").to_string();
+        let refused = read(&self.file()).expect_err("it was taken").to_string();
         assert!(!self.file().exists(), "it stays to be refused again");
         refused
     }
@@ -127,11 +127,17 @@ fn state() -> State {
 fn a_state_is_read_as_it_was_written_and_only_once() {
     let directory = Directory::new();
     let state = state();
+    // A natgate was killed while it wrote.
+    fs::write(directory.0.join("natgate.state.new"), "half").unwrap();
     write(&state, &directory.file()).unwrap();
     let mode = fs::metadata(directory.file()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "the secret is in there");
-    assert_eq!(take(&directory.file()).unwrap(), Some(state));
-    assert_eq!(take(&directory.file()).unwrap(), None);
+    assert_eq!(read(&directory.file()).unwrap(), Some(state));
+    // A start that fails leaves it to the next one; what is in force is used by nobody else.
+    assert!(read(&directory.file()).unwrap().is_some());
+    remove(&directory.file()).unwrap();
+    assert_eq!(read(&directory.file()).unwrap(), None);
+    remove(&directory.file()).unwrap();
     assert_eq!(fs::read_dir(&directory.0).unwrap().count(), 0, "something is left");
 }
 
@@ -186,7 +192,7 @@ fn what_is_of_another_version_boot_or_time_is_refused_by_name() {
     let old = aged(MAX_AGE + Duration::from_secs(1));
     assert!(directory.refused(&encode(&old).unwrap()).contains("s old"));
     directory.put(&encode(&aged(MAX_AGE / 2)).unwrap());
-    assert!(take(&directory.file()).unwrap().is_some());
+    assert!(read(&directory.file()).unwrap().is_some());
 }
 
 #[test]
@@ -196,14 +202,14 @@ fn what_somebody_else_could_have_put_there_is_refused() {
     for mode in [0o644, 0o660, 0o602] {
         directory.put(&bytes);
         fs::set_permissions(directory.file(), fs::Permissions::from_mode(mode)).unwrap();
-        assert!(matches!(take(&directory.file()), Err(Refused::NotOurs)), "{mode:o}");
+        assert!(matches!(read(&directory.file()), Err(Refused::NotOurs)), "{mode:o}");
     }
     let target = directory.0.join("target");
     fs::rename(directory.file(), &target).unwrap();
     fs::set_permissions(&target, fs::Permissions::from_mode(0o600)).unwrap();
     std::os::unix::fs::symlink(&target, directory.file()).unwrap();
-    assert!(matches!(take(&directory.file()), Err(Refused::Unreadable(_))), "a symbolic link");
+    assert!(matches!(read(&directory.file()), Err(Refused::Unreadable(_))), "a symbolic link");
     fs::remove_file(directory.file()).unwrap();
     fs::create_dir(directory.file()).unwrap();
-    assert!(matches!(take(&directory.file()), Err(Refused::NotOurs)), "a directory");
+    assert!(matches!(read(&directory.file()), Err(Refused::NotOurs)), "a directory");
 }
