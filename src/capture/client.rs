@@ -1,7 +1,8 @@
 //! `natgate capture`: the file that natgate writes, put where it is wanted.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -41,7 +42,7 @@ pub(crate) async fn capture(
         Target::File(path) => {
             let failed =
                 |error: io::Error| ViewError::File { path: path.clone(), why: error.to_string() };
-            Box::new(File::create(path).map_err(failed)?)
+            Box::new(nobody_elses(path).map_err(failed)?)
         }
     };
     let (begin, mut counts) = (Instant::now(), Counts::default());
@@ -75,4 +76,9 @@ pub(crate) async fn capture(
         if counts.packets == 1 { "" } else { "s" },
     );
     Ok(())
+}
+
+/// What pods send is nobody else's to read.
+fn nobody_elses(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
 }

@@ -7,7 +7,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::clock::unix_ms;
@@ -68,8 +68,15 @@ impl JsonLines {
             if let Some(directory) = self.path.parent() {
                 std::fs::create_dir_all(directory)?;
             }
-            let file = OpenOptions::new().append(true).create(true).open(&self.path)?;
-            let len = file.metadata()?.len();
+            let mut options = OpenOptions::new();
+            // A pipe that nobody reads would hold up everything, the end of natgate too.
+            options.append(true).create(true).custom_flags(nix::libc::O_NONBLOCK);
+            let file = options.open(&self.path)?;
+            let found = file.metadata()?;
+            if !found.is_file() {
+                return Err(io::Error::other("it is not a regular file"));
+            }
+            let len = found.len();
             self.open = Some(Open { file, len, begins: true });
         }
         self.open.as_mut().ok_or_else(|| io::Error::other("no file"))

@@ -127,6 +127,21 @@ fn lines_of(path: &Path, keep: u32) -> Vec<String> {
     all.filter_map(|path| std::fs::read_to_string(path).ok()).collect()
 }
 
+#[test]
+fn bug_a_pipe_that_nobody_read_held_up_the_end() {
+    let scratch = Scratch::new();
+    let path = scratch.0.join("events.json");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let mut rig = Rig::new(1, 64, 1 << 10, 29);
+    for _ in 0..20 {
+        let now = rig.step();
+        rig.collect(now);
+    }
+    let mut sink = JsonLines::new(&path, 10_000, 1);
+    let (mut next, mut lost) = (1, 0);
+    assert!(pump(&mut sink, &rig.journal, &mut next, &mut lost) > 0, "it was written to");
+}
+
 // Proves: 8158-S1
 #[test]
 fn the_lines_of_all_files_and_of_each_alone_give_the_block_table() {

@@ -30,6 +30,7 @@ use ::dataplane::request::Notice;
 use anyhow::{Context, bail};
 use crossbeam::channel::Receiver;
 use futures_util::FutureExt;
+use nix::sys::stat::{Mode, umask};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
@@ -66,6 +67,7 @@ const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Runs a gateway until SIGTERM or SIGINT.
 pub(crate) fn run(args: &GatewayArgs) -> anyhow::Result<()> {
+    keep_from_others();
     confine::process(args.seccomp)?;
     let written = Written::read(args);
     let config = written.config(&config::host_addresses()?, &Tuning::default())?;
@@ -80,6 +82,13 @@ pub(crate) fn run(args: &GatewayArgs) -> anyhow::Result<()> {
         }
         ended => ended,
     }
+}
+
+/// Who had which address is nobody else's to read, whatever starts natgate.
+fn keep_from_others() {
+    let strict = Mode::from_bits_truncate(0o027);
+    let before = umask(strict);
+    umask(before | strict);
 }
 
 /// Becomes a new natgate with the same arguments. Returns only if that fails: why.
