@@ -98,6 +98,6 @@ pub(super) const COLLECTOR: Form =
     Form { what: "a host and a port, such as ipfix.example.net:4740", pattern: ":[0-9]{1,5}$" };
 /// Where to listen.
 pub(super) const LISTENING: Form = Form {
-    what: "an address and a port, such as 127.0.0.1:9100",
+    what: "an address and a port, such as 127.0.0.1:9464",
     pattern: "^([0-9.]+|\\[[0-9a-fA-F:.%]+\\]):[0-9]{1,5}$",
 };

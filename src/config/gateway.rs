@@ -494,7 +494,7 @@ fn metrics(field: &Field<'_>, problems: &mut Problems) -> Option<SocketAddr> {
             &field.place(),
             "bad listening address",
             why,
-            "write for example 127.0.0.1:9100",
+            "write for example 127.0.0.1:9464",
         );
     }
     address

@@ -80,7 +80,7 @@ impl Gateway {
         let socket = "/run/natgate.sock";
         let run = format!(
             "echo $$ > /tmp/natgate.pid; exec natgate run {arguments} --socket {socket} --state-dir /tmp/state \
-             --metrics 127.0.0.1:9100 > /tmp/natgate.out 2> /tmp/natgate.err"
+             --metrics 127.0.0.1:9464 > /tmp/natgate.out 2> /tmp/natgate.err"
         );
         guest.sh("rm -f /tmp/natgate.*")?;
         guest.sh(&format!("(sh -c '{run}'; echo $? > /tmp/natgate.status) >/dev/null 2>&1 &"))?;
@@ -252,7 +252,7 @@ impl Gateway {
     pub fn get(&self, path: &str) -> Result<String> {
         if let Place::Guest(guest) = &self.place {
             // Of what the socket serves, TCP serves metrics and probes.
-            return guest.sh(&format!("wget -q -O - http://127.0.0.1:9100{path}"));
+            return guest.sh(&format!("wget -q -O - http://127.0.0.1:9464{path}"));
         }
         let mut stream = UnixStream::connect(&self.socket)?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;

@@ -90,8 +90,8 @@ error: contradictory flags (--from): --from can't be used together with --config
     },
     Case {
         name: "bad metrics address",
-        input: Input::Files { files: &[], args: &["--internal", "in0", "--external", "out0", "--pool", "203.0.113.10", "--from", "10.244.0.0/16", "--metrics", "9100"] },
-        stderr: r#"error: bad listening address (--metrics): "9100" is not an address and a port; write for example 127.0.0.1:9100
+        input: Input::Files { files: &[], args: &["--internal", "in0", "--external", "out0", "--pool", "203.0.113.10", "--from", "10.244.0.0/16", "--metrics", "9464"] },
+        stderr: r#"error: bad listening address (--metrics): "9464" is not an address and a port; write for example 127.0.0.1:9464
 "#,
     },
     Case {

@@ -334,9 +334,9 @@ spec:
 ", r#"  interfaces:
     internal: [in0]
     external: [out0]
-  metrics: ":9100"
+  metrics: ":9464"
 "#)]),
-        stderr: r#"error: bad listening address ($D/natgate.yaml:9:12: spec.metrics): ":9100" is not an address and a port; write for example 127.0.0.1:9100
+        stderr: r#"error: bad listening address ($D/natgate.yaml:9:12: spec.metrics): ":9464" is not an address and a port; write for example 127.0.0.1:9464
 "#,
     },
     Case {
