@@ -46,8 +46,6 @@ pub(crate) fn needs_restart(running: &Gateway, wanted: &Gateway) -> Vec<Problem>
         error_interfaces: _,
         events,
     } = running;
-    // Whether sessions are recorded follows a reload.
-    let recorded = |events: &Events| Events { sessions: false, ..events.clone() };
     let pair = |field: &'static str, old: &dyn Debug, new: &dyn Debug| {
         (field, format!("{old:?}"), format!("{new:?}"))
     };
@@ -66,16 +64,44 @@ pub(crate) fn needs_restart(running: &Gateway, wanted: &Gateway) -> Vec<Problem>
         pair("metrics", metrics, &wanted.metrics),
         pair("logFormat", log_format, &wanted.log_format),
         pair("sessions", sessions, &wanted.sessions),
-        pair("events", &recorded(events), &recorded(&wanted.events)),
     ];
     let differing = fixed.into_iter().filter(|(_, old, new)| old != new);
-    let problem = |(field, old, new): (&str, String, String)| Problem {
+    let words =
+        |(field, old, new): (&str, String, String)| (field.to_owned(), word(&old), word(&new));
+    let problem = |(field, old, new): (String, String, String)| Problem {
         what: "needs a restart".to_owned(),
         place: Place { origin: Origin::Path(Arc::from("Gateway")), field: format!("spec.{field}") },
-        why: format!("it is {} in the running gateway and would be {}", word(&old), word(&new)),
+        why: format!("it is {old} in the running gateway and would be {new}"),
         remedy: "restart natgate, or take the change back".to_owned(),
     };
-    differing.map(problem).collect()
+    differing.map(words).chain(events_changed(events, &wanted.events)).map(problem).collect()
+}
+
+/// What of `spec.events` differs, as objects say it; but whether sessions are recorded, which follows a reload.
+fn events_changed(running: &Events, wanted: &Events) -> Vec<(String, String, String)> {
+    let (old, new) = (running.spec(), wanted.spec());
+    let fields = old.as_object().into_iter().flatten();
+    let differing =
+        fields.filter(|(name, value)| *name != "sessions" && new[name.as_str()] != **value);
+    let words = differing.map(|(name, value)| {
+        (format!("events.{name}"), written(value), written(&new[name.as_str()]))
+    });
+    words.collect()
+}
+
+/// A value of an object, as YAML on one line.
+fn written(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::Null => "absent".to_owned(),
+        serde_json::Value::String(text) => text.clone(),
+        serde_json::Value::Object(fields) => {
+            let set = fields.iter().filter(|(_, value)| !value.is_null());
+            let words: Vec<String> =
+                set.map(|(name, value)| format!("{name}: {}", written(value))).collect();
+            format!("{{{}}}", words.join(", "))
+        }
+        other => other.to_string(),
+    }
 }
 
 /// A value as people would write it.
@@ -83,7 +109,9 @@ fn word(text: &str) -> String {
     match text.strip_prefix("Some(").and_then(|text| text.strip_suffix(')')) {
         Some(inner) => inner.to_owned(),
         None if text == "None" => "automatic".to_owned(),
-        None => text.to_lowercase().replace('"', ""),
+        // Names and paths as they are; variants of an enumeration as objects have them.
+        None if text.contains('"') => text.replace('"', ""),
+        None => text.to_lowercase(),
     }
 }
 

@@ -279,6 +279,38 @@ fn fixed_settings_of_the_gateway_are_named_and_others_are_not() {
 }
 
 #[test]
+fn what_is_recorded_is_told_as_objects_say_it() {
+    let (old, mut new) = (Gateway::default(), Gateway::default());
+    new.events.sessions = true;
+    assert_eq!(needs_restart(&old, &new), [], "that follows a reload");
+    new.events.destinations = true;
+    new.events.file = Some(crate::events::FileSettings {
+        path: "/var/log/Ports".into(),
+        max_bytes: 1 << 20,
+        keep: 3,
+    });
+    new.events.attribution = None;
+    let problems = needs_restart(&old, &new);
+    let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    for (field, change) in [
+        ("destinations", "it is false in the running gateway and would be true"),
+        (
+            "file",
+            "it is absent in the running gateway and would be {keep: 3, maxBytes: 1048576, path: /var/log/Ports}",
+        ),
+        ("attribution", "} in the running gateway and would be false"),
+    ] {
+        let line =
+            told.iter().find(|line| line.contains(&format!("(Gateway: spec.events.{field})")));
+        assert!(line.is_some_and(|line| line.contains(change)), "{field}: {told:#?}");
+    }
+    assert_eq!(told.len(), 3, "{told:#?}");
+    let moved = Gateway { socket: "/run/Other.sock".into(), ..Gateway::default() };
+    let text = needs_restart(&old, &moved)[0].to_string();
+    assert!(text.contains("would be /run/Other.sock"), "{text}");
+}
+
+#[test]
 fn changes_are_told_in_words() {
     let first = objects(&[("a", "192.0.2.1-192.0.2.3", "")], &[("x", "10.1.0.0/16", "a")], &[WEB]);
     let second = objects(
