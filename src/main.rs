@@ -236,7 +236,18 @@ pub(crate) fn say(text: &str) {
 
 /// Writes one error to standard error; if that is closed, there is nobody to tell.
 pub(crate) fn complain(error: &anyhow::Error) {
-    let _ = writeln!(io::stderr().lock(), "error: {error:#}");
+    let _ = writeln!(io::stderr().lock(), "error: {}", told(error));
+}
+
+/// The error and its causes, but for those that it has told itself.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 /// A reader of standard output that goes away early (`| head`) has seen what it wanted.
@@ -270,6 +281,18 @@ fn report(error: &anyhow::Error) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_cause_is_told_twice() {
+        let cause = || io::Error::from_raw_os_error(98);
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], 9464));
+        let error = api::ServeError::Metrics { address, source: cause() };
+        let text = told(&error.into());
+        assert_eq!(text.matches("Address already in use").count(), 1, "{text}");
+        assert!(text.ends_with("use another --metrics"), "{text}");
+        let plain = anyhow::Error::from(cause()).context("cannot write (/x)");
+        assert_eq!(told(&plain), "cannot write (/x): Address already in use (os error 98)");
+    }
 
     #[test]
     fn a_reader_that_leaves_early_is_no_error() {

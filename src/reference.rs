@@ -80,9 +80,17 @@ fn describe_command(out: &mut String, command: &Command) {
 fn argument(argument: &Arg) -> (String, String) {
     let value = argument.get_value_names().unwrap_or_default().join(" ");
     let takes = argument.get_action().takes_values();
+    let least = argument.get_num_args().map_or(1, |count| count.min_values());
+    let value = match argument.get_long() {
+        Some(_) if takes && least == 0 => format!(" [{value}]"),
+        Some(_) if takes => format!(" {value}"),
+        Some(_) => String::new(),
+        None if argument.is_required_set() => value,
+        None => format!("[{value}]"),
+    };
+    let short = argument.get_short().map_or_else(String::new, |short| format!("-{short}, "));
     let name = match argument.get_long() {
-        Some(long) if takes => format!("--{long} {value}"),
-        Some(long) => format!("--{long}"),
+        Some(long) => format!("{short}--{long}{value}"),
         None => value,
     };
     let mut what = argument.get_help().map(ToString::to_string).unwrap_or_default();
@@ -102,6 +110,9 @@ fn argument(argument: &Arg) -> (String, String) {
         argument.get_default_values().iter().map(|it| it.to_string_lossy()).collect();
     if takes && !defaults.is_empty() {
         let _ = write!(what, " [default: {}]", defaults.join(" "));
+    }
+    if let Some(variable) = argument.get_env() {
+        let _ = write!(what, " [environment: {}]", variable.to_string_lossy());
     }
     (code(name.trim()), what)
 }

@@ -151,6 +151,8 @@ drop_reasons! {
     TransmitFull = "transmit-full", "the link or the kernel is slower than the traffic";
     /// More pings to pool addresses than natgate answers.
     EchoLimited = "echo-limited", "nothing to do: pings to pool addresses are rate-limited";
+    /// A ping to a pool address, and natgate is told not to answer any.
+    EchoRefused = "echo-refused", "nothing to do: the Gateway says answerPing: false";
     /// ARP for a pool address on a link where natgate does not answer, or an ARP reply.
     ArpIgnored = "arp-ignored", "nothing to do";
     /// From outside, with a source address inside `from`, or to a pool address from itself.

@@ -258,7 +258,7 @@ impl<I: PacketIo> Worker<I> {
         if self.is_public(source) || realm == Realm::External && is_pod {
             return Err(DropReason::Spoofed);
         }
-        if self.snapshot.policy.answers.ping { Ok(()) } else { Err(DropReason::EchoLimited) }
+        if self.snapshot.policy.answers.ping { Ok(()) } else { Err(DropReason::EchoRefused) }
     }
 
     /// A ping to a pool address, from either side.

@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry;
 
 use crate::events::{Happening, SinkCounts};
 
+use super::model::InterfaceRow;
 use super::pools::PoolRows;
 use super::shared::Shared;
 
@@ -69,6 +70,11 @@ impl Export {
             "1 while no session is opened any more",
             u64::from(status.drained_since.is_some()),
         )?;
+        families.plain_gauge(
+            "start_time_seconds",
+            "When natgate started, in seconds since 1970",
+            self.shared.started_at(),
+        )?;
         families.plain_gauge("uptime_seconds", "Time since the start", status.uptime_s)?;
         families.plain_gauge(
             "config_generation",
@@ -80,6 +86,12 @@ impl Export {
             "config_reloads",
             "Times that the configuration was read again, by what came of it",
             &[(&[("result", "done")], done), (&[("result", "refused")], refused)],
+        )?;
+        let last = status.last_reload.as_ref();
+        families.plain_gauge(
+            "config_reload_refused",
+            "1 while the configuration that was read last is refused, and the one before in force",
+            u64::from(last.is_some_and(|reload| !reload.ok)),
         )?;
         families.plain_gauge(
             "roads_generation",
@@ -117,7 +129,10 @@ impl Export {
             "bytes",
             "Bytes by interface and direction, Ethernet header included",
             &labelled(&bytes),
-        )
+        )?;
+        let up = |row: &InterfaceRow| ([("interface", row.interface.clone())], u64::from(row.up));
+        let up: Vec<_> = interfaces.iter().map(up).collect();
+        families.gauge("interface_up", "1 while the interface has a link", &labelled(&up))
     }
 
     fn drops(&self, families: &mut Families<'_>) -> fmt::Result {

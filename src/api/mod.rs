@@ -4,6 +4,8 @@ mod drain;
 mod events;
 #[cfg(test)]
 mod guests_tests;
+#[cfg(test)]
+mod links_tests;
 mod listen;
 mod load;
 mod metrics;
@@ -23,6 +25,8 @@ pub(crate) mod tests;
 mod who;
 
 pub(crate) use drain::refusal;
+#[cfg(test)]
+pub(crate) use listen::ServeError;
 pub(crate) use listen::Server;
 pub(crate) use load::Loads;
 pub(crate) use orders::{Order, Orders, Tune, orders};

@@ -1,5 +1,8 @@
 //! Whatever is asked wrongly of the socket is told with thing, place, reason and remedy.
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
 use super::model::Problem;
 use super::tests::Fake;
 use crate::usage::tests::in_form;
@@ -62,4 +65,24 @@ fn refusals_name_place_reason_and_remedy() {
             assert!(in_form(&error), "{method} {path}: {error}");
         }
     });
+}
+
+#[test]
+fn a_second_capture_is_told_whose_the_first_is() {
+    let fake = Fake::new(1);
+    fake.run(async || {
+        let mut first = UnixStream::connect(&fake.socket).await.unwrap();
+        first.write_all(b"GET /v1/capture HTTP/1.1\r\nhost: n\r\n\r\n").await.unwrap();
+        first.read_exact(&mut [0; 1]).await.unwrap();
+        let (status, body) = fake.get("/v1/capture").await;
+        assert_eq!(status, 503, "{body}");
+        let Problem { error } = serde_json::from_str(&body).unwrap();
+        let ours = format!("by user {}, process {}; end it", own_user(), std::process::id());
+        assert!(error.contains("under way already, begun 0.") && error.contains(&ours), "{error}");
+    });
+}
+
+fn own_user() -> u32 {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self").unwrap().uid()
 }

@@ -1,7 +1,8 @@
 //! Which address answers what?
 
 use std::fmt::Display;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
@@ -9,13 +10,14 @@ use axum::extract::{Query, State};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use conntrack::Protocol;
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::drain;
 use super::events;
+use super::listen::Peer;
 use super::metrics;
 use super::model::{Problem, Reloaded};
 use super::openapi;
@@ -27,6 +29,7 @@ use super::stream::{self, Filter};
 use super::who;
 use crate::explain::model::Explained;
 use crate::explain::{Asked, NoAnswer, Question};
+use crate::view::millis;
 
 /// Streams of sessions and subscribers at a time; and of events.
 const STREAMS: usize = 16;
@@ -61,6 +64,8 @@ pub(super) struct App {
     pools: Arc<PoolRows>,
     streams: Arc<Semaphore>,
     captures: Arc<Semaphore>,
+    /// Who has begun the capture that is under way, or the last one, and when.
+    capturing: Arc<Mutex<Option<(Peer, Instant)>>>,
     followers: Arc<Semaphore>,
     searchers: Arc<Semaphore>,
 }
@@ -72,6 +77,22 @@ impl App {
             let error = format!("no room (records): {SEARCHES} searches are under way; try again");
             Refusal(StatusCode::SERVICE_UNAVAILABLE, error)
         })
+    }
+
+    /// Room for one who captures.
+    fn capturer(&self, peer: Peer) -> Result<OwnedSemaphorePermit, Refusal> {
+        let mut capturing = self.capturing.lock().unwrap_or_else(PoisonError::into_inner);
+        let permit = Arc::clone(&self.captures).try_acquire_owned().map_err(|_| {
+            let whose = capturing.as_ref().map_or_else(String::new, |(peer, begun)| {
+                let ago = millis(begun.elapsed().as_millis() as u64);
+                format!(", begun {ago} ago by {peer}")
+            });
+            let error =
+                format!("no room (capture): one is under way already{whose}; end it and try again");
+            Refusal(StatusCode::SERVICE_UNAVAILABLE, error)
+        })?;
+        *capturing = Some((peer, Instant::now()));
+        Ok(permit)
     }
 
     /// Room for one more who follows events.
@@ -159,6 +180,7 @@ fn finish(
         pools,
         streams: Arc::new(Semaphore::new(STREAMS)),
         captures: Arc::new(Semaphore::new(1)),
+        capturing: Arc::default(),
         followers: Arc::new(Semaphore::new(STREAMS)),
         searchers: Arc::new(Semaphore::new(SEARCHES)),
     })
@@ -268,14 +290,12 @@ async fn subscribers(
 
 async fn capture(
     State(app): State<App>,
+    Extension(peer): Extension<Peer>,
     query: Result<Query<crate::capture::Asked>, QueryRejection>,
 ) -> Result<Response, Refusal> {
     let Query(asked) = query.map_err(|rejection| bad_query(&rejection))?;
     let wanted = crate::capture::Wanted::read(&asked).map_err(bad)?;
-    let permit = Arc::clone(&app.captures).try_acquire_owned().map_err(|_| {
-        let error = "no room (capture): one is under way already; end it and try again";
-        Refusal(StatusCode::SERVICE_UNAVAILABLE, error.to_owned())
-    })?;
+    let permit = app.capturer(peer)?;
     let body = crate::capture::stream(app.shared, &wanted, permit)
         .map_err(|error| Refusal(StatusCode::SERVICE_UNAVAILABLE, error))?;
     Ok(([(header::CONTENT_TYPE, "application/x-pcapng")], body).into_response())

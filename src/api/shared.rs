@@ -10,7 +10,7 @@ use crossbeam::channel::Sender;
 use crossbeam::utils::CachePadded;
 use dataplane::DropReason;
 use dataplane::counters::{AllCounters, Counter, WorkerCounters};
-use dataplane::interface::InterfaceId;
+use dataplane::interface::{InterfaceId, Roles};
 use dataplane::request::Request;
 use dataplane::snapshot::{Published, Snapshot};
 
@@ -132,6 +132,17 @@ pub(crate) struct Reloads {
     counts: [u64; 2],
     /// What is configured and not in force yet, a line each.
     waiting: Vec<String>,
+    start: Start,
+}
+
+/// A second since 1970: when it was made.
+#[derive(Clone, Copy, Debug)]
+struct Start(u64);
+
+impl Default for Start {
+    fn default() -> Self {
+        Self(SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()))
+    }
 }
 
 /// What the kernel's tables say, for people.
@@ -143,6 +154,8 @@ pub(crate) struct KernelFacts {
     unclosed: Vec<String>,
     /// Interfaces that were removed and are not back.
     gone: Vec<Gone>,
+    /// Interfaces that are there and have no link.
+    down: Vec<Down>,
     /// In the order of the interfaces.
     links: Vec<LinkFacts>,
 }
@@ -162,6 +175,21 @@ impl fmt::Display for Gone {
             "pods' traffic that needs it is dropped; natgate starts again by itself when an interface of this name is made"
         };
         write!(f, "{} is gone: {what}", self.name)
+    }
+}
+
+/// An interface whose link is down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Down(String);
+
+impl fmt::Display for Down {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(name) = self;
+        write!(
+            f,
+            "the link of {name} is down: nothing comes or goes by it, and the kernel takes no route by it; \
+             `ip link set {name} up`, or look at its carrier (cable, switch port, the other end)"
+        )
     }
 }
 
@@ -211,7 +239,10 @@ impl Shared {
         let warnings = lock(&self.warnings);
         let kernel = guard.refused.iter().chain(&guard.unclosed);
         let gone = guard.gone.iter().map(Gone::to_string);
-        gone.chain(warnings.iter().chain(&self.host_warnings).chain(kernel).cloned()).collect()
+        let down = guard.down.iter().map(Down::to_string);
+        gone.chain(down)
+            .chain(warnings.iter().chain(&self.host_warnings).chain(kernel).cloned())
+            .collect()
     }
 
     /// Takes over which tunnels can't be served because their devices can't be closed.
@@ -246,6 +277,11 @@ impl Shared {
         reloads.last = Some(reload);
     }
 
+    /// When natgate started, in seconds since 1970.
+    pub(crate) fn started_at(&self) -> u64 {
+        lock(&self.reloads).start.0
+    }
+
     /// How often the configuration was read again with success, and in vain.
     pub(crate) fn reload_counts(&self) -> [u64; 2] {
         lock(&self.reloads).counts
@@ -264,8 +300,10 @@ impl Shared {
                     count => format!(" and {} more", count - 1),
                 };
                 lines.push(format!(
-                    "pool {}: {}{more} removed, and natgate's until sessions there end; {held} blocks are held",
-                    pool.name, first.addr
+                    "pool {}: {}{more} removed, and natgate's until sessions there end; {} held",
+                    pool.name,
+                    first.addr,
+                    blocks_are(held)
                 ));
             }
         }
@@ -302,6 +340,18 @@ impl Shared {
             tracing::info!("{} is back", one.name);
         }
         kernel.gone = gone;
+        // A tunnel that can't be served is said to be refused.
+        let refused = |link: &Link| link.is_vxlan() && link.tunnel.is_none();
+        let down = state.links.iter().filter(|link| !link.up && !link.gone && !refused(link));
+        let down: Vec<Down> = down.map(|link| Down(link.name.clone())).collect();
+        for one in down.iter().filter(|it| !kernel.down.contains(it)) {
+            tracing::warn!("{one}");
+        }
+        let there = |name: &str| state.links.iter().any(|link| link.name == name && link.up);
+        for one in kernel.down.iter().filter(|it| !down.contains(it) && there(&it.0)) {
+            tracing::info!("the link of {} is up again", one.0);
+        }
+        kernel.down = down;
         let links = state.links.iter();
         let facts = |link: &Link| LinkFacts {
             up: link.up,
@@ -322,6 +372,15 @@ impl Shared {
             }
         }
         kernel.links = links;
+    }
+
+    /// The names of the interfaces of a side that have no link; those that are gone have none, too.
+    pub(crate) fn without_link(&self, side: impl Fn(Roles) -> bool) -> Vec<String> {
+        let rows = self.snapshot.get();
+        let kernel = lock(&self.kernel);
+        let links = rows.interfaces.iter().zip(&kernel.links);
+        let down = links.filter(|(interface, link)| !link.up && side(interface.roles));
+        down.map(|(interface, _)| interface.name.clone()).collect()
     }
 
     /// What to say of an interface whose MTU is more than a frame holds.
@@ -480,6 +539,10 @@ impl Shared {
 pub(crate) fn pool_name(snapshot: &Snapshot, id: PoolId) -> String {
     let pool = snapshot.policy.pools.get(id.index());
     pool.map_or_else(|| format!("#{}", id.0), |pool| pool.name.clone())
+}
+
+fn blocks_are(count: u32) -> String {
+    if count == 1 { "1 block is".to_owned() } else { format!("{count} blocks are") }
 }
 
 fn dropped(worker: &WorkerCounters) -> u64 {

@@ -444,6 +444,12 @@ fn the_documents_name_all_that_is_shown() {
         let row = documented(reference, "## Drop reasons", &drop.reason);
         assert_eq!(row.last().copied(), Some(drop.remedy.as_str()), "{}", drop.reason);
     }
+    let (_, served) = operations.split_once("The socket speaks HTTP/1.1: ").unwrap();
+    let (served, _) = served.split_once("over TCP").unwrap();
+    for path in super::routes::paths() {
+        assert!(served.contains(&format!("`{path}`")), "{path} is not in docs/operations.md");
+        assert!(path == "/" || super::routes::INDEX.contains(&format!("\n{path} ")), "{path}");
+    }
     for kind in conntrack::EventKind::NAMES {
         assert_eq!(documented(operations, "### Events", kind).len(), 2, "{kind}");
     }

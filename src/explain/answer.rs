@@ -102,6 +102,12 @@ pub(crate) fn explain(shared: &Shared, question: &Question) -> Result<Explained,
     explained.why = why(&last.outcome, legs.len() > 1);
     explained.legs = legs.iter().map(|leg| named(shared, &snapshot, leg)).collect();
     unreachable::judge(&mut explained);
+    unreachable::judge_links(&mut explained, &|side| {
+        shared.without_link(|roles| match side {
+            Realm::Internal => roles.internal,
+            Realm::External => roles.external,
+        })
+    });
     Ok(explained)
 }
 

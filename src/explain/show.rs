@@ -55,6 +55,9 @@ fn leg_lines(lines: &mut Lines, leg: &Leg) {
             let profile = leg.profile.as_ref().map_or_else(String::new, |it| format!(" ({it})"));
             lines.named("rule", &format!("{rule} → pool {pool}{profile}"));
         }
+        (Some(rule), None) if leg.verdict == "exempt" => {
+            lines.named("rule", &format!("{rule} → exempt: not translated"));
+        }
         (Some(rule), None) => lines.named("rule", &format!("{rule} → no pool")),
         (None, Some(pool)) => lines.named("rule", &format!("none (from outside); pool {pool}")),
         (None, None) if leg.realm == "internal" && leg.verdict == "refused" => {

@@ -1,5 +1,6 @@
 //! Is it known already that the packet will not get there? The routes may be right and the neighbour dead.
 
+use conntrack::Realm;
 use dataplane::DropReason;
 
 use super::model::{Explained, Hop, Way};
@@ -38,6 +39,45 @@ pub(super) fn judge(explained: &mut Explained) {
     }
 }
 
+/// Says that links are down, where that is why the flow does not pass or nothing comes back: the kernel takes its routes by
+/// these away. `without_link`: the interfaces of a side that have no link.
+pub(super) fn judge_links(explained: &mut Explained, without_link: &dyn Fn(Realm) -> Vec<String>) {
+    let Some(last) = explained.legs.last() else { return };
+    let (here, beyond) = match last.realm.as_str() {
+        "internal" => (Realm::Internal, Realm::External),
+        _ => (Realm::External, Realm::Internal),
+    };
+    let no_route = DropReason::NoRoute.name();
+    let no_way_back = last.back.as_ref().is_some_and(|way| way.route == "no-route");
+    let (ahead, behind) = (without_link(beyond), without_link(here));
+    if explained.reason.as_deref() == Some(no_route) && !ahead.is_empty() {
+        explained.why = format!("dropped as {no_route}: {}", links_down(&ahead));
+    } else if no_way_back && !behind.is_empty() {
+        explained.why =
+            format!("{}; but nothing comes back: {}", explained.why, links_down(&behind));
+    }
+    if without_link(Realm::Internal)
+        .iter()
+        .chain(&without_link(Realm::External))
+        .any(|name| *name == explained.arrival)
+    {
+        explained.why = format!(
+            "nothing arrives by {0} now, its link is down; if it did: {1}",
+            explained.arrival, explained.why
+        );
+    }
+}
+
+fn links_down(names: &[String]) -> String {
+    let commands: Vec<String> = names.iter().map(|it| format!("`ip link set {it} up`")).collect();
+    let (links, are) = if names.len() == 1 { ("link", "is") } else { ("links", "are") };
+    format!(
+        "the {links} of {} {are} down, and the kernel takes no route by what is down; {}, or look at the carrier",
+        names.join(", "),
+        commands.join(", ")
+    )
+}
+
 /// The neighbour of a way that is known not to answer, and the interface that it is on.
 fn dead(way: &Way) -> Option<(&Hop, &str)> {
     let tunnel = way.tunnel.as_ref().map(|it| (&it.next_hop, it.underlay.as_str()));
@@ -68,12 +108,18 @@ mod tests {
     }
 
     fn judged(verdict: &str, there: Way, back: Way) -> Explained {
+        let mut explained = explained(verdict, there, back);
+        judge(&mut explained);
+        explained
+    }
+
+    fn explained(verdict: &str, there: Way, back: Way) -> Explained {
         let mut leg: Leg = serde_json::from_value(serde_json::json!({
             "realm": "internal", "worker": 0, "verdict": verdict, "places": [], "limits": [], "turns_back": false,
         }))
         .unwrap();
         (leg.there, leg.back) = (Some(there), Some(back));
-        let mut explained = Explained {
+        Explained {
             from: "10.244.1.7".into(),
             to: "192.0.2.10:443".into(),
             protocol: "tcp".into(),
@@ -82,9 +128,38 @@ mod tests {
             reason: None,
             why: "a session is opened: translated".into(),
             legs: vec![leg],
+        }
+    }
+
+    #[test]
+    fn links_that_are_down_are_named_and_not_the_routes_that_went_with_them() {
+        let lost = || Way { route: "no-route".into(), ..way("known", None) };
+        let asked = |reason: Option<&str>, back, down: (&[&str], &[&str])| {
+            let mut it = explained("opens", way("known", None), back);
+            it.reason = reason.map(str::to_owned);
+            "dropped as no-route: add a route".clone_into(&mut it.why);
+            judge_links(&mut it, &|side| {
+                let names = if side == Realm::Internal { down.0 } else { down.1 };
+                names.iter().map(|name| (*name).to_owned()).collect()
+            });
+            it.why
         };
-        judge(&mut explained);
-        explained
+        let why = asked(Some("no-route"), way("known", None), (&[], &["ext"]));
+        assert!(why.contains("the link of ext is down") && !why.contains("add a route"), "{why}");
+        assert!(why.contains("ip link set ext up"), "{why}");
+        // Another side's link, another reason, and none: as it was.
+        for (reason, down) in [
+            (Some("no-route"), (&["in"] as &[_], &[] as &[_])),
+            (Some("no-rule"), (&[], &["ext"])),
+            (Some("no-route"), (&[], &[])),
+        ] {
+            let why = asked(reason, way("known", None), down);
+            assert_eq!(why, "dropped as no-route: add a route", "{reason:?} {down:?}");
+        }
+        let why = asked(None, lost(), (&["in"], &[]));
+        assert!(why.contains("nothing comes back: the link of in is down"), "{why}");
+        let why = asked(None, way("known", None), (&["int"], &[]));
+        assert!(why.contains("nothing arrives by int now"), "{why}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use ratatui::text::{Line, Span};
 use super::data::{Data, Seen};
 use super::keys::{Order, Ui};
 use crate::api::model::SubscriberRow;
-use crate::view::{count, counted, millis, nanos, shorten, wrap};
+use crate::view::{count, counted, millis, nanos, shorten, state, wrap};
 
 const BAR: usize = 10;
 /// Rows of each of the short lists, at most.
@@ -104,18 +104,24 @@ fn bits(bytes: u64) -> String {
 fn head(data: &Data, ui: &Ui, (paint, width): (Paint, usize)) -> Vec<Line<'static>> {
     let mut first = match &data.now {
         None => vec![Span::raw("natgate top")],
-        Some(Seen { status, .. }) => {
-            let up = millis(status.uptime_s * 1000);
-            let state = match (status.ready, status.gone.is_empty()) {
-                (true, _) => "ready",
-                (false, true) => "starting",
-                (false, false) => "NOT READY (natgate status)",
+        Some(Seen { status, at, .. }) => {
+            let (state, rest, colour) = match state(status) {
+                // What it was when it still answered says nothing of now.
+                _ if data.error.is_some() => {
+                    let silent =
+                        format!("not seen for {}", millis(at.elapsed().as_millis() as u64));
+                    (silent, String::new(), Color::Red)
+                }
+                state => {
+                    let up = millis(status.uptime_s * 1000);
+                    let colour = if state == "ready" { Color::Green } else { Color::Yellow };
+                    (state, format!(", up {up}, generation {}", status.config_generation), colour)
+                }
             };
-            let style = paint.colour(if status.ready { Color::Green } else { Color::Yellow });
             vec![
                 Span::styled(format!("natgate {} ", status.version), Modifier::BOLD),
-                Span::styled(state, style),
-                Span::raw(format!(", up {up}, generation {}", status.config_generation)),
+                Span::styled(state, paint.colour(colour)),
+                Span::raw(rest),
             ]
         }
     };

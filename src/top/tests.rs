@@ -126,10 +126,36 @@ fn a_natgate_that_goes_is_said_and_found_again() {
         "{text}"
     );
     assert!(text.contains("with the same --socket?"), "what to do is cut off:\n{text}");
+    let first = text.lines().next().unwrap();
+    assert!(first.contains("not seen for") && !first.contains("starting"), "{first}");
     // Another process: its counts begin anew, and rates with them.
     let mut again = seen;
     again.status.pid += 1;
     data.take(Ok(again));
     let text = shown(&data, &ui);
     assert!(!text.contains("NOT REACHABLE") && text.contains("   0   20.5 k  no-rule"), "{text}");
+}
+
+#[test]
+fn line_one_says_what_status_says() {
+    let mut data = looked(&Fake::new(3));
+    let ui = Ui::new(true, Duration::from_secs(2));
+    for (ready, stopping, drained, gone, expected) in [
+        (true, None, None, "", "ready, up"),
+        (true, None, Some(1), "", "DRAINING since "),
+        (true, Some(9), Some(1), "", "ago, STOPPING in 9.0s"),
+        (false, Some(0), Some(1), "", "STOPPING, up"),
+        (false, None, None, "eth1", "NOT READY, eth1 gone, up"),
+        (false, None, None, "", "starting, up"),
+    ] {
+        let status = &mut data.now.as_mut().unwrap().status;
+        (status.ready, status.stopping_in_s, status.drained_since) = (ready, stopping, drained);
+        status.gone = Some(gone.to_owned()).filter(|name| !name.is_empty()).into_iter().collect();
+        let text = shown(&data, &ui);
+        let first = text.lines().next().unwrap();
+        assert!(
+            first.contains("natgate 0.1.0 ") && first.contains(expected),
+            "{expected}: {first}"
+        );
+    }
 }

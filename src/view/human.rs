@@ -58,6 +58,12 @@ pub(crate) fn nanos(value: Option<u64>) -> String {
     }
 }
 
+/// How long ago a second since 1970 was.
+pub(super) fn ago(second: u64) -> String {
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
+    format!("{} ago", millis(now.saturating_sub(second) * 1000))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

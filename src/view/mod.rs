@@ -8,6 +8,7 @@ mod human;
 mod lists;
 mod screen;
 pub(crate) mod settings;
+mod state;
 mod tables;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -28,6 +29,7 @@ pub(crate) use columns::shorten;
 pub(crate) use human::{count, counted, millis, nanos};
 pub(crate) use lists::fetch_rows;
 pub(crate) use screen::{terminal_width, wrap};
+pub(crate) use state::state;
 pub(crate) use tables::table;
 pub(crate) use watch::watch;
 

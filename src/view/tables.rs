@@ -5,8 +5,9 @@ use std::fmt::Write;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 
 use super::columns::shorten;
-use super::human::{bytes, count, counted, millis, nanos};
+use super::human::{ago, bytes, count, counted, millis, nanos};
 use super::screen::wrap;
+use super::state::stopping;
 use crate::api::model::{
     Drain, DropRow, InterfaceRow, LeavingRow, PoolRow, ReceiveSteeringRow, Reloaded, Remainder,
     SettingRow, Status, WorkerRow,
@@ -44,19 +45,10 @@ pub(crate) fn table(
 }
 
 pub(super) fn status(status: &Status, width: usize) -> String {
-    let ready = match (status.ready, status.drained_since) {
-        (false, _) if !status.gone.is_empty() => {
-            format!("NOT READY, {} gone", status.gone.join(", "))
-        }
-        (false, _) => "starting".to_owned(),
-        (true, None) => "ready".to_owned(),
-        (true, Some(since)) => {
-            format!("DRAINING since {}{}", ago(since), stopping(status.stopping_in_s))
-        }
-    };
+    let state = super::state(status);
     let share = 100.0 * status.sessions as f64 / status.sessions_maximum.max(1) as f64;
     let up = millis(status.uptime_s * 1000);
-    let mut text = format!("natgate {}: {ready}, up {up}, pid {}\n", status.version, status.pid);
+    let mut text = format!("natgate {}: {state}, up {up}, pid {}\n", status.version, status.pid);
     let mut line = |name: &str, value: String| {
         wrap(&mut text, &format!("  {name:<14}{value}"), 16, width);
     };
@@ -93,17 +85,6 @@ pub(super) fn status(status: &Status, width: usize) -> String {
         line("warning", warning.clone());
     }
     text
-}
-
-/// When it ends, if it was told to.
-fn stopping(left: Option<u64>) -> String {
-    left.map_or_else(String::new, |left| format!(", STOPPING in {}", millis(left * 1000)))
-}
-
-/// How long ago a second since 1970 was.
-fn ago(second: u64) -> String {
-    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
-    format!("{} ago", millis(now.saturating_sub(second) * 1000))
 }
 
 pub(super) fn reloaded(reloaded: &Reloaded) -> String {
@@ -199,13 +180,15 @@ pub(super) fn pools(rows: &[PoolRow], width: usize) -> String {
         text.truncate(text.trim_end().len());
     };
     for row in rows {
+        // That of the 1:1 addresses has its parentheses already.
+        let pool = row.pool.trim_start_matches('(').trim_end_matches(')');
         for address in row.leaving_addresses.iter().take(LEAVING) {
-            line(leaving(&row.pool, address));
+            line(leaving(pool, address));
             line(format!("  natgate sessions --address {}", address.address));
         }
         if let Some(more) = row.leaving_addresses.len().checked_sub(LEAVING).filter(|it| *it > 0) {
             let more = counted(more as u64, "address");
-            line(format!("leaving ({}): {more} more, see natgate pools --json", row.pool));
+            line(format!("leaving ({pool}): {more} more, see natgate pools --json"));
         }
     }
     text

@@ -79,6 +79,9 @@ fn what_leaves_a_pool_and_what_is_lost_is_named() {
             assert!(text.contains(expected), "no {expected:?} in\n{text}");
         }
         fits(&What::Pools, &text);
+        "(static)".clone_into(&mut pools[0].pool);
+        let text = tables::pools(&pools, 80);
+        assert!(text.contains("leaving (static): ") && !text.contains("(("), "{text}");
         let mut status: Status = fetch_json(&fake.socket, "/v1/status").await.unwrap();
         assert!(tables::status(&status, 80).contains(": starting"), "no interface is lost");
         status.gone = vec!["eth1".to_owned()];

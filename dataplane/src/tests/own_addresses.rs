@@ -1,6 +1,8 @@
 //! What natgate answers itself for the addresses of its pools.
 
+use super::fixed_rig::fixed_rig;
 use super::*;
+use crate::snapshot::Answers;
 
 #[test]
 fn pings_to_pool_addresses_are_answered_within_limits() {
@@ -21,6 +23,17 @@ fn pings_to_pool_addresses_are_answered_within_limits() {
     }
     assert_eq!(answered, 98, "100 a second, two used above");
     assert_eq!(rig.dropped(DropReason::EchoLimited), 1_800 - 98);
+}
+
+#[test]
+fn pings_that_are_not_to_be_answered_are_not_counted_as_too_many() {
+    let answers = Answers { ping: false, ..Answers::default() };
+    let mut rig = fixed_rig(1, PoolSettings::default(), answers);
+    for interface in [INSIDE, OUTSIDE] {
+        assert_eq!(rig.one(interface, &ping(SERVER, PUBLIC, 9, b"hello")), None);
+    }
+    assert_eq!(rig.dropped(DropReason::EchoRefused), 2);
+    assert_eq!(rig.dropped(DropReason::EchoLimited), 0);
 }
 
 // Proves: 1812-S5.3.7

@@ -257,7 +257,7 @@ fn check(config: &OpenConfig) -> Result<Vec<u32>, XskError> {
     }
     let most = queues.iter().copied().max().unwrap_or(0) as usize;
     if config.workers == 0 || config.workers > most {
-        let why = format!("{} workers for {most} queues", config.workers);
+        let why = format!("{} for {}", counted(config.workers, "worker"), counted(most, "queue"));
         return bad(
             "workers",
             why,
@@ -438,6 +438,10 @@ fn warnings(config: &OpenConfig, interface: &OpenInterface, queues: u32) -> Vec<
         ));
     }
     warnings
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]
