@@ -76,14 +76,14 @@ impl Narrow {
     }
 
     /// How many bytes the pod gets in `seconds`.
-    fn fetched(&self, seconds: u32) -> Result<usize> {
+    fn fetched(&self, seconds: u32) -> usize {
         let file = self.directory.path().join("fetched");
         let _ = std::fs::remove_file(&file);
         let mut command: Command = self.node.command("curl");
         command.args(["-s", "--max-time", &seconds.to_string(), "--output"]);
         command.arg(&file).arg(format!("http://{SERVER}/file"));
         let _ = output(&mut command);
-        Ok(std::fs::metadata(&file).map_or(0, |it| it.len() as usize))
+        std::fs::metadata(&file).map_or(0, |it| it.len() as usize)
     }
 
     /// The MTU of the way to the pod, as `explain` has it.
@@ -99,7 +99,7 @@ impl Narrow {
 fn learned(narrow: &Narrow) -> Result<()> {
     ensure!(narrow.explained()?.contains("MTU 1450"), "{}", narrow.explained()?);
     // The first long packets are lost; their errors reach the gateway's kernel, which natgate asks.
-    let got = narrow.fetched(30)?;
+    let got = narrow.fetched(30);
     ensure!(got == BYTES, "{got} bytes of {BYTES}");
     wait::until("the way to be known", Duration::from_secs(10), || {
         Ok(narrow.explained()?.contains("MTU 1350").then_some(()))
@@ -107,7 +107,7 @@ fn learned(narrow: &Narrow) -> Result<()> {
     // Nobody has to learn it again: connections are told before they begin.
     let before = cut_off(narrow)?;
     ensure!(before > 0, "no packet was too long: the test shows nothing");
-    ensure!(narrow.fetched(30)? == BYTES);
+    ensure!(narrow.fetched(30) == BYTES);
     ensure!(cut_off(narrow)? == before);
     // What the kernel forgets is forgotten.
     narrow.gw.ip("route flush cache")?;
