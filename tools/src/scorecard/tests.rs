@@ -259,7 +259,7 @@ fn the_tables_of_this_project_are_whole() {
     let card = Scorecard::read(&root).unwrap();
     assert_eq!(card.problems, [""; 0]);
     let count = |letter| card.requirements.iter().filter(|r| r.verdict.letter() == letter).count();
-    assert_eq!(['B', 'S', 'X', 'N', 'L'].map(count), [170, 16, 11, 13, 92]);
+    assert_eq!(['B', 'S', 'X', 'N', 'L'].map(count), [181, 16, 12, 13, 80]);
     let ids: Vec<String> = (1..=42).map(|n| format!("C{n}")).collect();
     assert!(card.bugs.iter().map(|bug| &bug.id).eq(&ids));
 }
