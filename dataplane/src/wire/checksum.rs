@@ -14,15 +14,18 @@ pub fn fold(sum: u64) -> u16 {
 
 /// The one's-complement sum of `bytes`, an odd last byte padded with zero; not complemented.
 pub fn sum(bytes: &[u8]) -> u64 {
-    // Sums are independent of byte order up to a swap of the result (RFC 1071, 2B): add native words.
-    let mut chunks = bytes.chunks_exact(4);
-    let mut native: u64 =
-        chunks.by_ref().map(|c| u64::from(u32::from_ne_bytes([c[0], c[1], c[2], c[3]]))).sum();
-    let mut rest = [0; 4];
-    let tail = chunks.remainder();
-    rest[..tail.len()].copy_from_slice(tail);
-    native += u64::from(u32::from_ne_bytes(rest));
-    u64::from(u16::from_be(fold(native)))
+    // Sums are independent of byte order up to a swap of the result (RFC 1071, 2B): add native words, of 64 bits, whose
+    // carries come in at the other end.
+    let (words, tail) = bytes.as_chunks::<8>();
+    let mut rest = [0; 8];
+    for (to, from) in rest.iter_mut().zip(tail) {
+        *to = *from;
+    }
+    let words = words.iter().fold(u64::from_ne_bytes(rest), |sum, word| {
+        let (sum, carry) = sum.overflowing_add(u64::from_ne_bytes(*word));
+        sum + u64::from(carry)
+    });
+    u64::from(u16::from_be(fold(words)))
 }
 
 /// The sum of the pseudo-header of TCP and UDP over IPv4, not folded; `len` in bytes.
