@@ -21,7 +21,7 @@ use super::confine;
 const QUIET: Duration = Duration::from_millis(300);
 /// So often the files are looked at though the kernel has told nothing: of a directory that was replaced, or that a link
 /// leads to another one, it does not tell.
-const LOOK: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_secs(2);
 /// No change is awaited for longer.
 const LONGEST: Duration = Duration::from_secs(3);
 
@@ -33,6 +33,8 @@ pub(super) struct Watch {
     seen: Stamps,
     /// The first and the last event of a change that is not complete.
     unrest: Option<(Instant, Instant)>,
+    /// When they are looked at though nothing was told.
+    look_at: Instant,
 }
 
 impl Watch {
@@ -70,14 +72,24 @@ impl Watch {
             }
         };
         std::thread::Builder::new().name("natgate-files".into()).spawn(listen)?;
-        Ok(Self { path: path.to_owned(), events, seen, unrest: None })
+        Ok(Self {
+            path: path.to_owned(),
+            events,
+            seen,
+            unrest: None,
+            look_at: Instant::now() + LOOK,
+        })
     }
 
     /// Waits for a change of the files. Cancel-safe: what is not returned is noticed by the next call.
     pub(super) async fn changed(&mut self) {
         loop {
             let Some((first, last)) = self.unrest else {
-                let told = tokio::time::timeout(LOOK, self.event()).await.is_ok();
+                // Kept from call to call: whoever waits for other things, too, gives up this one all the time.
+                let told = tokio::time::timeout_at(self.look_at, self.event()).await.is_ok();
+                if !told {
+                    self.look_at = Instant::now() + LOOK;
+                }
                 if told || stamps(&self.path) != self.seen {
                     let now = Instant::now();
                     self.unrest = Some((now, now));
@@ -104,5 +116,34 @@ impl Watch {
         if self.events.recv().await.is_none() {
             std::future::pending::<()>().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_that_leads_to_another_directory_is_noticed_by_who_waits_for_other_things_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path();
+        for version in ["v1", "v2"] {
+            std::fs::create_dir(directory.join(version)).unwrap();
+            std::fs::write(directory.join(version).join("a.yaml"), version).unwrap();
+        }
+        let current = directory.join("current");
+        std::os::unix::fs::symlink("v1", &current).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut watch = Watch::open(&current).unwrap();
+            std::os::unix::fs::symlink("v2", directory.join("next")).unwrap();
+            std::fs::rename(directory.join("next"), &current).unwrap();
+            // Given up and begun anew, ten times a second.
+            let moment = Duration::from_millis(100);
+            let noticed =
+                async { while tokio::time::timeout(moment, watch.changed()).await.is_err() {} };
+            let noticed = tokio::time::timeout(Duration::from_secs(20), noticed).await;
+            assert!(noticed.is_ok(), "it was not noticed");
+        });
     }
 }
