@@ -74,19 +74,27 @@ impl Gateway {
         Ok(Self { place: Place::Here(Process::start(command, "natgate", directory)?), socket })
     }
 
-    /// Runs `natgate run` with `arguments` in a guest and waits until traffic flows.
-    pub fn start_in(guest: &Arc<Guest>, arguments: &[String]) -> Result<Self> {
+    /// Runs `natgate run` in a guest and does not wait. Its state is in `directory` there.
+    pub fn launch_in_guest(
+        guest: &Arc<Guest>,
+        directory: &Path,
+        arguments: &[String],
+    ) -> Result<Self> {
+        let (socket, state) = (directory.join("natgate.sock"), directory.join("state"));
         let arguments = arguments.join(" ");
-        let socket = "/run/natgate.sock";
         let run = format!(
-            "echo $$ > /tmp/natgate.pid; exec natgate run {arguments} --socket {socket} --state-dir /tmp/state \
-             --metrics 127.0.0.1:9464 > /tmp/natgate.out 2> /tmp/natgate.err"
+            "echo $$ > /tmp/natgate.pid; exec natgate run {arguments} --socket {} --state-dir {} > /tmp/natgate.out 2> /tmp/natgate.err",
+            socket.display(),
+            state.display()
         );
-        guest.sh("rm -f /tmp/natgate.*")?;
+        // The guest's relay knows one place.
+        guest.sh(&format!(
+            "rm -f /tmp/natgate.* && mkdir -p {} && ln -sf {} /run/natgate.sock",
+            directory.display(),
+            socket.display()
+        ))?;
         guest.sh(&format!("(sh -c '{run}'; echo $? > /tmp/natgate.status) >/dev/null 2>&1 &"))?;
-        let mut gateway = Self { place: Place::Guest(Arc::clone(guest)), socket: socket.into() };
-        gateway.await_ready(Duration::from_secs(60))?;
-        Ok(gateway)
+        Ok(Self { place: Place::Guest(Arc::clone(guest)), socket: guest.socket() })
     }
 
     /// Waits until `/readyz` answers 200.
@@ -124,11 +132,11 @@ impl Gateway {
         }
     }
 
-    /// Number of its process, on this machine.
-    pub fn id(&self) -> u32 {
+    /// Number of its process, where it runs.
+    pub fn id(&self) -> Result<u32> {
         match &self.place {
-            Place::Here(process) => process.id(),
-            Place::Guest(_) => panic!("natgate has no number outside its guest"),
+            Place::Here(process) => Ok(process.id()),
+            Place::Guest(guest) => Ok(guest.sh("cat /tmp/natgate.pid")?.trim().parse()?),
         }
     }
 
@@ -190,12 +198,6 @@ impl Gateway {
 
     /// Runs a client command: exit status, standard output, standard error.
     pub fn command(&self, arguments: &[&str]) -> Result<(i32, String, String)> {
-        if let Place::Guest(guest) = &self.place {
-            let line =
-                format!("natgate {} --socket {}", arguments.join(" "), self.socket.display());
-            let (code, out) = guest.try_sh(&format!("{line} 2>/tmp/said"))?;
-            return Ok((code, out, guest.sh("cat /tmp/said")?));
-        }
         let mut command = Command::new(natgate_binary()?);
         let done = command.args(arguments).arg("--socket").arg(&self.socket).output()?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -250,10 +252,6 @@ impl Gateway {
 
     /// The body of a 200 answer on the stats socket.
     pub fn get(&self, path: &str) -> Result<String> {
-        if let Place::Guest(guest) = &self.place {
-            // Of what the socket serves, TCP serves metrics and probes.
-            return guest.sh(&format!("wget -q -O - http://127.0.0.1:9464{path}"));
-        }
         let mut stream = UnixStream::connect(&self.socket)?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: natgate\r\nConnection: close\r\n\r\n")?;

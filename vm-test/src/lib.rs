@@ -15,6 +15,7 @@ pub mod lab;
 pub mod namespace;
 pub mod oracle;
 pub mod process;
+pub mod relay;
 pub mod rig;
 pub mod server;
 pub mod table;

@@ -51,7 +51,7 @@ fn connections_over_links_of_9000_bytes_are_told_what_fits() {
 fn a_driver_that_takes_no_program_at_9000_bytes_is_named() {
     let rig = Rig::without_translator(Options { mtus: LARGE, ..Options::natgate() }).unwrap();
     let arguments = rig.natgate_arguments().unwrap();
-    let mut gateway = Gateway::launch(&rig.gw, rig.directory(), &arguments).unwrap();
+    let mut gateway = rig.launch(&arguments).unwrap();
     let status = wait::until("its end", Duration::from_secs(10), || gateway.ended()).unwrap();
     let log = gateway.log();
     assert_eq!(status.code(), Some(1), "{log}");
@@ -63,9 +63,8 @@ fn a_driver_that_takes_no_program_at_9000_bytes_is_named() {
 }
 
 fn grows(rig: &mut Rig) -> Result<()> {
-    for (host, interface) in [(&rig.node, "gw0"), (&rig.gw, "int")] {
-        host.ip(&format!("link set dev {interface} mtu 3000"))?;
-    }
+    rig.node.ip("link set dev gw0 mtu 3000")?;
+    rig.gateway_ip("link set dev int mtu 3000")?;
     wait::until("the warning", Duration::from_secs(5), || {
         let log = rig.natgate.as_ref().map(Gateway::log).unwrap_or_default();
         let warned = log.contains("its MTU is 3000, and packets above 1774 bytes are dropped")

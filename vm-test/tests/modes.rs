@@ -13,7 +13,7 @@ use vm_test::guest::Machine;
 use vm_test::oracle::balance;
 use vm_test::rig::S1;
 use vm_test::table::Table;
-use vm_test::{Gateway, Options, Rig, server};
+use vm_test::{Options, Rig, server};
 
 const PORT: u16 = 7;
 const MODES: [&str; 4] = ["auto", "zerocopy", "copy", "generic"];
@@ -60,10 +60,7 @@ fn streams(rig: &Rig) -> Result<()> {
 fn start(rig: &mut Rig, mode: &str) -> Result<()> {
     let mut arguments = rig.natgate_arguments()?;
     arguments.extend(["--mode".to_owned(), mode.to_owned()]);
-    rig.natgate = Some(match &rig.guest {
-        Some(guest) => Gateway::start_in(guest, &arguments)?,
-        None => Gateway::start(&rig.gw, rig.directory(), &arguments)?,
-    });
+    rig.natgate = Some(rig.launch_ready(&arguments)?);
     Ok(())
 }
 
@@ -106,12 +103,8 @@ fn try_mode(rig: &mut Rig, driver: &str, kernel: &str, mode: &str) -> Result<boo
         (report, Some(results))
     };
     // Its program stays in a mode of its own otherwise.
-    match &rig.guest {
-        Some(guest) => drop(guest.sh("natgate detach --all")?),
-        None => drop(vm_test::namespace::output(
-            rig.gw.command(vm_test::binary::natgate_binary()?).args(["detach", "--all"]),
-        )?),
-    }
+    let (status, said) = rig.gateway_natgate("", &["detach", "--all"])?;
+    ensure!(status == 0, "{said}");
     let word = |result: &Result<()>| {
         if let Err(error) = result {
             eprintln!("{driver} {kernel} {mode}: {error:#}");

@@ -26,17 +26,19 @@ fn one_datagram(pod: &Namespace, mark: &'static str) -> Result<()> {
     pod.run(move || echo_datagram(&udp((S1[0], PORT))?, mark.as_bytes()))?
 }
 
+fn forget_neighbours(rig: &Rig) -> Result<()> {
+    rig.node.ip("neigh flush all")?;
+    rig.r.ip("neigh flush all")?;
+    rig.gateway_ip("neigh flush dev int\nneigh flush dev ext")
+}
+
 /// Every neighbour is forgotten, then one packet is sent, once.
 fn first_packets(rig: &Rig) -> Result<()> {
     serve(rig)?;
     for _ in 0..5 {
-        for host in [&rig.node, &rig.gw, &rig.r] {
-            host.ip("neigh flush all")?;
-        }
+        forget_neighbours(rig)?;
         one_datagram(&rig.pods[0], "first")?;
-        for host in [&rig.node, &rig.gw, &rig.r] {
-            host.ip("neigh flush all")?;
-        }
+        forget_neighbours(rig)?;
         rig.pods[1].exec(&format!("ping -n -q -c 1 -W 10 {}", S1[0]))?;
     }
     Ok(())
@@ -74,7 +76,7 @@ fn reroute(rig: &Rig, command: &str) -> Result<()> {
         None => anyhow::Ok(None),
     };
     let before = generation()?;
-    rig.gw.ip(command)?;
+    rig.gateway_ip(command)?;
     if before.is_none() {
         return Ok(());
     }
@@ -136,10 +138,10 @@ fn new_hardware_address(rig: &mut Rig) -> Result<()> {
     one_datagram(&rig.pods[0], "before")?;
     // The new owner of the address announces itself.
     rig.r.sysctl("net.ipv4.conf.down.arp_notify", 1)?;
-    rig.gw.sysctl("net.ipv4.neigh.ext.locktime", 0)?;
+    rig.gateway_sysctl("net.ipv4.neigh.ext.locktime", 0)?;
     rig.r.ip("link set dev down address 02:00:00:00:00:99")?;
     wait::until("the kernel to see the new address", Duration::from_secs(15), || {
-        let neighbours = rig.gw.exec("ip neigh show dev ext")?;
+        let neighbours = rig.gateway_sh("ip neigh show dev ext")?;
         Ok(neighbours.contains("02:00:00:00:00:99").then_some(()))
     })?;
     answered_soon(&rig.pods[0], "after")
@@ -172,7 +174,7 @@ fn public_addresses_are_announced_at_start() {
 }
 
 fn announced(rig: &mut Rig) -> Result<()> {
-    let gateway = rig.gw.mac("ext")?;
+    let gateway = rig.gateway_macs()[1];
     let (first, last) = rig.options().pool.range();
     let [_, external] = rig.end_captures()?;
     let trace = Trace::read(&external)?;

@@ -44,7 +44,7 @@ fn reroute(rig: &mut Rig, commands: &str) -> Result<()> {
     };
     for command in commands.lines() {
         let before = generation(rig)?;
-        rig.gw.ip(command)?;
+        rig.gateway_ip(command)?;
         wait::until("the mirror to follow", PATIENCE, || {
             Ok((generation(rig)? != before).then_some(()))
         })?;
@@ -132,12 +132,12 @@ fn warned(rig: &mut Rig) -> Result<bool> {
 #[test]
 fn rules_that_cannot_be_followed_are_named_at_start_and_later() {
     let mut rig = Rig::without_translator(Options::natgate()).unwrap();
-    rig.gw.ip("rule add ipproto udp lookup 100 pref 77").unwrap();
+    rig.gateway_ip("rule add ipproto udp lookup 100 pref 77").unwrap();
     rig.start_translator().unwrap();
     let at_start = rig.natgate().unwrap().output();
     assert!(at_start.contains("warning: routing rule 77 (ip rule) is not followed"), "{at_start}");
     let mut follow = |command: &str, wanted| {
-        rig.gw.ip(command)?;
+        rig.gateway_ip(command)?;
         wait::until(command, PATIENCE, || Ok((warned(&mut rig)? == wanted).then_some(())))
     };
     follow("rule del pref 77", false).unwrap();
@@ -184,7 +184,7 @@ fn refusing_routes_are_answered_as_they_say() {
 
 fn dead_router(rig: &mut Rig) -> Result<()> {
     rig.r.ip("link set dev down arp off")?;
-    rig.gw.ip("neigh flush dev ext")?;
+    rig.gateway_ip("neigh flush dev ext")?;
     // Until natgate has heard of that, a packet goes to where the router was, and nobody is told. What the kernel says
     // later is heard later: who knows the route knows that the neighbour is gone.
     reroute(rig, "route add 198.18.0.0/24 via 203.0.113.1")?;
@@ -206,7 +206,7 @@ fn a_router_that_does_not_answer_is_told_and_asked_again() {
 }
 
 /// 100 changes a second for three seconds: the way to the second address moves to and fro, that to the first stays.
-fn churn(gw: &Namespace) -> Result<()> {
+fn churn(rig: &Rig) -> Result<()> {
     for round in 0..30u32 {
         let lines: String = (0..10)
             .map(|n| match n % 5 {
@@ -223,7 +223,7 @@ fn churn(gw: &Namespace) -> Result<()> {
                 ),
             })
             .collect();
-        gw.ip(&lines)?;
+        rig.gateway_ip(&lines)?;
         std::thread::sleep(Duration::from_millis(100));
     }
     Ok(())
@@ -246,7 +246,7 @@ fn load_under_churn(rig: &mut Rig) -> Result<u64> {
             Ok(answered)
         })?);
     }
-    let churned = churn(&rig.gw);
+    let churned = churn(rig);
     ended.store(true, Ordering::Relaxed);
     let mut answered = 0;
     for load in load {

@@ -10,7 +10,7 @@ use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::binary::natgate_binary;
+use crate::binary::{natgate_binary, program};
 use crate::namespace::output;
 
 /// Debian's kernels for virtual machines.
@@ -76,6 +76,8 @@ mount -t tmpfs tmp /tmp
 mount -t tmpfs run /run
 for module in $(cat /lib/modules/order); do insmod /lib/modules/$module.ko; done
 ip link set lo up
+ip addr add 169.254.77.2/30 dev eth2 && ip link set eth2 up
+vm-test-guest serve 169.254.77.2 /run/natgate.sock 2>/dev/null &
 stty -F /dev/ttyS1 raw -echo
 exec 3<>/dev/ttyS1
 echo "@@ready@@" >&3
@@ -101,11 +103,13 @@ impl Image {
     pub fn make(kernel: Kernel) -> Result<Self> {
         let unpacked = unpacked(kernel)?;
         let (place, natgate) = (kept()?, natgate_binary()?);
-        let built = fs::metadata(&natgate)?.modified()?.duration_since(UNIX_EPOCH)?.as_nanos();
         let prefix = format!("initrd-{}-", kernel.version());
         let mut recipe = DefaultHasher::new();
         (INIT, MODULES, PROGRAMS).hash(&mut recipe);
-        let initrd = place.join(format!("{prefix}{built}-{:x}", recipe.finish()));
+        for program in [&natgate, &program("vm-test-guest")?] {
+            fs::metadata(program)?.modified()?.duration_since(UNIX_EPOCH)?.hash(&mut recipe);
+        }
+        let initrd = place.join(format!("{prefix}{:016x}", recipe.finish()));
         if !initrd.exists() {
             let directory = tempfile::tempdir_in(&place)?;
             let packed = pack(&unpacked, &natgate, directory.path())?;
@@ -130,8 +134,12 @@ fn pack(unpacked: &Path, natgate: &Path, directory: &Path) -> Result<Vec<u8>> {
         fs::create_dir_all(root.join(name))?;
     }
     install(Path::new("/bin/busybox"), &root.join("bin/busybox"))?;
-    install_program(natgate, &root.join("bin/natgate"), &root)?;
-    output(Command::new("strip").arg(root.join("bin/natgate")))?;
+    for (program, name) in
+        [(natgate, "bin/natgate"), (&program("vm-test-guest")?, "bin/vm-test-guest")]
+    {
+        install_program(program, &root.join(name), &root)?;
+        output(Command::new("strip").arg(root.join(name)))?;
+    }
     for name in PROGRAMS {
         install_program(&find_program(name)?, &root.join("usr/local/bin").join(name), &root)?;
     }

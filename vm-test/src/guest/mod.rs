@@ -1,7 +1,8 @@
 //! A virtual machine that takes the gateway's place in a rig: a stock kernel with the drivers of a network card.
 //!
 //! QEMU runs in the gateway's namespace. Its two cards hang on bridges there, which lead to the veths that were the
-//! gateway's; so everything around it stays as it is. Orders to the guest go by a serial port, those to QEMU by its monitor.
+//! gateway's; so everything around it stays as it is. Orders to the guest go by a serial port, those to QEMU by its monitor,
+//! and clients reach natgate's socket by a third card, which only leads to QEMU's namespace.
 //!
 //! A guest ends with its rig; if the test hangs, when its life is over; and if the test is killed, with whichever comes
 //! first, its life's end or the next rig, which sweeps.
@@ -9,7 +10,8 @@
 mod image;
 
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::net::Ipv4Addr;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -19,7 +21,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 pub use image::{Image, Kernel};
 
-use crate::{Namespace, Process, wait};
+use crate::{Namespace, Process, relay, wait};
 
 /// How long a guest may take to boot, on a machine that emulates it while others compile.
 const BOOT: Duration = Duration::from_secs(120);
@@ -27,6 +29,12 @@ const BOOT: Duration = Duration::from_secs(120);
 const ORDER: Duration = Duration::from_secs(60);
 /// How long a guest lives at most: no test has so long.
 const LIFE: Duration = Duration::from_secs(900);
+/// Addresses of the third card's link: QEMU's namespace, and the guest.
+const RELAY: [Ipv4Addr; 2] = [Ipv4Addr::new(169, 254, 77, 1), Ipv4Addr::new(169, 254, 77, 2)];
+/// What leads to natgate's socket outside.
+const SOCKET: &str = "natgate.sock";
+/// What leads to where the guest takes files.
+const FILES: &str = "files.sock";
 /// Processors of a guest at most: those of a small machine that emulates them.
 const PROCESSORS: u16 = 2;
 
@@ -59,9 +67,8 @@ impl Machine {
 #[derive(Debug)]
 pub struct Guest {
     serial: Mutex<UnixStream>,
-    monitor: PathBuf,
     qemu: Process,
-    console: PathBuf,
+    directory: PathBuf,
 }
 
 impl Guest {
@@ -73,6 +80,15 @@ impl Guest {
         directory: &Path,
     ) -> Result<Self> {
         let image = Image::make(machine.kernel)?;
+        namespace.ip(&format!(
+            "tuntap add dev tap-relay mode tap vnet_hdr\naddr add {}/30 dev tap-relay\n\
+             link set tap-relay up",
+            RELAY[0]
+        ))?;
+        for (name, port) in [(SOCKET, relay::SOCKET), (FILES, relay::FILES)] {
+            let listener = UnixListener::bind(directory.join(name))?;
+            namespace.spawn(move || relay::to_address(&listener, (RELAY[1], port).into()))?;
+        }
         let by = |accelerator, limit| {
             let qemu = command(accelerator, &image, machine, namespace, cards, directory);
             Self::boot_by(qemu, limit, directory)
@@ -87,7 +103,7 @@ impl Guest {
     }
 
     fn boot_by(command: Command, limit: Duration, directory: &Path) -> Result<Self> {
-        let (console, socket) = (directory.join("console"), directory.join("serial"));
+        let socket = directory.join("serial");
         // That of an attempt before answers nobody.
         let _ = std::fs::remove_file(&socket);
         let mut qemu = Process::start(command, "qemu", directory)?;
@@ -98,7 +114,7 @@ impl Guest {
             Ok(UnixStream::connect(&socket).ok())
         });
         let serial = Mutex::new(connected?);
-        let guest = Self { serial, monitor: directory.join("monitor"), qemu, console };
+        let guest = Self { serial, qemu, directory: directory.to_owned() };
         guest.listen("@@ready@@\n", limit)?;
         Ok(guest)
     }
@@ -139,7 +155,7 @@ impl Guest {
     /// Gives QEMU's monitor an order, such as `stop`, `cont` or `set_link n0 off`; what it says. The cards are `n0` and `n1`.
     pub fn monitor(&self, order: &str) -> Result<String> {
         const PROMPT: &[u8] = b"(qemu) ";
-        let mut monitor = UnixStream::connect(&self.monitor)?;
+        let mut monitor = UnixStream::connect(self.directory.join("monitor"))?;
         monitor.set_read_timeout(Some(Duration::from_secs(10)))?;
         let prompted = |monitor: &mut UnixStream| -> Result<Vec<u8>> {
             let (mut heard, mut byte) = (Vec::new(), [0]);
@@ -154,22 +170,20 @@ impl Guest {
         Ok(String::from_utf8_lossy(&prompted(&mut monitor)?).into_owned())
     }
 
-    /// Puts a file into the guest.
+    /// Puts a file into the guest; readers find it as it was, or whole.
     pub fn put(&self, path: &Path, contents: &[u8]) -> Result<()> {
-        let path = path.display();
-        self.sh(&format!("mkdir -p $(dirname {path}) && : > {path}"))?;
-        // A line of the serial port must not be too long.
-        for piece in contents.chunks(512) {
-            let octal: Vec<String> = piece.iter().map(|byte| format!("\\\\0{byte:03o}")).collect();
-            let octal = octal.concat();
-            self.sh(&format!("printf %b {octal} >> {path}"))?;
-        }
-        Ok(())
+        let done = relay::put(&self.directory.join(FILES), path, contents);
+        done.with_context(|| format!("{} for the guest", path.display()))
+    }
+
+    /// A socket outside that leads to natgate's inside.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.join(SOCKET)
     }
 
     /// What its kernel has printed.
     pub fn console(&self) -> String {
-        std::fs::read_to_string(&self.console).unwrap_or_default()
+        std::fs::read_to_string(self.directory.join("console")).unwrap_or_default()
     }
 
     /// Whether QEMU has ended.
@@ -241,5 +255,7 @@ fn command(
             2 * queues + 2
         ));
     }
+    command.args(["-netdev", "tap,id=relay,ifname=tap-relay,script=no,downscript=no,vhost=off"]);
+    command.args(["-device", "virtio-net-pci,netdev=relay,romfile="]);
     command
 }

@@ -13,6 +13,7 @@
 //! The servers, and r, have no route to 10.244.0.0/16 or 10.0.0.0/24: an untranslated packet can
 //! never be answered by accident.
 
+mod gateway;
 mod options;
 mod wiring;
 
@@ -153,11 +154,7 @@ impl Rig {
         match self.options.translator {
             Translator::Natgate => {
                 let arguments = self.natgate_arguments()?;
-                let directory = self.directory.path();
-                self.natgate = Some(match &self.guest {
-                    Some(guest) => Gateway::start_in(guest, &arguments)?,
-                    None => Gateway::start(&self.gw, directory, &arguments)?,
-                });
+                self.natgate = Some(self.launch_ready(&arguments)?);
                 Ok(())
             }
             Translator::KernelNat => kernel_nat::start(
@@ -175,11 +172,8 @@ impl Rig {
     pub fn natgate_arguments(&self) -> Result<Vec<String>> {
         let mut arguments: Vec<String> = Vec::new();
         if let Some(config) = &self.options.config {
-            let file: PathBuf = self.directory.path().join("natgate.yaml");
-            std::fs::write(&file, config)?;
-            if let Some(guest) = &self.guest {
-                guest.put(&file, config.as_bytes())?;
-            }
+            self.write_objects(config)?;
+            let file = self.directory.path().join("natgate.yaml");
             arguments.extend(["--config".to_owned(), file.display().to_string()]);
         } else {
             let (first, last) = self.options.pool.range();

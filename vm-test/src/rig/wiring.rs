@@ -6,7 +6,8 @@ use anyhow::{Result, bail, ensure};
 
 use super::{FROM, Mtus, OTHER, Overlay, PODS, Rig, Translator, UNDER};
 use crate::guest::{Guest, Machine};
-use crate::namespace::{link, output};
+use crate::namespace::link;
+use crate::wait;
 
 impl Rig {
     pub(super) fn wire_inside(&self) -> Result<()> {
@@ -169,6 +170,10 @@ impl Rig {
         let cards = [("tap-int", self.gateway_macs[0]), ("tap-ext", self.gateway_macs[1])];
         let guest = Guest::boot(machine, &self.gw, cards, self.directory.path())?;
         self.guest = Some(Arc::new(guest));
+        // Suites that know of guests say themselves how long things may take there.
+        if Machine::of_test().is_some() {
+            wait::be_patient(self.slower());
+        }
         self.configure_guest()?;
         self.let_guest_forward()
     }
@@ -204,17 +209,13 @@ impl Rig {
             "int" => (inside, "10.0.0.1/24", "10.244.0.0/16 via 10.0.0.2"),
             _ => (outside, "203.0.113.2/24", "default via 203.0.113.1"),
         };
+        let other = match &self.other {
+            Some(_) if side == "int" => " && ip route add 10.9.0.0/24 via 10.0.0.2",
+            _ => "",
+        };
         format!(
             "ip link set {side} mtu {mtu} && ip addr add {address} dev {side} && ip link set {side} up && \
-             ip route add {route}"
+             ip route add {route}{other}"
         )
-    }
-
-    /// Runs a line of shell where natgate runs: in the gateway's namespace, or in the guest.
-    pub fn gateway_sh(&self, line: &str) -> Result<String> {
-        match &self.guest {
-            Some(guest) => guest.sh(line),
-            None => output(self.gw.command("sh").args(["-c", line])),
-        }
     }
 }

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use vm_test::Rig;
-use vm_test::namespace::link;
 use vm_test::rig::FROM;
 
 use crate::load::Load;
@@ -74,11 +73,9 @@ pub(crate) fn more_queues(rig: &mut Rig, _: &Load) -> Result<()> {
 }
 
 pub(crate) fn made_again(rig: &mut Rig, _: &Load) -> Result<()> {
-    rig.node.ip("link del gw0")?;
+    rig.remove_inside()?;
     last();
-    link((&rig.node, "gw0"), (&rig.gw, "int"), 1)?;
-    rig.node.ip("addr add 10.0.0.2/24 dev gw0\nroute add default via 10.0.0.1")?;
-    rig.gateway_sh(&rig.card_lines("int")).map(drop)
+    rig.make_inside_again()
 }
 
 pub(crate) fn carrier_lost(rig: &mut Rig, _: &Load) -> Result<()> {
@@ -89,18 +86,6 @@ pub(crate) fn carrier_lost(rig: &mut Rig, _: &Load) -> Result<()> {
         guest.monitor(&format!("set_link {card} on"))?;
     }
     Ok(())
-}
-
-pub(crate) fn unbound(rig: &mut Rig, _: &Load) -> Result<()> {
-    let device = rig.gateway_sh("basename $(readlink /sys/class/net/int/device)")?;
-    let (device, driver) = (device.trim(), "/sys/bus/virtio/drivers/virtio_net");
-    rig.gateway_sh(&format!("echo {device} > {driver}/unbind"))?;
-    last();
-    rig.gateway_sh(&format!(
-        "echo {device} > {driver}/bind && ip link set eth0 name int && {}",
-        rig.card_lines("int")
-    ))
-    .map(drop)
 }
 
 /// Linux lets nobody take queues away that have sockets, and virtio-net changes nothing beneath a program.

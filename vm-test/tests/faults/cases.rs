@@ -108,7 +108,7 @@ pub(crate) fn stuck_worker(rig: &mut Rig, _: &Load) -> Result<()> {
     let pod = PODS[0].to_string();
     let home = rows.iter().find(|row| row["address"] == pod.as_str());
     let home = home.and_then(|row| row["worker"].as_u64()).context("c1 has no home")?;
-    let halted = Halted::worker(rig.natgate()?.id(), home as usize)?;
+    let halted = Halted::worker(rig.natgate()?.id()?, home as usize)?;
     rig.pods[0].run(|| -> Result<()> {
         let socket = UdpSocket::bind("0.0.0.0:0")?;
         let begun = Instant::now();

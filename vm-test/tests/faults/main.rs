@@ -81,7 +81,7 @@ const FAULTS: &[Fault] = &[
     Fault {
         name: "card_unbound_and_bound",
         places: &[Place::Guest],
-        inflict: cards::unbound,
+        inflict: cards::made_again,
         within: Duration::from_secs(5),
         ..USUAL
     },

@@ -1,33 +1,30 @@
 //! A start that fails on its way leaves the sessions to the next one.
 
-use std::net::TcpListener;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use vm_test::{Gateway, Rig, wait};
+use vm_test::{Rig, wait};
 
 use super::{Before, objects, options, restored, start, state_file};
 
-const METRICS: &str = "127.0.0.1:9464";
+/// An address that the gateway has not.
+const METRICS: &str = "203.0.113.77:9464";
 
 fn fails_once(rig: &mut Rig) -> Result<()> {
     let mut before = Before::open(rig, 10)?;
     let ended = rig.natgate()?.terminate()?;
     ensure!(ended.success(), "{ended}");
-    // Somebody else serves where this one should.
-    let somebody = rig.gw.run(|| TcpListener::bind(METRICS))??;
     let mut arguments = rig.natgate_arguments()?;
     arguments.extend(["--metrics", METRICS].map(str::to_owned));
-    let mut gateway = Gateway::launch(&rig.gw, rig.directory(), &arguments)?;
+    let mut gateway = rig.launch(&arguments)?;
     let status = wait::until("its end", Duration::from_secs(30), || gateway.ended())?;
     ensure!(status.code() == Some(1), "{status} {}", gateway.log());
     ensure!(gateway.log().contains("cannot serve metrics"), "{}", gateway.log());
-    ensure!(state_file(rig).exists(), "the sessions are gone");
-    drop(somebody);
+    ensure!(rig.gateway_has(&state_file(rig))?, "the sessions are gone");
     start(rig, &objects("second", ""), 1)?;
     let said = restored(rig)?;
     ensure!(said.contains("live on"), "{said}");
-    ensure!(!state_file(rig).exists(), "it could be used twice");
+    ensure!(!rig.gateway_has(&state_file(rig))?, "it could be used twice");
     before.all_go_on()
 }
 

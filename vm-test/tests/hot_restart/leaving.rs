@@ -29,7 +29,7 @@ fn on_the_first(rig: &mut Rig) -> Result<usize> {
 fn leave(rig: &mut Rig) -> Result<()> {
     let mut before = Before::open(rig, 20)?;
     ensure!(on_the_first(rig)? == 30, "c2 is elsewhere");
-    std::fs::write(rig.directory().join("natgate.yaml"), moved(""))?;
+    rig.write_objects(&moved(""))?;
     let (code, _, error) = rig.natgate()?.command(&["reload"])?;
     ensure!(code == 0 && leaving(rig)? == 1, "{error}");
     before.all_go_on()?;

@@ -19,7 +19,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 use vm_test::client::{connect, echo, echo_datagram};
 use vm_test::rig::{PODS, S1};
-use vm_test::{Gateway, Options, Rig, server};
+use vm_test::{Options, Rig, server};
 
 const PORT: u16 = 7;
 const IDLE: usize = 2_000;
@@ -72,10 +72,10 @@ fn options(workers: u16, queues: u16, settings: &str) -> Options {
 /// Starts natgate with these objects and workers, while the rig goes on.
 fn start(rig: &mut Rig, objects: &str, workers: u16) -> Result<()> {
     let mut arguments = rig.natgate_arguments()?;
-    std::fs::write(rig.directory().join("natgate.yaml"), objects)?;
+    rig.write_objects(objects)?;
     let at = arguments.iter().position(|it| it == "--workers").context("no --workers")?;
     arguments[at + 1] = workers.to_string();
-    rig.natgate = Some(Gateway::start(&rig.gw, rig.directory(), &arguments)?);
+    rig.natgate = Some(rig.launch_ready(&arguments)?);
     Ok(())
 }
 
@@ -243,7 +243,7 @@ fn survive(rig: &mut Rig, settings: &str, connections: usize, workers: &[u16]) -
         ensure!(was.len() == connections + 41, "{} sessions", was.len());
         let took = restart(rig, &objects("second", settings), workers)?;
         println!("restart with {workers} workers: {took:?}; {}", restored(rig)?);
-        ensure!(!state_file(rig).exists(), "the state is left to be loaded twice");
+        ensure!(!rig.gateway_has(&state_file(rig))?, "the state is left to be loaded twice");
         let said = restored(rig)?;
         let all = was.len();
         ensure!(said == format!("{all} of {all} sessions of the natgate before live on"), "{said}");
@@ -322,9 +322,9 @@ fn refuse(rig: &mut Rig, change: impl FnOnce(&mut Vec<u8>), said: &str) -> Resul
     let mut stream = rig.pods[0].run(|| connect((S1[0], PORT)))??;
     echo(&mut stream, b"before")?;
     rig.natgate()?.terminate()?;
-    let mut bytes = std::fs::read(state_file(rig))?;
+    let mut bytes = rig.gateway_read_bytes(&state_file(rig))?;
     change(&mut bytes);
-    std::fs::write(state_file(rig), bytes)?;
+    rig.gateway_write(&state_file(rig), &bytes)?;
     start(rig, &objects("second", ""), 1)?;
     let line = restored(rig)?;
     ensure!(line.contains("refused") && line.contains(said), "{line}");
@@ -363,11 +363,11 @@ fn killed(rig: &mut Rig) -> Result<()> {
     let count = seen(rig)?.len();
     let sign = rig.directory().join("state/running");
     vm_test::wait::until("a sign of life", Duration::from_secs(30), || {
-        let text = std::fs::read_to_string(&sign)?;
+        let text = rig.gateway_read(&sign)?;
         Ok(text.contains(&format!("\"sessions\":{count},")).then_some(()))
     })?;
     rig.natgate()?.kill9()?;
-    ensure!(!state_file(rig).exists(), "a state is left");
+    ensure!(!rig.gateway_has(&state_file(rig))?, "a state is left");
     start(rig, &objects("second", ""), 1)?;
     a_crash_is_told(rig, count)?;
     ensure!(seen(rig)?.is_empty(), "sessions of a state that was loaded before");

@@ -49,14 +49,6 @@ fn options(workers: u16) -> Options {
     Options { config, workers, queues: workers, ..Options::natgate() }
 }
 
-fn write(rig: &Rig, text: &str) -> Result<()> {
-    // As editors do: the file is there at every moment.
-    let file = rig.directory().join("natgate.yaml");
-    let new = rig.directory().join("natgate.yaml.new");
-    std::fs::write(&new, text)?;
-    Ok(std::fs::rename(new, file)?)
-}
-
 fn status(rig: &mut Rig) -> Result<Value> {
     rig.natgate()?.json(&["status"])?.into_iter().next().context("no status")
 }
@@ -67,7 +59,7 @@ fn generation(rig: &mut Rig) -> Result<u64> {
 
 /// Writes the objects and has them read by the command, which must succeed.
 fn reload(rig: &mut Rig, text: &str) -> Result<Value> {
-    write(rig, text)?;
+    rig.write_objects(text)?;
     let (code, out, error) = rig.natgate()?.command(&["reload", "--json"])?;
     ensure!(code == 0, "natgate reload ended with {code}: {error}");
     let reloaded: Value = serde_json::from_str(&out)?;
@@ -77,7 +69,7 @@ fn reload(rig: &mut Rig, text: &str) -> Result<Value> {
 /// The same, which must be refused with errors that have these phrases; nothing changes.
 fn refused(rig: &mut Rig, text: &str, phrases: &[&str]) -> Result<()> {
     let before = generation(rig)?;
-    write(rig, text)?;
+    rig.write_objects(text)?;
     let (code, out, error) = rig.natgate()?.command(&["reload"])?;
     ensure!(code == 2, "natgate reload ended with {code}: {out}{error}");
     let shown = status(rig)?["last_reload"].clone();
@@ -128,7 +120,7 @@ fn every_trigger(rig: &mut Rig) -> Result<()> {
         })
     };
     // The file changes, and nobody says anything.
-    write(rig, &objects("203.0.113.10-203.0.113.12", "", ""))?;
+    rig.write_objects(&objects("203.0.113.10-203.0.113.12", "", ""))?;
     reached(rig, 2)?;
     ensure!(status(rig)?["last_reload"]["trigger"] == "changed files", "{}", status(rig)?);
     // A signal: nothing has changed, and that is said.

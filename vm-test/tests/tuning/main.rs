@@ -51,7 +51,7 @@ fn options(workers: u16) -> Options {
 }
 
 fn reload(rig: &mut Rig, text: &str) -> Result<(i32, String, String)> {
-    std::fs::write(rig.directory().join("natgate.yaml"), text)?;
+    rig.write_objects(text)?;
     rig.natgate()?.command(&["reload"])
 }
 
