@@ -32,7 +32,7 @@ fn serve(address: &str, socket: &Path) -> Result<()> {
 fn echo(address: &str) -> Result<()> {
     let (streams, datagrams) = (TcpListener::bind(address)?, UdpSocket::bind(address)?);
     std::thread::spawn(move || {
-        let mut bytes = [0; 65_536];
+        let mut bytes = [0; 16_384];
         loop {
             // Errors of a datagram socket are those of earlier answers.
             if let Ok((length, from)) = datagrams.recv_from(&mut bytes) {

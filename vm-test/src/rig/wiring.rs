@@ -1,13 +1,32 @@
 //! How is the picture of [`super`] made of links, addresses and routes?
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, bail};
 
 use super::{FROM, Mtus, OTHER, Overlay, PODS, Rig, Translator, UNDER};
 use crate::guest::{Guest, Machine};
 use crate::namespace::link;
 use crate::wait;
+
+/// What a VXLAN header and what is around it takes of a packet.
+const OUTER: u16 = 50;
+/// Packets one by one, for captures.
+const WHOLE_PACKETS: &str = "tso off gso off gro off tx-udp-segmentation off";
+
+/// What a tunnel to `remote` is, in the words of `ip`.
+fn kind(learning: bool, remote: Ipv4Addr) -> String {
+    if learning {
+        format!("id 7 dstport 4789 remote {remote}")
+    } else {
+        "id 1 dstport 8472 nolearning".to_owned()
+    }
+}
+
+fn text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
 
 impl Rig {
     pub(super) fn wire_inside(&self) -> Result<()> {
@@ -45,26 +64,21 @@ impl Rig {
         let inside = self.options.mtus.inside;
         let ends = [(&self.node, "gw0", UNDER[0]), (&self.gw, "int", UNDER[1])];
         for ((host, device, local), (.., remote)) in ends.iter().zip(ends.iter().rev()) {
-            host.ip(&format!("link set under mtu {}\naddr add {local}/24 dev under", inside + 50))?;
-            let kind = if learning {
-                format!("id 7 dstport 4789 remote {remote}")
-            } else {
-                "id 1 dstport 8472 nolearning".to_owned()
-            };
+            let mtu = inside + OUTER;
+            host.ip(&format!("link set under mtu {mtu}\naddr add {local}/24 dev under"))?;
             host.ip(&format!(
-                "link add {device} type vxlan {kind} dev under local {local}\n\
-                 link set {device} up mtu {inside}"
+                "link add {device} type vxlan {} dev under local {local}\n\
+                 link set {device} up mtu {inside}",
+                kind(learning, *remote)
             ))?;
             // Whole packets, one by one, as on the plain link: captures are taken on the device.
-            host.exec(&format!(
-                "ethtool -K {device} tso off gso off gro off tx-udp-segmentation off"
-            ))?;
+            host.exec(&format!("ethtool -K {device} {WHOLE_PACKETS}"))?;
         }
         if learning {
             return Ok(());
         }
         for ((host, device, _), (other, its, remote)) in ends.iter().zip(ends.iter().rev()) {
-            let mac = other.mac(its)?.map(|byte| format!("{byte:02x}")).join(":");
+            let mac = text(other.mac(its)?);
             let address = if *device == "int" { "10.0.0.2" } else { "10.0.0.1" };
             host.ip(&format!("neigh add {address} lladdr {mac} dev {device} nud permanent"))?;
             host.exec(&format!("bridge fdb add {mac} dev {device} dst {remote}"))?;
@@ -147,12 +161,17 @@ impl Rig {
         let machine =
             self.options.machine.filter(|_| self.options.translator == Translator::Natgate);
         let Some(machine) = machine else { return Ok(()) };
-        ensure!(self.options.overlay == Overlay::Plain, "a guest has no tunnels");
         let machine = Machine { queues: machine.queues.max(self.options.queues), ..machine };
-        let mtus = [self.options.mtus.inside, self.options.mtus.outside];
+        let inner = self.inner_card();
+        let macs = [self.gw.mac(inner)?, self.gateway_macs[1]];
+        let mut mtus = [self.options.mtus.inside, self.options.mtus.outside];
+        if self.options.overlay != Overlay::Plain {
+            self.gw.ip("link del int")?;
+            mtus[0] += OUTER;
+        }
         // QEMU opens a tap of one queue as one that has never heard of several.
         let several = if machine.queues > 1 { "multi_queue" } else { "" };
-        for (number, (side, mtu)) in ["int", "ext"].into_iter().zip(mtus).enumerate() {
+        for (number, (side, mtu)) in [inner, "ext"].into_iter().zip(mtus).enumerate() {
             self.gw.ip(&format!(
                 "addr flush dev {side}\nlink set {side} address 02:00:00:00:fe:0{number}\n\
                  link add br-{side} type bridge forward_delay 0 mcast_snooping 0\n\
@@ -162,12 +181,12 @@ impl Rig {
             ))?;
         }
         // Packets one by one, as on a link of namespaces with natgate: captures are taken here.
-        for (host, interface) in [(&self.node, "gw0"), (&self.r, "down")] {
-            host.exec(&format!(
-                "ethtool -K {interface} tso off gso off gro off tx-udp-segmentation off"
-            ))?;
+        let beneath = if inner == "int" { "gw0" } else { inner };
+        for (host, interface) in [(&self.node, beneath), (&self.r, "down")] {
+            host.exec(&format!("ethtool -K {interface} {WHOLE_PACKETS}"))?;
         }
-        let cards = [("tap-int", self.gateway_macs[0]), ("tap-ext", self.gateway_macs[1])];
+        let tap = format!("tap-{inner}");
+        let cards = [(tap.as_str(), macs[0]), ("tap-ext", macs[1])];
         let guest = Guest::boot(machine, &self.gw, cards, self.directory.path())?;
         self.guest = Some(Arc::new(guest));
         // Suites that know of guests say themselves how long things may take there.
@@ -184,7 +203,7 @@ impl Rig {
             bail!("no guest")
         };
         let queues = machine.queues.max(self.options.queues);
-        for (card, side) in [("eth0", "int"), ("eth1", "ext")] {
+        for (card, side) in [("eth0", self.inner_card()), ("eth1", "ext")] {
             guest.sh(&format!("ip link set {card} name {side} && {}", self.card_lines(side)))?;
             // A driver may begin with one queue for each processor.
             let queues = format!("ethtool -L {side} combined {queues}");
@@ -192,7 +211,34 @@ impl Rig {
                 "{queues} 2>/tmp/said || grep -q 'no channel parameters changed' /tmp/said"
             ))?;
         }
-        Ok(())
+        match self.options.overlay {
+            Overlay::Plain => Ok(()),
+            overlay => self.lay_tunnel_in_guest(overlay == Overlay::Learning),
+        }
+    }
+
+    /// The gateway's card towards the node: beneath the tunnel, if there is one.
+    fn inner_card(&self) -> &'static str {
+        if self.options.overlay == Overlay::Plain { "int" } else { "under" }
+    }
+
+    /// A guest's end of the tunnel, with the address that the node knows.
+    fn lay_tunnel_in_guest(&self, learning: bool) -> Result<()> {
+        let (own, its) = (text(self.gateway_macs[0]), text(self.node.mac("gw0")?));
+        let [remote, local] = UNDER;
+        self.gateway_ip(&format!(
+            "link add int type vxlan {} dev under local {local}\n\
+             link set int address {own} mtu {}\nlink set int up\n\
+             addr add 10.0.0.1/24 dev int\nroute add 10.244.0.0/16 via 10.0.0.2",
+            kind(learning, remote),
+            self.options.mtus.inside
+        ))?;
+        self.gateway_sh(&format!("ethtool -K int {WHOLE_PACKETS}"))?;
+        if learning {
+            return Ok(());
+        }
+        self.gateway_ip(&format!("neigh add 10.0.0.2 lladdr {its} dev int nud permanent"))?;
+        self.gateway_sh(&format!("bridge fdb add {its} dev int dst {remote}")).map(drop)
     }
 
     /// Has the kernel of a guest forward, if that is wanted: last, since until natgate's programs are there after a boot
@@ -205,17 +251,19 @@ impl Rig {
     /// What sets up the gateway's interface `side`, which has this name: commands of a shell, joined by `&&`.
     pub fn card_lines(&self, side: &str) -> String {
         let Mtus { inside, outside, .. } = self.options.mtus;
+        let under = format!("{}/24", UNDER[1]);
         let (mtu, address, route) = match side {
-            "int" => (inside, "10.0.0.1/24", "10.244.0.0/16 via 10.0.0.2"),
-            _ => (outside, "203.0.113.2/24", "default via 203.0.113.1"),
+            "int" => (inside, "10.0.0.1/24", " && ip route add 10.244.0.0/16 via 10.0.0.2"),
+            "under" => (inside + OUTER, under.as_str(), ""),
+            _ => (outside, "203.0.113.2/24", " && ip route add default via 203.0.113.1"),
         };
         let other = match &self.other {
             Some(_) if side == "int" => " && ip route add 10.9.0.0/24 via 10.0.0.2",
             _ => "",
         };
         format!(
-            "ip link set {side} mtu {mtu} && ip addr add {address} dev {side} && ip link set {side} up && \
-             ip route add {route}{other}"
+            "ip link set {side} mtu {mtu} && ip addr add {address} dev {side} && ip link set {side} up\
+             {route}{other}"
         )
     }
 }

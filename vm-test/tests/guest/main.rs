@@ -2,8 +2,6 @@
 //! (topology: `vm_test::rig`; the machine: `vm_test::guest`, which this program's name asks for).
 //! `VM_TEST_KERNEL=6.1` takes the older kernel.
 
-#[path = "../abuse.rs"]
-mod abuse;
 #[path = "../bulk.rs"]
 mod bulk;
 #[path = "../capture.rs"]
