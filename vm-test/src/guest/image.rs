@@ -161,8 +161,8 @@ fn pack(unpacked: &Path, natgate: &Path, directory: &Path) -> Result<Vec<u8>> {
     Ok(packed.stdout)
 }
 
-/// Where kernels and images are kept.
-fn kept() -> Result<PathBuf> {
+/// Where kernels, images and consoles of failed tests are kept.
+pub(super) fn kept() -> Result<PathBuf> {
     let binary = natgate_binary()?;
     let place =
         binary.parent().and_then(Path::parent).context("natgate lies nowhere")?.join("guest");

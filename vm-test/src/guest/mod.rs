@@ -222,6 +222,25 @@ impl Guest {
     }
 }
 
+impl Drop for Guest {
+    /// The console of a test that fails outlives it.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("test").replace("::", "-");
+        let kept = image::kept().and_then(|place| {
+            let file = place.join("consoles").join(name);
+            Ok(relay::replace(&file, self.console().as_bytes()).map(|()| file)?)
+        });
+        match kept {
+            Ok(file) => eprintln!("the guest's console: {}", file.display()),
+            Err(error) => eprintln!("the guest's console is lost: {error:#}"),
+        }
+    }
+}
+
 /// QEMU with everything that it is told. `timeout` ends it when its life is over, and takes it along when it is ended itself.
 fn command(
     accelerator: &str,
