@@ -54,10 +54,10 @@ fn down_and_up(rig: &mut Rig) -> Result<()> {
     server::udp_echo(&rig.s1, S1[0], PORT)?;
     answered(&rig.pods[0], "an answer")?;
     // Without a carrier the routes stay, and work again with it.
-    rig.r.ip("link set dev down down")?;
+    rig.carrier_outside(false)?;
     show(rig, "ext", "up", "false")?;
     unanswered(&rig.pods[0])?;
-    rig.r.ip("link set dev down up")?;
+    rig.carrier_outside(true)?;
     answered(&rig.pods[0], "an answer with the carrier")?;
     show(rig, "ext", "up", "true")?;
     // Links that are set down lose their routes.

@@ -121,6 +121,17 @@ impl Rig {
         })
     }
 
+    /// Takes the carrier of the external interface away, or gives it back.
+    pub fn carrier_outside(&self, there: bool) -> Result<()> {
+        match &self.guest {
+            Some(guest) => {
+                let state = if there { "on" } else { "off" };
+                guest.monitor(&format!("set_link n1 {state}")).map(drop)
+            }
+            None => self.r.ip(&format!("link set dev down {}", if there { "up" } else { "down" })),
+        }
+    }
+
     /// Has the internal interface vanish: the link is removed, or the driver gives its card up.
     pub fn remove_inside(&self) -> Result<()> {
         if self.guest.is_none() {
