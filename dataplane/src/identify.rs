@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use conntrack::{Realm, Slot, Timestamp};
 
 use crate::drop_reason::DropReason;
-use crate::fragment::DatagramKey;
+use crate::fragment::{DatagramId, DatagramKey};
 use crate::io::{PacketIo, Received};
 use crate::ip_id::FreshId;
 use crate::packet::Packet;
@@ -53,9 +53,9 @@ impl<I: PacketIo> Worker<I> {
         if fresh.reused && !packet.is_later_fragment() {
             self.counters().ip_id_reused.add(1);
         }
-        if packet.fragment.is_fragment() {
-            let key = DatagramKey::of(parsed);
-            key.inspect(|&key| self.fragments.keep_id(key, fresh));
+        if packet.fragment.is_fragment() && fresh_id != Some(fresh) {
+            let kept = DatagramKey::of(parsed).and_then(|key| self.fragments.find(&key));
+            kept.inspect(|&kept| self.fragments.keep_id(kept, fresh));
         }
         packet.set_id(self.io.bytes_mut(&mut received.frame), fresh.id)
     }
@@ -64,7 +64,7 @@ impl<I: PacketIo> Worker<I> {
     /// subscriber has several addresses is known at its home only, but one that has needs it.
     pub(crate) fn inbound_id(
         &mut self,
-        key: DatagramKey,
+        datagram: DatagramId,
         parsed: &Parsed,
         now: Timestamp,
     ) -> Option<FreshId> {
@@ -75,7 +75,7 @@ impl<I: PacketIo> Worker<I> {
             return None;
         }
         let fresh = self.issue(inbound_kind(packet), false, now)?;
-        self.fragments.keep_id(key, fresh);
+        self.fragments.keep_id(datagram, fresh);
         Some(fresh)
     }
 

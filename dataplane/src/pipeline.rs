@@ -188,7 +188,7 @@ impl<I: PacketIo> Worker<I> {
 
     /// The packet's session, if this worker has it.
     #[inline]
-    fn find(&self, parsed: &Parsed) -> Option<Slot> {
+    pub(crate) fn find(&self, parsed: &Parsed) -> Option<Slot> {
         self.nat.find_hashed(parsed.key.as_ref()?)
     }
 

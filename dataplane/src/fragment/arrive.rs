@@ -2,7 +2,7 @@
 
 use conntrack::{Realm, Timestamp};
 
-use super::{DatagramKey, Verdict};
+use super::{DatagramId, DatagramKey, Verdict};
 use crate::drop_reason::DropReason;
 use crate::io::{PacketIo, Received};
 use crate::packet::Transport;
@@ -23,12 +23,16 @@ impl<I: PacketIo> Worker<I> {
         if parsed.packet.ttl <= 1 {
             return self.finish(received, &parsed, Err(DropReason::TtlExpired), now);
         }
-        let key = DatagramKey::of(&parsed);
-        let Some(key) = key.filter(|_| !self.needs_no_ports(&parsed)) else {
+        self.drop_overdue_fragments(now);
+        let key = DatagramKey::of(&parsed).map(|key| (key, self.fragments.find(&key)));
+        // What is kept already was found to need them.
+        let needs_ports =
+            |(_, found): &(_, Option<_>)| found.is_some() || !self.needs_no_ports(&parsed);
+        let Some(key) = key.filter(needs_ports) else {
             let fate = self.at_home(&mut received, &mut parsed, now);
             return self.finish(received, &parsed, fate, now);
         };
-        match self.keeper_of(key, &parsed) {
+        match self.keeper_of(key.0, &parsed) {
             Ok(keeper) if keeper == self.id => self.keep_fragment(received, parsed, key, now),
             Ok(keeper) => self.let_arrive_at(keeper, received),
             Err(reason) => self.finish(received, &parsed, Err(reason), now),
@@ -42,6 +46,8 @@ impl<I: PacketIo> Worker<I> {
             return true;
         }
         let (pod, remote) = match realm {
+            // Its session says more than the rules do now.
+            Realm::Internal if self.find(parsed).is_some() => return false,
             Realm::Internal => (packet.src.addr, packet.dst.addr),
             Realm::External if self.is_public(packet.dst.addr) => return false,
             Realm::External => (packet.dst.addr, packet.src.addr),
@@ -68,23 +74,18 @@ impl<I: PacketIo> Worker<I> {
         &mut self,
         received: Received<I::Frame>,
         parsed: Parsed,
-        key: DatagramKey,
+        key: (DatagramKey, Option<DatagramId>),
         now: Timestamp,
     ) {
-        self.drop_overdue_fragments(now);
         match self.fragments.see(key, &parsed.packet, now) {
-            Verdict::Pass => {
-                self.pass_fragment(received, parsed, key, now);
-                while let Some((received, parsed)) = self.fragments.next_waiting(key) {
-                    self.pass_fragment(received, parsed, key, now);
+            Verdict::Pass(id) => {
+                self.pass_fragment(received, parsed, id, now);
+                while let Some((received, parsed)) = self.fragments.next_waiting(id) {
+                    self.pass_fragment(received, parsed, id, now);
                 }
-                self.fragments.end_if_complete(key);
+                self.fragments.end_if_complete(id);
             }
-            Verdict::Wait => {
-                if let Some(frame) = self.fragments.wait(key, (received, parsed)) {
-                    self.drop_frame(frame, DropReason::FragmentLimit);
-                }
-            }
+            Verdict::Wait(id) => self.fragments.wait(id, (received, parsed)),
             Verdict::Refuse(reason) => self.finish(received, &parsed, Err(reason), now),
         }
         while let Some(frame) = self.fragments.next_displaced() {
@@ -98,16 +99,16 @@ impl<I: PacketIo> Worker<I> {
         &mut self,
         mut received: Received<I::Frame>,
         mut parsed: Parsed,
-        key: DatagramKey,
+        id: DatagramId,
         now: Timestamp,
     ) {
-        let (ports, fresh_id) = self.fragments.known(key);
-        if let Some(ports) = ports {
+        let (ports, fresh_id) = self.fragments.known(id);
+        if let (Some(ports), None) = (ports, parsed.packet.ports()) {
             parsed.packet.resolve(ports);
+            let flow = parsed.flow_key().ok();
+            parsed.key = flow.map(|flow| self.nat.secret().hash_key(&flow));
         }
-        parsed.fresh_id = fresh_id.or_else(|| self.inbound_id(key, &parsed, now));
-        let flow = parsed.flow_key().ok();
-        parsed.key = flow.map(|flow| self.nat.secret().hash_key(&flow));
+        parsed.fresh_id = fresh_id.or_else(|| self.inbound_id(id, &parsed, now));
         let fate = self.at_home(&mut received, &mut parsed, now);
         self.finish(received, &parsed, fate, now);
     }

@@ -2,15 +2,16 @@
 
 use std::collections::VecDeque;
 
-use super::Part;
 use super::seen::{Extent, Seen};
+use super::{DatagramKey, Part};
 use crate::ip_id::FreshId;
 use crate::packet::Packet;
 
-/// A datagram of which some fragments have been seen.
+/// A datagram of which some fragments have been seen, or the room for one.
 #[derive(Debug)]
-pub(crate) struct Datagram<F> {
-    /// Tells it apart from earlier ones of its key.
+pub(super) struct Datagram<F> {
+    pub(super) key: DatagramKey,
+    /// Tells it apart from others in this room; 0: there is none.
     pub(super) serial: u64,
     pub(super) seen: Seen,
     /// Source and destination port, from the first fragment.
@@ -24,15 +25,30 @@ pub(crate) struct Datagram<F> {
 }
 
 impl<F> Datagram<F> {
-    pub(super) fn new(serial: u64) -> Self {
+    /// Room for one.
+    pub(super) fn new(key: DatagramKey) -> Self {
         Self {
-            serial,
+            key,
+            serial: 0,
             seen: Seen::default(),
             ports: None,
             torn: false,
             fresh_id: None,
             waiting: VecDeque::new(),
         }
+    }
+
+    /// Makes room for the datagram with `key` and `serial`.
+    pub(super) fn begin(&mut self, key: DatagramKey, serial: u64) {
+        (self.key, self.serial) = (key, serial);
+        (self.ports, self.torn, self.fresh_id) = (None, false, None);
+        self.seen.clear();
+    }
+
+    /// Ends it; what has waited.
+    pub(super) fn end(&mut self) -> VecDeque<Part<F>> {
+        self.serial = 0;
+        std::mem::take(&mut self.waiting)
     }
 
     /// Learns the ports of a first fragment, which must be the same as before: else these are two

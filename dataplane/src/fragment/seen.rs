@@ -37,6 +37,12 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
+    /// Forgets all of them, but for the room that they took.
+    pub(crate) fn clear(&mut self) {
+        self.pieces.clear();
+        (self.bytes, self.end) = (0, None);
+    }
+
     /// Adds a fragment, unless it does not agree with those before.
     pub(crate) fn add(&mut self, extent: Extent) -> Fit {
         let Extent { start, end, last } = extent;
