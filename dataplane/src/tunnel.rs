@@ -95,13 +95,12 @@ impl Tunnels {
         TunnelId::to(id)
     }
 
-    /// The tunnel that a frame, which arrived by `interface`, came through.
+    /// The interface of the tunnel that a frame, which arrived by `interface`, came through.
     #[inline]
-    fn behind(&self, frame: &[u8], interface: InterfaceId) -> Option<(Outer, InterfaceId)> {
+    fn behind(&self, frame: &[u8], interface: InterfaceId) -> Option<InterfaceId> {
         let own = (*self.underlays.get(interface.index())?)?;
-        let outer = vxlan::look(frame, own)?;
-        let (_, interface) = self.ends.iter().find(|(end, _)| *end == outer.end)?;
-        Some((outer, *interface))
+        let end = vxlan::look(frame, own)?;
+        self.ends.iter().find(|(it, _)| *it == end).map(|(_, interface)| *interface)
     }
 }
 
@@ -147,27 +146,28 @@ impl<I: PacketIo> Worker<I> {
         while let Some(received) = burst.get_mut(index) {
             let frame = self.io.bytes(&received.frame);
             index += 1;
-            if let Some((outer, tunnel)) = self.tunnels.behind(frame, received.interface) {
+            if let Some(tunnel) = self.tunnels.behind(frame, received.interface) {
                 let underlay = std::mem::replace(&mut received.interface, tunnel);
-                let mut taken = Ok(());
-                if outer.is_signed {
-                    let partial = self.snapshot.interfaces.get(underlay.index());
-                    let partial = partial.is_some_and(|it| it.repair_checksums);
-                    let intact = outer.len.is_some() && vxlan::is_intact(frame, partial);
-                    taken = if intact { Ok(()) } else { Err(DropReason::TunnelChecksum) };
-                }
-                let taken =
-                    taken.and_then(|()| take_out(&mut self.io, &mut received.frame, &outer));
-                if let Err(reason) = taken {
+                let interfaces = &self.snapshot.interfaces;
+                if let Err(reason) = take_out(&mut self.io, &mut received.frame, |outer, frame| {
+                    let underlay = interfaces.get(underlay.index());
+                    underlay.is_some_and(|it| it.repair_checksums) && outer.is_left_to_card(frame)
+                }) {
                     index -= 1;
-                    let Received { frame, interface } = burst.remove(index);
-                    let counters = self.counters().interface(interface);
-                    counters.received_packets.add(1);
-                    counters.received_bytes.add(self.io.bytes(&frame).len() as u64);
-                    self.drop_frame(frame, reason);
+                    self.drop_taken(burst.remove(index), reason);
                 }
             }
         }
+    }
+
+    /// Drops what came by a tunnel and is not what it should be.
+    #[cold]
+    fn drop_taken(&mut self, received: Received<I::Frame>, reason: DropReason) {
+        let Received { frame, interface } = received;
+        let counters = self.counters().interface(interface);
+        counters.received_packets.add(1);
+        counters.received_bytes.add(self.io.bytes(&frame).len() as u64);
+        self.drop_frame(frame, reason);
     }
 
     /// Puts a frame with an IPv4 packet into an envelope; returns the interface that it leaves by. `None`: it is too
@@ -278,15 +278,20 @@ fn destination(frame: &[u8]) -> Option<Ipv4Addr> {
     Some(Ipv4::new_checked(frame.get(ethernet::HEADER..)?).ok()?.dst())
 }
 
-/// Takes the inner frame out, and gives its packet the congestion bits that it should have.
+/// Takes the inner frame out, and gives its packet the congestion bits that it should have. A checksum that is wrong may be
+/// one that was `left` to a card.
 #[inline]
 fn take_out<I: PacketIo>(
     io: &mut I,
     frame: &mut I::Frame,
-    outer: &Outer,
+    left: impl FnOnce(&Outer, &[u8]) -> bool,
 ) -> Result<(), DropReason> {
-    let len = outer.len.filter(|len| *len >= ethernet::HEADER).ok_or(DropReason::Malformed)?;
-    if !io.strip(frame, vxlan::HEADERS) || !io.resize(frame, len) {
+    let bytes = io.bytes(frame);
+    let outer = Outer::of(bytes).ok_or(DropReason::Malformed)?;
+    if outer.is_signed && !outer.is_intact(bytes) && !left(&outer, bytes) {
+        return Err(DropReason::TunnelChecksum);
+    }
+    if !io.strip(frame, vxlan::HEADERS) || !io.resize(frame, outer.inner_len()) {
         return Err(DropReason::Malformed);
     }
     if outer.ecn == 0 { Ok(()) } else { mark(io.bytes_mut(frame), outer.ecn) }

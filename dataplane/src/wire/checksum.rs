@@ -14,18 +14,33 @@ pub fn fold(sum: u64) -> u16 {
 
 /// The one's-complement sum of `bytes`, an odd last byte padded with zero; not complemented.
 pub fn sum(bytes: &[u8]) -> u64 {
-    // Sums are independent of byte order up to a swap of the result (RFC 1071, 2B): add native words, of 64 bits, whose
-    // carries come in at the other end.
+    fold(sum_swapped(0, bytes)).swap_bytes().into()
+}
+
+/// The sum of `bytes`, and of what is in `sum`, with the bytes of each word swapped: sums don't depend on their order but
+/// for that (RFC 1071, 2B). Not folded.
+#[inline]
+pub(crate) fn sum_swapped(sum: u64, bytes: &[u8]) -> u64 {
+    // Words of 64 bits, whose carries come in at the other end.
+    let add = |sum: u64, word: &[u8; 8]| {
+        let (sum, carry) = sum.overflowing_add(u64::from_le_bytes(*word));
+        sum + u64::from(carry)
+    };
     let (words, tail) = bytes.as_chunks::<8>();
-    let mut rest = [0; 8];
-    for (to, from) in rest.iter_mut().zip(tail) {
+    let (blocks, words) = words.as_chunks::<4>();
+    let sum = blocks.iter().fold(sum, |sum, block| block.iter().fold(sum, add));
+    let sum = words.iter().fold(sum, add);
+    if tail.is_empty() { sum } else { add(sum, &padded(tail)) }
+}
+
+/// Up to eight bytes, and zeros.
+#[inline]
+fn padded(tail: &[u8]) -> [u8; 8] {
+    let mut word = [0; 8];
+    for (to, from) in word.iter_mut().zip(tail) {
         *to = *from;
     }
-    let words = words.iter().fold(u64::from_ne_bytes(rest), |sum, word| {
-        let (sum, carry) = sum.overflowing_add(u64::from_ne_bytes(*word));
-        sum + u64::from(carry)
-    });
-    u64::from(u16::from_be(fold(words)))
+    word
 }
 
 /// The sum of the pseudo-header of TCP and UDP over IPv4, not folded; `len` in bytes.

@@ -143,18 +143,25 @@ fn sign(packet: &mut [u8]) {
     write_u16(packet, at::UDP_CHECKSUM, if sum == 0 { 0xffff } else { sum });
 }
 
-/// By which a tunnel is known that ends here, as its headers have it: address, UDP port, and VXLAN header.
+/// By which a tunnel is known that ends here, as its headers have it: address and UDP port, and VXLAN header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct End {
-    address: [u8; 4],
-    port: [u8; 2],
+    place: u64,
     vxlan: u64,
+}
+
+impl End {
+    #[inline]
+    fn new(address: [u8; 4], port: [u8; 2], vxlan: u64) -> Self {
+        let (address, port) = (u32::from_ne_bytes(address), u16::from_ne_bytes(port));
+        Self { place: u64::from(address) << 16 | u64::from(port), vxlan }
+    }
 }
 
 impl From<&Tunnel> for End {
     fn from(tunnel: &Tunnel) -> Self {
         let vxlan = u64::from(FLAGS) << 32 | u64::from(tunnel.vni << 8);
-        Self { address: tunnel.local.octets(), port: tunnel.port.to_be_bytes(), vxlan }
+        Self::new(tunnel.local.octets(), tunnel.port.to_be_bytes(), vxlan)
     }
 }
 
@@ -167,22 +174,10 @@ fn part<const N: usize>(bytes: &[u8; HEADERS], at: usize) -> [u8; N] {
     part
 }
 
-/// A packet that is the outside of a tunnel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Outer {
-    pub(crate) end: End,
-    /// Length of the inner frame; `None` if the lengths contradict each other.
-    pub(crate) len: Option<usize>,
-    /// Its ECN field.
-    pub(crate) ecn: u8,
-    /// It has a UDP checksum, which is still to be verified.
-    pub(crate) is_signed: bool,
-}
-
-/// Whether `frame` to `own` has the shape of VXLAN in a whole IPv4 packet without options, with an intact header. Its UDP
-/// checksum is [verified](is_intact) later.
+/// The tunnel that `frame` to `own` comes by, if it has the shape of VXLAN in a whole IPv4 packet without options, with an
+/// intact header.
 #[inline]
-pub(crate) fn look(frame: &[u8], own: MacWord) -> Option<Outer> {
+pub(crate) fn look(frame: &[u8], own: MacWord) -> Option<End> {
     let head: &[u8; HEADERS] = frame.first_chunk()?;
     let vxlan = u64::from_be_bytes(part(head, at::VXLAN));
     let shape = u32::from_le_bytes(part(head, at::TYPE)) & 0x00ff_ffff;
@@ -196,32 +191,65 @@ pub(crate) fn look(frame: &[u8], own: MacWord) -> Option<Outer> {
         return None;
     }
     let word = |at| u64::from(u32::from_ne_bytes(part(head, at)));
-    let (src, dst) = (word(at::SRC), word(at::DST));
-    let sum = word(at::IP) + word(at::ID) + word(at::TTL) + src + dst;
-    if checksum::fold(sum) != 0xffff {
-        return None;
-    }
-    let end = End { address: part(head, at::DST), port: part(head, at::UDP_DST), vxlan };
-    let [total, udp_len] =
-        [at::TOTAL_LEN, at::UDP_LEN].map(|at| usize::from(u16::from_be_bytes(part(head, at))));
-    let fits = at::IP + total <= frame.len() && udp_len + ipv4::HEADER <= total;
-    let len = udp_len.checked_sub(HEADERS - at::UDP).filter(|_| fits);
-    let is_signed = part(head, at::UDP_CHECKSUM) != [0; 2];
-    Some(Outer { end, len, ecn: head[at::TOS] & ECN, is_signed })
+    let sum = word(at::IP) + word(at::ID) + word(at::TTL) + word(at::SRC) + word(at::DST);
+    let end = End::new(part(head, at::DST), part(head, at::UDP_DST), vxlan);
+    (checksum::fold(sum) == 0xffff).then_some(end)
 }
 
-/// Whether the UDP checksum of a `frame` that [`look`] has found is right, or one that says nothing: with
-/// `partial_checksums`, the sender may have left it, or that of the packet within, to its (virtual) card.
-#[cold]
-pub(crate) fn is_intact(frame: &[u8], partial_checksums: bool) -> bool {
-    let len = read_u16(frame, at::UDP_LEN);
-    let pseudo = checksum::sum(&frame[at::SRC..at::UDP]) + u64::from(UDP_NUMBER) + u64::from(len);
-    let end = at::UDP + usize::from(len);
-    let Some(datagram) = frame.get(at::UDP..end) else { return false };
-    checksum::fold(pseudo + checksum::sum(datagram)) == 0xffff
-        || partial_checksums
-            && (read_u16(frame, at::UDP_CHECKSUM) == checksum::fold(pseudo)
-                || has_partial_checksum(&frame[INNER..end]).unwrap_or(false))
+/// The outside of a tunnel's packet, as [`look`] has found it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Outer {
+    /// Of the UDP datagram.
+    len: u16,
+    /// Its ECN field.
+    pub(crate) ecn: u8,
+    /// It has a UDP checksum.
+    pub(crate) is_signed: bool,
+}
+
+impl Outer {
+    /// Of `frame`; `None` if its lengths contradict each other, or leave nothing for a frame within.
+    #[inline]
+    pub(crate) fn of(frame: &[u8]) -> Option<Self> {
+        let head: &[u8; HEADERS] = frame.first_chunk()?;
+        let total = u16::from_be_bytes(part(head, at::TOTAL_LEN));
+        let len = u16::from_be_bytes(part(head, at::UDP_LEN));
+        let fits = at::IP + usize::from(total) <= frame.len()
+            && usize::from(len) + ipv4::HEADER <= usize::from(total)
+            && usize::from(len) >= HEADERS - at::UDP + ethernet::HEADER;
+        let is_signed = part(head, at::UDP_CHECKSUM) != [0; 2];
+        fits.then_some(Self { len, ecn: head[at::TOS] & ECN, is_signed })
+    }
+
+    /// Length of the inner frame.
+    #[inline]
+    pub(crate) fn inner_len(&self) -> usize {
+        usize::from(self.len) - (HEADERS - at::UDP)
+    }
+
+    /// Whether the UDP checksum is right.
+    #[inline]
+    pub(crate) fn is_intact(&self, frame: &[u8]) -> bool {
+        let Some((head, datagram)) = frame.split_first_chunk::<{ at::UDP }>() else { return false };
+        let Some(datagram) = datagram.get(..usize::from(self.len)) else { return false };
+        let word = |at: usize| {
+            u64::from(u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]))
+        };
+        let pseudo = word(at::SRC) + word(at::DST) + (u64::from(UDP_NUMBER) << 8);
+        let pseudo = pseudo + u64::from(self.len.swap_bytes());
+        checksum::fold(checksum::sum_swapped(pseudo, datagram)) == 0xffff
+    }
+
+    /// Whether the UDP checksum, which is not right, says nothing: the sender has left it, or that of the packet within, to
+    /// its (virtual) card.
+    #[cold]
+    pub(crate) fn is_left_to_card(&self, frame: &[u8]) -> bool {
+        let addresses = checksum::sum(&frame[at::SRC..at::UDP]);
+        let pseudo = addresses + u64::from(UDP_NUMBER) + u64::from(self.len);
+        let inner = &frame[INNER..at::UDP + usize::from(self.len)];
+        read_u16(frame, at::UDP_CHECKSUM) == checksum::fold(pseudo)
+            || has_partial_checksum(inner).unwrap_or(false)
+    }
 }
 
 /// Whether the TCP or UDP checksum of the packet in an Ethernet frame is the sum of its pseudo-header only. The sum
