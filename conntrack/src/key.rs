@@ -87,6 +87,12 @@ impl HashedKey {
         self.probable != u32::MAX
     }
 
+    /// Whether a packet with it may open a session from inside: nobody has found one that is probably its own.
+    #[inline]
+    pub fn may_open(&self) -> bool {
+        !self.is_probable() && self.key.is_from_inside() && self.key != PackedKey::default()
+    }
+
     /// The same, where its session is known.
     #[must_use]
     pub fn with_slot(self, slot: Slot) -> Self {
@@ -96,6 +102,14 @@ impl HashedKey {
     /// The overlay that its packets come from ([`FlowKey::overlay`]).
     pub fn overlay(&self) -> u16 {
         self.key.overlay()
+    }
+
+    /// The subscriber's own port, and what tells its flow from those that have other ends but for that.
+    #[inline]
+    pub fn split_own_port(&self) -> (u16, [u64; 2]) {
+        let PackedKey { addresses, rest } = self.key;
+        let shift = if self.key.is_from_inside() { 48 } else { 32 };
+        ((rest >> shift) as u16, [addresses, rest & !(0xffff << shift)])
     }
 
     /// A number that is the same for all packets of the flow, and that nobody else can foresee.
@@ -203,6 +217,25 @@ mod tests {
         assert_ne!(packed, elsewhere);
         assert_eq!((packed.overlay(), elsewhere.overlay()), (0, 0xabcd));
         assert_eq!((elsewhere.protocol(), elsewhere.dst()), (key.protocol, key.dst));
+    }
+
+    #[test]
+    fn flows_of_a_subscriber_to_one_end_differ_in_its_port_only() {
+        let secret = Secret::from_seed(7);
+        let pod = |port| Endpoint::new(Ipv4Addr::new(10, 1, 2, 3), port);
+        let server = |port| Endpoint::new(Ipv4Addr::new(192, 0, 2, 1), port);
+        let words = |src, dst, realm| {
+            let key = FlowKey { src, dst, protocol: Protocol::Udp, realm, overlay: 1 };
+            secret.hash_key(&key).split_own_port()
+        };
+        let (there, back) = (Realm::Internal, Realm::External);
+        let (port, rest) = words(pod(1), server(53), there);
+        assert_eq!((port, words(pod(2), server(53), there)), (1, (2, rest)));
+        assert_ne!(words(pod(1), server(54), there).1, rest);
+        let (port, rest) = words(server(53), pod(1), back);
+        assert_eq!((port, words(server(53), pod(2), back)), (1, (2, rest)));
+        assert_ne!(words(server(54), pod(1), back).1, rest);
+        assert_ne!(words(pod(1), pod(1), there).1, words(pod(1), pod(1), back).1);
     }
 
     #[test]

@@ -94,7 +94,9 @@ impl<I: PacketIo> Worker<I> {
             Came::ByInterface => io::touch_headers(&self.io, burst),
             Came::ByHandOff => io::fetch_headers(&self.io, burst),
         }
-        self.look_at_burst(burst, &mut glances, &mut odd);
+        if self.look_at_burst(burst, &mut glances, &mut odd) > 0 {
+            self.drop_foreign(burst, &mut glances, by);
+        }
         self.find_sessions(&mut glances, now);
         self.finish_burst(burst, (&glances, &mut odd), by, now);
         glances.clear();
@@ -102,15 +104,50 @@ impl<I: PacketIo> Worker<I> {
         (self.glances, self.odd) = (glances, odd);
     }
 
-    /// Second stage: what are they?
+    /// Second stage: what are they? Returns how many are foreign.
     #[inline(never)] // with registers of its own
     fn look_at_burst(
         &self,
         burst: &[Received<I::Frame>],
         glances: &mut Vec<Glance>,
         odd: &mut Vec<Arrival>,
+    ) -> usize {
+        let mut foreign = 0;
+        glances.extend(burst.iter().map(|received| self.look(received, odd, &mut foreign)));
+        foreign
+    }
+
+    /// Drops the packets of a burst that were sent to others, before anything is looked up for them.
+    #[cold]
+    fn drop_foreign(
+        &mut self,
+        burst: &mut Vec<Received<I::Frame>>,
+        glances: &mut Vec<Glance>,
+        by: Came,
     ) {
-        glances.extend(burst.iter().map(|received| self.look(received, odd)));
+        let (mut came, mut kept) = (Run::NONE, 0);
+        let mut staying = std::mem::take(&mut self.staying);
+        for (received, at) in burst.drain(..).zip(0..) {
+            let frame = self.io.bytes(&received.frame);
+            if !self.lane.is_foreign(frame, received.interface) {
+                glances[kept] = glances[at];
+                kept += 1;
+                staying.push(received);
+                continue;
+            }
+            if by == Came::ByInterface
+                && let Some(run) = came.add(received.interface, frame.len())
+            {
+                self.count_received(run);
+            }
+            self.io.release(received.frame);
+        }
+        let dropped = glances.len() - kept;
+        self.counters().drops[DropReason::NotForUs.index()].add(dropped as u64);
+        self.count_received(came);
+        glances.truncate(kept);
+        std::mem::swap(burst, &mut staying);
+        self.staying = staying;
     }
 
     /// Third stage: which session does each probably belong to? Their index lines, and then their own, are on their
@@ -123,21 +160,42 @@ impl<I: PacketIo> Worker<I> {
         for glance in &mut *glances {
             self.nat.guess(&mut glance.key);
         }
+        let mut strangers = false;
         for glance in &mut *glances {
             self.nat.touch_guessed(&mut glance.key);
+            strangers |= !glance.key.is_probable();
         }
-        let strangers = glances.iter().map(|glance| &glance.key).filter(|key| !key.is_probable());
-        if strangers.clone().next().is_some() {
-            self.nat.touch_openers(strangers, now);
+        if strangers {
+            self.foresee_openers(glances, now);
         }
     }
 
-    /// What is it? What is not plain goes to `odd`.
+    /// Of the packets that no session probably has, some may open one.
+    #[cold]
+    fn foresee_openers(&mut self, glances: &[Glance], now: Timestamp) {
+        let version = self.snapshot_version;
+        let exempt = Some(&self.exempt).filter(|exempt| exempt.knows_any(version));
+        let openers = glances.iter().map(|glance| &glance.key).filter(|key| {
+            key.may_open() && !exempt.is_some_and(|exempt| exempt.knows(key, version))
+        });
+        self.nat.touch_openers(openers, now);
+    }
+
+    /// What is it? What is not plain goes to `odd`, unless it is foreign: that is only counted.
     #[inline]
-    fn look(&self, received: &Received<I::Frame>, odd: &mut Vec<Arrival>) -> Glance {
+    fn look(
+        &self,
+        received: &Received<I::Frame>,
+        odd: &mut Vec<Arrival>,
+        foreign: &mut usize,
+    ) -> Glance {
         let frame = self.io.bytes(&received.frame);
         if let Some(glance) = self.lane.look(frame, received.interface, self.nat.secret()) {
             return glance;
+        }
+        if self.lane.is_foreign(frame, received.interface) {
+            *foreign += 1;
+            return Glance::default();
         }
         let arrival = self.parse(received);
         let key = match &arrival {
@@ -167,6 +225,7 @@ impl<I: PacketIo> Worker<I> {
                 self.count_received(run);
             }
             let Err(received) = self.pass(received, glance, now, &mut sent) else { continue };
+            let Err(received) = self.pass_exempt(received, glance, &mut sent) else { continue };
             let received = if glance.opens_alone() {
                 match self.open_and_pass(received, glance, by, now, &mut sent) {
                     Ok(()) => continue,

@@ -12,6 +12,7 @@ pub mod capture;
 pub mod counters;
 pub mod drop_reason;
 mod error_limit;
+mod exempt;
 pub mod explain;
 mod farewell;
 mod follow;

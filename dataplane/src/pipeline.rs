@@ -27,7 +27,7 @@ use crate::interface::InterfaceId;
 use crate::io::{PacketIo, Received};
 use crate::ip_id::FreshId;
 use crate::packet::{Content, Packet, Query, Transport};
-use crate::roads::{AdjacencyId, Journey, NextHop};
+use crate::roads::{AdjacencyId, Journey, NextHop, Route};
 use crate::rule::Action;
 use crate::slow_path::Admitted;
 use crate::worker::Worker;
@@ -392,11 +392,15 @@ impl<I: PacketIo> Worker<I> {
         parsed: &Parsed,
     ) -> Result<Fate, DropReason> {
         let &Parsed { ref packet, realm, .. } = parsed;
-        let hop = self.way_to(&parsed.journey(packet.dst.addr, received.interface));
-        if hop == NextHop::Hairpin {
+        if self.is_public(packet.dst.addr) {
             return Err(DropReason::NoRoute);
         }
+        let journey = parsed.journey(packet.dst.addr, received.interface);
+        let route = self.snapshot.roads.route(&journey);
+        let hop = self.snapshot.roads.along(route, &journey);
+        let is_one_of = matches!(route, Some(Route::Several(_)));
         self.may_leave(hop, realm, packet)?;
+        self.learn_exempt(parsed, received.interface, (hop, is_one_of));
         self.repair_checksum(received, packet);
         packet.decrement_ttl(self.io.bytes_mut(&mut received.frame))?;
         Ok(Fate::Forward(hop))

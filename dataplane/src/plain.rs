@@ -168,6 +168,13 @@ impl Lane {
         Some(Ends { src, dst, protocol, realm })
     }
 
+    /// Whether a frame that came in by `interface` holds an IPv4 packet that was sent to somebody else on the link.
+    #[inline]
+    pub(crate) fn is_foreign(&self, frame: &[u8], interface: InterfaceId) -> bool {
+        let entrance = self.entrances.get(interface.index()).and_then(Option::as_ref);
+        entrance.is_some_and(|entrance| plain::is_foreign(frame, entrance.own))
+    }
+
     /// Whether the source may be a public address: nobody outside sends in the name of one.
     #[inline]
     fn is_among_public(&self, addresses: u64) -> bool {
@@ -282,6 +289,42 @@ impl<I: PacketIo> Worker<I> {
             self.transmit_tunnelled((interface, tunnel), received.frame, of, sent);
         } else {
             self.transmit_plain(interface, received.frame, frame_len, sent);
+        }
+        Ok(())
+    }
+
+    /// Sends a plain packet on, untranslated, of which is known that it is exempt, and counts it but as received. Gives
+    /// back, unchanged, what is to be decided.
+    #[inline(never)] // with registers of its own
+    pub(crate) fn pass_exempt(
+        &mut self,
+        mut received: Received<I::Frame>,
+        Glance { key, plain }: &Glance,
+        sent: &mut Run,
+    ) -> Result<(), Received<I::Frame>> {
+        let (version, arrival) = (self.snapshot_version, received.interface);
+        let known = plain.as_ref().filter(|_| !key.is_probable() && self.exempt.knows_any(version));
+        let way = known.and_then(|plain| Some((plain, self.exempt.way(key, arrival, version)?)));
+        let Some((&Plain { realm, protocol, .. }, way)) = way else { return Err(received) };
+        let Some(exit) = self.lane.exits.get(way.0 as usize) else { return Err(received) };
+        let frame = self.io.bytes_mut(&mut received.frame);
+        let len = frame.len();
+        let segment = if protocol == Protocol::Tcp { plain::segment(frame) } else { None };
+        // From outside come replies only; and a session, if there is one by now, goes before what rules say.
+        let opens = realm == Realm::External && segment.is_some_and(|(flags, ..)| flags.opens());
+        let fits = len <= usize::from(exit.room[realm as usize]);
+        if opens || !fits || self.nat.find_hashed(key).is_some() {
+            return Err(received);
+        }
+        if plain::forward(frame, &exit.addresses).is_none() {
+            return Err(received);
+        }
+        match exit.tunnel {
+            Some(tunnel) => {
+                let of = (len, key.flow());
+                self.transmit_tunnelled((exit.interface, tunnel), received.frame, of, sent);
+            }
+            None => self.transmit_plain(exit.interface, received.frame, len, sent),
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ use crate::capture::Tap;
 use crate::counters::{AllCounters, WorkerCounters};
 use crate::drop_reason::DropReason;
 use crate::error_limit::ErrorLimits;
+use crate::exempt::Exempt;
 use crate::fragment::Fragments;
 use crate::hand_off::{HandOff, Known};
 use crate::held::Held;
@@ -131,6 +132,7 @@ pub struct Worker<I: PacketIo> {
     /// Many packets of the last burst live at other workers.
     pub(crate) many_elsewhere: bool,
     pub(crate) lane: Lane,
+    pub(crate) exempt: Exempt,
     pub(crate) tunnels: Tunnels,
     pub(crate) taken_over: Vec<Known<I::Frame>>,
     next_housekeeping: Timestamp,
@@ -194,6 +196,7 @@ impl<I: PacketIo> Worker<I> {
             staying: Vec::with_capacity(BURST),
             many_elsewhere: false,
             lane: Lane::default(),
+            exempt: Exempt::default(),
             tunnels: Tunnels::new(id, hand_off_workers),
             taken_over: Vec::with_capacity(BURST),
             next_housekeeping: now,

@@ -29,6 +29,8 @@ pub(crate) struct Foreseen {
 /// What was foreseen for a burst, in the order of its packets: what is computed to read ahead is not computed again.
 #[derive(Debug, Default)]
 pub(super) struct Foresight {
+    /// Which subscribers probably send what opens, and by which keys; only while they are read.
+    openers: Vec<(u32, HashedKey)>,
     all: Vec<Foreseen>,
     /// Those before were asked for, or passed over.
     next: usize,
@@ -37,7 +39,8 @@ pub(super) struct Foresight {
 impl Foresight {
     /// With room for a burst.
     pub(super) fn new() -> Self {
-        Self { all: Vec::with_capacity(TOGETHER), next: 0 }
+        let (openers, all) = (Vec::with_capacity(TOGETHER), Vec::with_capacity(TOGETHER));
+        Self { openers, all, next: 0 }
     }
 
     /// Forgets all of it.
@@ -63,27 +66,18 @@ impl Foresight {
 }
 
 impl Nat {
-    /// Reads what new sessions need of the subscribers that send packets with `keys`, which no session probably has,
-    /// and where such a session will be found by its answers. Call it for a burst before the first of them opens one.
+    /// Reads what new sessions need of the subscribers that send packets with `keys`, which [may open](HashedKey::may_open)
+    /// one each, and where such a session will be found by its answers. Call it for a burst before the first of them opens one.
     #[cold]
-    pub fn touch_openers<'a>(
-        &mut self,
-        keys: impl Iterator<Item = &'a HashedKey> + Clone,
-        now: Timestamp,
-    ) {
-        let mut numbers = [u32::MAX; TOGETHER];
-        let mut count = 0;
-        for (number, key) in numbers.iter_mut().zip(keys.clone()) {
-            *number = self.subscribers.guess(Host::new(key.key.src().addr, key.key.overlay()));
-            count += 1;
-        }
-        let numbers = &numbers[..count];
-        self.subscribers.touch(numbers.iter().map(|&number| (number, None)));
+    pub fn touch_openers<'a>(&mut self, keys: impl Iterator<Item = &'a HashedKey>, now: Timestamp) {
         let mut foresight = std::mem::take(&mut self.foresight);
         foresight.clear();
-        let openers = numbers.iter().zip(keys).filter(|(_, key)| key.key.is_from_inside());
-        for (&number, key) in openers {
-            foresight.all.extend(self.foresee(number, key, now));
+        let sender = |key: &HashedKey| Host::new(key.key.src().addr, key.key.overlay());
+        let openers = keys.take(TOGETHER).map(|key| (self.subscribers.guess(sender(key)), *key));
+        foresight.openers.extend(openers);
+        self.subscribers.touch(foresight.openers.iter().map(|&(number, _)| (number, None)));
+        for (number, key) in foresight.openers.drain(..) {
+            foresight.all.extend(self.foresee(number, &key, now));
         }
         // Passes of their own: the lines of all are on their way at the same time.
         for foreseen in &mut foresight.all {

@@ -243,7 +243,12 @@ impl Roads {
 
     /// Where a packet goes. Reads rules and routing tables; sessions keep the answer.
     pub fn next_hop(&self, journey: &Journey) -> NextHop {
-        match self.route(journey) {
+        self.along(self.route(journey), journey)
+    }
+
+    /// Where a packet goes about which `route` decides.
+    pub(crate) fn along(&self, route: Option<&Route>, journey: &Journey) -> NextHop {
+        match route {
             Some(Route::Via(id)) => NextHop::Adjacency(*id),
             Some(Route::OnLink(interface)) => self.on_link(*interface, journey.destination),
             Some(Route::Several(members)) => self.one_of(members, journey),

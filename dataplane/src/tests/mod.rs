@@ -8,6 +8,7 @@ mod anybody;
 mod attack;
 mod capture;
 mod damage;
+mod exempt;
 mod explain;
 mod fixed_rig;
 mod follow;

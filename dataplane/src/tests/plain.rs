@@ -15,8 +15,9 @@ use crate::request::{Request, SessionFilter, SessionRow};
 use crate::snapshot::Snapshot;
 use crate::wire::checksum;
 
-const SERVERS: [Ipv4Addr; 3] =
-    [SERVER, Ipv4Addr::new(192, 0, 2, 81), Ipv4Addr::new(203, 0, 113, 10)];
+const SERVERS: [Ipv4Addr; 4] =
+    [SERVER, Ipv4Addr::new(192, 0, 2, 81), Ipv4Addr::new(203, 0, 113, 10), EXEMPT_SERVER];
+const FLOWS: u8 = 8;
 
 /// What is odd about a packet.
 #[derive(Clone, Copy, Debug)]
@@ -90,7 +91,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => prop::sample::select(vec!["S", "SA", "A", "A", "A", "FA", "R", "RA"]).prop_map(Kind::Tcp),
         1 => Just(Kind::Ping),
     ];
-    let packet = (any::<bool>(), 0..3u8, 0..6u8, kind, oddity());
+    let packet = (any::<bool>(), 0..3u8, 0..FLOWS, kind, oddity());
     prop_oneof![
         12 => prop::collection::vec(packet, 1..12).prop_map(Step::Burst),
         1 => prop::sample::select(vec![1, 500, 3_000, 70_000, 301_000]).prop_map(Step::Wait),
@@ -166,10 +167,11 @@ impl Twins {
 
     fn frame(&self, packet: (bool, u8, u8, Kind, Oddity)) -> (InterfaceId, Vec<u8>) {
         let (inside, host, flow, kind, oddity) = packet;
-        let (inner, outer) =
-            ((pod(1 + host), 4000 + u16::from(flow / 3)), (SERVERS[usize::from(flow % 3)], 443));
-        let reply =
-            self.seen.get((usize::from(host) * 6 + usize::from(flow)) % self.seen.len().max(1));
+        let server = usize::from(flow) % SERVERS.len();
+        let port = 4000 + u16::from(flow) / SERVERS.len() as u16;
+        let (inner, outer) = ((pod(1 + host), port), (SERVERS[server], 443));
+        let number = usize::from(host) * usize::from(FLOWS) + usize::from(flow);
+        let reply = self.seen.get(number % self.seen.len().max(1));
         let (interface, src, dst) = match (inside, reply) {
             (false, Some(&(public, remote))) => (OUTSIDE, remote, public),
             _ => (INSIDE, inner, outer),
@@ -255,7 +257,6 @@ impl Twins {
                     &c.checksums_repaired,
                     &c.ip_id_reused,
                     &c.fragments_sent,
-                    &c.slow_path,
                     &c.sessions,
                 ];
                 counts.extend(others.map(Counter::get));

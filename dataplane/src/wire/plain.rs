@@ -155,6 +155,13 @@ pub(crate) fn peek(frame: &[u8], own: MacWord) -> Option<(u64, u32, Protocol)> {
     Some((addresses, u32::from_be_bytes(part(head, at::L4)), protocol))
 }
 
+/// Whether a frame holds IPv4 and is sent to somebody else than `own`.
+#[inline]
+pub(crate) fn is_foreign(frame: &[u8], own: MacWord) -> bool {
+    let head: Option<&[u8; at::IP]> = frame.first_chunk();
+    head.is_some_and(|head| part(head, at::TYPE) == [8, 0] && !own.is_destination(part(head, 0)))
+}
+
 /// To `own`, IPv4 without options, not a fragment.
 #[inline]
 fn is_common(head: &[u8; UDP], own: MacWord) -> bool {
@@ -215,6 +222,18 @@ pub(crate) fn rewrite(
     let head: &mut [u8; TCP] = frame.first_chunk_mut()?;
     let old = u16::from_be_bytes(part(head, at::TCP_CHECKSUM));
     put(head, at::TCP_CHECKSUM, update(old, rewrite.payload).to_be_bytes());
+    Some(())
+}
+
+/// The same to a frame that is not translated.
+#[inline]
+pub(crate) fn forward(frame: &mut [u8], ethernet: &Addresses) -> Option<()> {
+    let head: &mut [u8; UDP] = frame.first_chunk_mut()?;
+    put(head, 0, *ethernet);
+    head[at::TTL] -= 1;
+    let old = u16::from_be_bytes(part(head, at::CHECKSUM));
+    let sum = u32::from(!old) + u32::from(!0x0100_u16);
+    put(head, at::CHECKSUM, (!fold(sum)).to_be_bytes());
     Some(())
 }
 
