@@ -147,13 +147,16 @@ impl Nat {
         now: Timestamp,
         done: &mut Restored,
     ) {
-        let all = || record.holdings.iter().map(|holding| holding.blocks.len() as u64).sum::<u64>();
         let host = (record.addr, record.overlay);
-        let Some(number) = self.subscribers.get_or_insert(host, now) else {
-            return done.blocks_lost += all();
-        };
         let holder =
             Holder { subscriber: record.addr, worker: self.worker, overlay: record.overlay };
+        let Some(number) = self.subscribers.get_or_insert(host, now) else {
+            // Nobody would ever give them back.
+            return record.holdings.iter().for_each(|held| {
+                done.blocks_lost += held.blocks.len() as u64;
+                self.pool(held.pool).inspect(|pool| release_blocks(pool, held, holder, now));
+            });
+        };
         for held in &record.holdings {
             let Some(pool) = self.pool(held.pool).cloned() else {
                 done.blocks_lost += held.blocks.len() as u64;
@@ -316,6 +319,17 @@ fn place_of(
     let number = directory.block_of(first);
     let held = directory.state(number) == BlockState::Held(holder);
     (held && *directory.ports(number).start() == first).then_some((index, number, class))
+}
+
+/// Gives back what was [claimed](claim_blocks) for a holding that nobody takes over; it rests as if it had been returned.
+fn release_blocks(pool: &Pool, held: &HoldingRecord, holder: Holder, now: Timestamp) {
+    let index = |addr: Ipv4Addr| pool.addresses.iter().position(|it| it.addr == addr);
+    for &(addr, first) in &held.blocks {
+        let place = index(addr).and_then(|at| place_of(pool, at as u16, first, holder));
+        let Some((index, number, class)) = place else { continue };
+        let directory = pool.addresses[usize::from(index)].blocks(class);
+        directory.release(number, holder, pool.settings.hold_down.block, now);
+    }
 }
 
 /// Has the blocks of `record` in `pool` held for a subscriber whose home is `worker`, before its NAT takes them over.

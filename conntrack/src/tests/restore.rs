@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::random::{Step, check, flow_of, held_of, kinds, pass, step};
 use super::*;
-use crate::{Records, SubscriberView, claim_blocks};
+use crate::{HoldingRecord, Records, SubscriberRecord, SubscriberView, claim_blocks};
 
 /// A NAT as its successor sees the world: the same pool with all blocks free, but for those that rest.
 fn successor(before: &Pool, nat: &Nat, worker: u16, now: Timestamp) -> (Nat, Arc<Pool>, Records) {
@@ -206,4 +206,42 @@ fn every_session_knows_when_it_began() {
         ages(&next, 109),
         HashMap::from(expected.map(|(protocol, age)| (protocol, age + 2)))
     );
+}
+
+#[test]
+fn blocks_of_subscribers_for_whom_there_is_no_room_are_given_back() {
+    let settings = PoolSettings::default();
+    let rest = settings.hold_down.block;
+    let (mut nat, pool) = nat_with(settings, 1, 1);
+    let directory = &pool.addresses[0].directory;
+    let first = |n: u32| *directory.ports(directory.block_of(2_048)).start() + 64 * n as u16;
+    let subscriber = |n: u32, blocks| SubscriberRecord {
+        addr: Ipv4Addr::from(0x0a00_0000 + n),
+        overlay: 0,
+        created: 0,
+        refused: 0,
+        idle_since: secs(1),
+        holdings: vec![HoldingRecord {
+            pool: PoolId(0),
+            anchor: None,
+            idle_since: secs(1),
+            blocks,
+        }],
+    };
+    // Far more than the table has room for; the first and the last ones have a block.
+    let (all, with_block) = (166_000, 8);
+    let has = |n| n < with_block || n >= all - with_block;
+    let number = |n: u32| if n < with_block { n } else { n + 2 * with_block - all };
+    let blocks = |n| if has(n) { vec![(pool.addresses[0].addr, first(number(n)))] } else { vec![] };
+    let subscribers: Vec<_> = (0..all).map(|n| subscriber(n, blocks(n))).collect();
+    for record in &subscribers {
+        claim_blocks(&pool, record, PoolId(0), 0, secs(1));
+    }
+    assert_eq!(held_of(&pool), 2 * with_block);
+    let done = nat.restore(&Records { subscribers, ..Records::default() }, secs(1));
+    assert_eq!((done.blocks, done.blocks_lost), (with_block.into(), with_block.into()));
+    assert_eq!(held_of(&pool), with_block, "those that somebody has");
+    // As if they had been returned: they rest.
+    assert_eq!(directory.resting(secs(1)), if rest.is_zero() { 0 } else { with_block });
+    assert_eq!(directory.resting(secs(2) + rest), 0);
 }
