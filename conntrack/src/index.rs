@@ -61,7 +61,7 @@ impl Bucket {
     #[inline]
     fn has(&self, tag: u16) -> bool {
         let side_by_side = self.tags[..SIDE_BY_SIDE].iter();
-        side_by_side.fold(false, |any, other| any | (*other == tag))
+        side_by_side.fold(0, |any, other| any | u16::from(*other == tag)) != 0
             || self.tags[SIDE_BY_SIDE..].contains(&tag)
     }
 
@@ -202,7 +202,7 @@ impl Index {
     pub(crate) fn lacks(&self, hash: u64) -> bool {
         let tag = tag_of(hash);
         let bucket = &self.buckets[self.bucket_of(places(hash)[0])];
-        !bucket.has(tag) && !(bucket.may_overflow(tag) && self.second(hash).has(tag))
+        !(bucket.has(tag) || bucket.may_overflow(tag) && self.second(hash).has(tag))
     }
 
     /// Calls `is_it` with the slots that may belong to `hash` until it says yes.
