@@ -18,7 +18,7 @@ use crate::io::{PacketIo, Received};
 use crate::roads::{Adjacency, AdjacencyId, Journey, NextHop};
 use crate::snapshot::Snapshot;
 use crate::wire::plain::MacWord;
-use crate::wire::vxlan::{self, ECN, End, Envelope, Outer, combined_ecn};
+use crate::wire::vxlan::{self, ECN, End, Envelope, combined_ecn};
 use crate::wire::{Ipv4, ethernet};
 use crate::worker::Worker;
 
@@ -148,16 +148,34 @@ impl<I: PacketIo> Worker<I> {
             index += 1;
             if let Some(tunnel) = self.tunnels.behind(frame, received.interface) {
                 let underlay = std::mem::replace(&mut received.interface, tunnel);
-                let interfaces = &self.snapshot.interfaces;
-                if let Err(reason) = take_out(&mut self.io, &mut received.frame, |outer, frame| {
-                    let underlay = interfaces.get(underlay.index());
-                    underlay.is_some_and(|it| it.repair_checksums) && outer.is_left_to_card(frame)
-                }) {
+                let taken = match vxlan::inner_len(frame) {
+                    Some(len) if vxlan::is_intact(frame, len) => {
+                        take_out(&mut self.io, &mut received.frame, len)
+                    }
+                    len => self.take_out_odd(received, underlay, len),
+                };
+                if let Err(reason) = taken {
                     index -= 1;
                     self.drop_taken(burst.remove(index), reason);
                 }
             }
         }
+    }
+
+    /// Takes out an inner frame of `len` bytes, though the checksum around it is not right, if that may be.
+    #[cold]
+    fn take_out_odd(
+        &mut self,
+        received: &mut Received<I::Frame>,
+        underlay: InterfaceId,
+        len: Option<usize>,
+    ) -> Result<(), DropReason> {
+        let len = len.ok_or(DropReason::Malformed)?;
+        let repairs = self.interface(underlay).is_some_and(|it| it.repair_checksums);
+        if !repairs || !vxlan::is_left_to_card(self.io.bytes(&received.frame), len) {
+            return Err(DropReason::TunnelChecksum);
+        }
+        take_out(&mut self.io, &mut received.frame, len)
     }
 
     /// Drops what came by a tunnel and is not what it should be.
@@ -278,23 +296,14 @@ fn destination(frame: &[u8]) -> Option<Ipv4Addr> {
     Some(Ipv4::new_checked(frame.get(ethernet::HEADER..)?).ok()?.dst())
 }
 
-/// Takes the inner frame out, and gives its packet the congestion bits that it should have. A checksum that is wrong may be
-/// one that was `left` to a card.
+/// Takes the inner frame of `len` bytes out, and gives its packet the congestion bits that it should have.
 #[inline]
-fn take_out<I: PacketIo>(
-    io: &mut I,
-    frame: &mut I::Frame,
-    left: impl FnOnce(&Outer, &[u8]) -> bool,
-) -> Result<(), DropReason> {
-    let bytes = io.bytes(frame);
-    let outer = Outer::of(bytes).ok_or(DropReason::Malformed)?;
-    if outer.is_signed && !outer.is_intact(bytes) && !left(&outer, bytes) {
-        return Err(DropReason::TunnelChecksum);
-    }
-    if !io.strip(frame, vxlan::HEADERS) || !io.resize(frame, outer.inner_len()) {
+fn take_out<I: PacketIo>(io: &mut I, frame: &mut I::Frame, len: usize) -> Result<(), DropReason> {
+    let ecn = vxlan::outer_ecn(io.bytes(frame));
+    if !io.strip(frame, vxlan::HEADERS) || !io.resize(frame, len) {
         return Err(DropReason::Malformed);
     }
-    if outer.ecn == 0 { Ok(()) } else { mark(io.bytes_mut(frame), outer.ecn) }
+    if ecn == 0 { Ok(()) } else { mark(io.bytes_mut(frame), ecn) }
 }
 
 /// Gives what has come out of a tunnel the congestion bits that it should have.

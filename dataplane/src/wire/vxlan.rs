@@ -196,60 +196,44 @@ pub(crate) fn look(frame: &[u8], own: MacWord) -> Option<End> {
     (checksum::fold(sum) == 0xffff).then_some(end)
 }
 
-/// The outside of a tunnel's packet, as [`look`] has found it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Outer {
-    /// Of the UDP datagram.
-    len: u16,
-    /// Its ECN field.
-    pub(crate) ecn: u8,
-    /// It has a UDP checksum.
-    pub(crate) is_signed: bool,
+/// Length of the frame within one that [`look`] has found; `None` if lengths contradict each other, or leave nothing for it.
+#[inline]
+pub(crate) fn inner_len(frame: &[u8]) -> Option<usize> {
+    let head: &[u8; HEADERS] = frame.first_chunk()?;
+    let [total, len] =
+        [at::TOTAL_LEN, at::UDP_LEN].map(|at| usize::from(u16::from_be_bytes(part(head, at))));
+    let fits = at::IP + total <= frame.len() && len + ipv4::HEADER <= total;
+    len.checked_sub(HEADERS - at::UDP).filter(|len| fits && *len >= ethernet::HEADER)
 }
 
-impl Outer {
-    /// Of `frame`; `None` if its lengths contradict each other, or leave nothing for a frame within.
-    #[inline]
-    pub(crate) fn of(frame: &[u8]) -> Option<Self> {
-        let head: &[u8; HEADERS] = frame.first_chunk()?;
-        let total = u16::from_be_bytes(part(head, at::TOTAL_LEN));
-        let len = u16::from_be_bytes(part(head, at::UDP_LEN));
-        let fits = at::IP + usize::from(total) <= frame.len()
-            && usize::from(len) + ipv4::HEADER <= usize::from(total)
-            && usize::from(len) >= HEADERS - at::UDP + ethernet::HEADER;
-        let is_signed = part(head, at::UDP_CHECKSUM) != [0; 2];
-        fits.then_some(Self { len, ecn: head[at::TOS] & ECN, is_signed })
-    }
+/// ECN field of the outside.
+#[inline]
+pub(crate) fn outer_ecn(frame: &[u8]) -> u8 {
+    frame.get(at::TOS).map_or(NOT_ECT, |tos| tos & ECN)
+}
 
-    /// Length of the inner frame.
-    #[inline]
-    pub(crate) fn inner_len(&self) -> usize {
-        usize::from(self.len) - (HEADERS - at::UDP)
+/// Whether the UDP checksum around an inner frame of `len` bytes is right, or none.
+#[inline]
+pub(crate) fn is_intact(frame: &[u8], len: usize) -> bool {
+    let Some(head): Option<&[u8; HEADERS]> = frame.first_chunk() else { return false };
+    if part(head, at::UDP_CHECKSUM) == [0; 2] {
+        return true;
     }
+    let Some(datagram) = frame.get(at::UDP..HEADERS + len) else { return false };
+    let word = |at| u64::from(u32::from_le_bytes(part(head, at)));
+    let len = u16::from_le_bytes(part(head, at::UDP_LEN));
+    let pseudo = word(at::SRC) + word(at::DST) + (u64::from(UDP_NUMBER) << 8) + u64::from(len);
+    checksum::fold(checksum::sum_swapped(pseudo, datagram)) == 0xffff
+}
 
-    /// Whether the UDP checksum is right.
-    #[inline]
-    pub(crate) fn is_intact(&self, frame: &[u8]) -> bool {
-        let Some((head, datagram)) = frame.split_first_chunk::<{ at::UDP }>() else { return false };
-        let Some(datagram) = datagram.get(..usize::from(self.len)) else { return false };
-        let word = |at: usize| {
-            u64::from(u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]))
-        };
-        let pseudo = word(at::SRC) + word(at::DST) + (u64::from(UDP_NUMBER) << 8);
-        let pseudo = pseudo + u64::from(self.len.swap_bytes());
-        checksum::fold(checksum::sum_swapped(pseudo, datagram)) == 0xffff
-    }
-
-    /// Whether the UDP checksum, which is not right, says nothing: the sender has left it, or that of the packet within, to
-    /// its (virtual) card.
-    #[cold]
-    pub(crate) fn is_left_to_card(&self, frame: &[u8]) -> bool {
-        let addresses = checksum::sum(&frame[at::SRC..at::UDP]);
-        let pseudo = addresses + u64::from(UDP_NUMBER) + u64::from(self.len);
-        let inner = &frame[INNER..at::UDP + usize::from(self.len)];
-        read_u16(frame, at::UDP_CHECKSUM) == checksum::fold(pseudo)
-            || has_partial_checksum(inner).unwrap_or(false)
-    }
+/// Whether the UDP checksum around an inner frame of `len` bytes, which is not right, says nothing: the sender has left it,
+/// or that of the packet within, to its (virtual) card.
+pub(crate) fn is_left_to_card(frame: &[u8], len: usize) -> bool {
+    let addresses = checksum::sum(&frame[at::SRC..at::UDP]);
+    let udp_len = u64::from(read_u16(frame, at::UDP_LEN));
+    let pseudo = checksum::fold(addresses + u64::from(UDP_NUMBER) + udp_len);
+    read_u16(frame, at::UDP_CHECKSUM) == pseudo
+        || has_partial_checksum(&frame[INNER..INNER + len]).unwrap_or(false)
 }
 
 /// Whether the TCP or UDP checksum of the packet in an Ethernet frame is the sum of its pseudo-header only. The sum
