@@ -46,6 +46,8 @@ pub(crate) struct InterfaceFacts {
     pub(crate) driver: String,
     /// `zerocopy`, `copy` or `generic`.
     pub(crate) mode: String,
+    /// How the program is attached, if it has one.
+    pub(crate) attach: Option<dataplane::xsk::AttachMode>,
     /// Queues served.
     pub(crate) queues: u32,
     /// Longest IP packet that a frame holds, if packets come in frames.
@@ -496,6 +498,7 @@ impl Shared {
                 [("internal", interface.roles.internal), ("external", interface.roles.external)];
             let link = kernel.links.get(index).copied().unwrap_or_default();
             let too_long = self.too_long(index, &interface.name, link.mtu);
+            let merging = facts.attach.map(|mode| dataplane::xsk::merging(&interface.name, mode));
             let underlay = link.underlay.and_then(|id| snapshot.interfaces.get(id.index()));
             let tunnel = interface.tunnel.map(|tunnel| TunnelRow {
                 vni: tunnel.vni,
@@ -526,7 +529,11 @@ impl Shared {
                 received_bytes: sum(|interface| &interface.received_bytes),
                 transmitted_packets: sum(|interface| &interface.transmitted_packets),
                 transmitted_bytes: sum(|interface| &interface.transmitted_bytes),
-                warnings: too_long.into_iter().chain(facts.warnings).collect(),
+                warnings: too_long
+                    .into_iter()
+                    .chain(facts.warnings)
+                    .chain(merging.into_iter().flatten())
+                    .collect(),
                 receive_steering: facts.receive_steering,
             }
         };

@@ -128,6 +128,7 @@ fn facts() -> InterfaceFacts {
     InterfaceFacts {
         driver: "veth".into(),
         mode: "copy".into(),
+        attach: None,
         queues: 2,
         longest: None,
         warnings: vec!["slow".into()],

@@ -35,7 +35,7 @@ pub use frame::{Audit, Frame};
 pub use huge::{ask_for_huge_pages, huge_pages};
 pub use io::XskIo;
 pub use lock::InterfaceLock;
-pub use nic::receive_queues;
+pub use nic::{merging, receive_queues};
 pub use open::{
     BindMode, InterfaceReport, LONGEST, Mode, OpenConfig, OpenInterface, Opened, most_queues, open,
 };

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use nix::libc;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
+use super::attach::AttachMode;
+
 const SIOCETHTOOL: libc::c_ulong = 0x8946;
 const ETHTOOL_GDRVINFO: u32 = 0x03;
 const ETHTOOL_GFLAGS: u32 = 0x25;
@@ -31,13 +33,38 @@ pub(super) fn driver(interface: &str) -> String {
 }
 
 /// Is generic receive offload on?
-pub(super) fn gro(interface: &str) -> bool {
+fn gro(interface: &str) -> bool {
     value(interface, ETHTOOL_GGRO).is_some_and(|on| on != 0)
 }
 
 /// Is large receive offload on?
-pub(super) fn lro(interface: &str) -> bool {
+fn lro(interface: &str) -> bool {
     value(interface, ETHTOOL_GFLAGS).is_some_and(|flags| flags & ETH_FLAG_LRO != 0)
+}
+
+/// Where packets are merged, or not cut, before natgate sees them: those are too large. As it is now, each with its remedy:
+/// operators change this at any time, and drivers when they get a program.
+pub fn merging(interface: &str, mode: AttachMode) -> Vec<String> {
+    let generic = mode == AttachMode::Generic;
+    let mut warnings = Vec::new();
+    if generic && driver(interface) == "veth" {
+        // In native mode the kernel sees to it.
+        warnings.push(format!(
+            "{interface}: in generic mode what the veth's other end leaves to its card to cut arrives uncut, datagrams \
+             (UDP_SEGMENT) as a single one; `ethtool -K OTHER-END tso off gso off tx-udp-segmentation off`, or \
+             another mode"
+        ));
+    } else if generic && gro(interface) {
+        warnings.push(format!(
+            "{interface}: GRO merges packets that are then too large; `ethtool -K {interface} gro off`"
+        ));
+    }
+    if lro(interface) {
+        warnings.push(format!(
+            "{interface}: LRO merges packets that are then too large; `ethtool -K {interface} lro off`"
+        ));
+    }
+    warnings
 }
 
 /// Are the two settings that let busy polling replace interrupts in place?

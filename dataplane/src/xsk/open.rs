@@ -134,7 +134,7 @@ pub struct InterfaceReport {
     pub queues: u32,
     /// Longest IP packet that a frame holds, in bytes; the steering program drops what is longer.
     pub longest: u32,
-    /// What may go wrong, each with its remedy.
+    /// What may go wrong, each with its remedy; [`merging`](super::merging) is apart.
     pub warnings: Vec<String>,
 }
 
@@ -410,24 +410,6 @@ fn warnings(config: &OpenConfig, interface: &OpenInterface, queues: u32) -> Vec<
         warnings.push(format!(
             "{name}: {queues} of {has} queues are served, natgate's packets on the others are dropped; \
              `ethtool -L {name} combined {queues}`, or serve all"
-        ));
-    }
-    let generic = config.mode == Mode::Generic;
-    if generic && nic::driver(name) == "veth" {
-        // In native mode the kernel sees to it.
-        warnings.push(format!(
-            "{name}: in generic mode what the veth's other end leaves to its card to cut arrives uncut, datagrams \
-             (UDP_SEGMENT) as a single one; `ethtool -K OTHER-END tso off gso off tx-udp-segmentation off`, or \
-             another mode"
-        ));
-    } else if generic && nic::gro(name) {
-        warnings.push(format!(
-            "{name}: GRO merges packets that are then too large; `ethtool -K {name} gro off`"
-        ));
-    }
-    if nic::lro(name) {
-        warnings.push(format!(
-            "{name}: LRO merges packets that are then too large; `ethtool -K {name} lro off`"
         ));
     }
     if config.busy_poll && !nic::busy_poll_ready(name) {
