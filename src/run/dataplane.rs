@@ -403,7 +403,12 @@ impl Dataplane {
                     );
                     // It may be beneath them; they get it back below.
                     self.tunnels.lift()?;
-                    lock(&self.steering).attach(ifindex, &name, self.reports[index].attach)?;
+                    let attach = self.reports[index].attach;
+                    match lock(&self.steering).attach(ifindex, &name, attach) {
+                        // It went together with its interface.
+                        Err(XskError::UnknownInterface { .. }) => all_there = false,
+                        attached => drop(attached?),
+                    }
                 }
                 Ok(Inspection::Foreign { id, name: program }) => {
                     return Err(XskError::HookBusy { interface: name, name: program, id }.into());

@@ -12,6 +12,7 @@ use libbpf_sys::{
     XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, XDP_FLAGS_UPDATE_IF_NOEXIST, bpf_xdp_attach,
     bpf_xdp_attach_opts, bpf_xdp_query, bpf_xdp_query_opts,
 };
+use nix::net::if_::if_indextoname;
 
 use super::error::{XskError, missing_capability};
 use super::lock::holder;
@@ -178,6 +179,9 @@ fn set(
     if code == 0 {
         return Ok(());
     }
+    if -code == nix::libc::ENODEV {
+        return Err(XskError::UnknownInterface { name: interface.to_owned() });
+    }
     let source = io::Error::from_raw_os_error(-code);
     if new >= 0 && mode == AttachMode::Native && -code == nix::libc::ERANGE {
         let driver = nic::driver(interface);
@@ -201,6 +205,10 @@ fn query(ifindex: u32, interface: &str) -> Result<Option<(u32, AttachMode)>, Xsk
         0 if options.skb_prog_id != 0 => Ok(Some((options.skb_prog_id, AttachMode::Generic))),
         0 if options.drv_prog_id != 0 => Ok(Some((options.drv_prog_id, AttachMode::Native))),
         0 if options.hw_prog_id != 0 => Ok(Some((options.hw_prog_id, AttachMode::Native))),
+        // Before Linux 6.3 it says the same of interfaces that there are none of; and nix has an empty name for those.
+        0 if if_indextoname(ifindex).map_or(true, |name| name.is_empty()) => {
+            Err(XskError::UnknownInterface { name: interface.to_owned() })
+        }
         0 => Ok(None),
         nix::libc::ENODEV | nix::libc::ENXIO => {
             Err(XskError::UnknownInterface { name: interface.to_owned() })
