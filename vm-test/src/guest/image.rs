@@ -1,5 +1,5 @@
-//! What does a guest boot? A kernel of Debian's, and an initial file system made here: busybox, the driver's modules,
-//! natgate, and the programs that its network is set up with, with their libraries.
+//! What does a guest boot? A kernel of Debian's, and an initial file system made here: busybox, the modules of its cards'
+//! driver, natgate, and the programs that its network is set up with, with their libraries.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -10,56 +10,10 @@ use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, Result, ensure};
 
+use super::Card;
+use super::kernel::{Kernel, Unpacked};
 use crate::binary::{natgate_binary, program};
 use crate::namespace::output;
-
-/// Debian's kernels for virtual machines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kernel {
-    /// 6.1, Debian 12's own.
-    Bookworm,
-    /// 6.12, from the backports of its successor.
-    Backported,
-}
-
-impl Kernel {
-    /// What `VM_TEST_KERNEL` says; 6.12 by default.
-    pub fn from_env() -> Self {
-        match std::env::var("VM_TEST_KERNEL").as_deref() {
-            Ok("6.1") => Self::Bookworm,
-            Ok("6.12") | Err(_) => Self::Backported,
-            Ok(other) => panic!("VM_TEST_KERNEL={other}: the kernels are 6.1 and 6.12"),
-        }
-    }
-
-    /// Its version, as `VM_TEST_KERNEL` names it.
-    pub const fn version(self) -> &'static str {
-        match self {
-            Self::Bookworm => "6.1",
-            Self::Backported => "6.12",
-        }
-    }
-
-    const fn package(self) -> &'static str {
-        match self {
-            Self::Bookworm => "linux-image-cloud-amd64",
-            Self::Backported => "linux-image-6.12-cloud-amd64",
-        }
-    }
-}
-
-/// Modules of the network driver and of the bus below it, in the order in which they need each other. A kernel has some of
-/// them built in.
-const MODULES: [&str; 8] = [
-    "drivers/virtio/virtio_ring",
-    "drivers/virtio/virtio",
-    "drivers/virtio/virtio_pci_modern_dev",
-    "drivers/virtio/virtio_pci_legacy_dev",
-    "drivers/virtio/virtio_pci",
-    "net/core/failover",
-    "drivers/net/net_failover",
-    "drivers/net/virtio_net",
-];
 
 /// Programs of this machine that busybox has no or smaller ones for: `/usr/local/bin`.
 const PROGRAMS: [&str; 2] = ["ip", "ethtool"];
@@ -74,7 +28,7 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t tmpfs tmp /tmp
 mount -t tmpfs run /run
-for module in $(cat /lib/modules/order); do insmod /lib/modules/$module.ko; done
+for module in $(cat /lib/modules/order); do insmod /lib/modules/$module; done
 ip link set lo up
 ip addr add 169.254.77.2/30 dev eth2 && ip link set eth2 up
 vm-test-guest serve 169.254.77.2 /run/natgate.sock 2>/dev/null &
@@ -99,20 +53,21 @@ pub struct Image {
 }
 
 impl Image {
-    /// The image for `kernel` and the natgate under test. Both are made once, and kept beside the tests' programs.
-    pub fn make(kernel: Kernel) -> Result<Self> {
-        let unpacked = unpacked(kernel)?;
+    /// The image for `kernel`, these cards and the natgate under test. All are made once, and kept beside the tests'
+    /// programs.
+    pub fn make(kernel: Kernel, card: Card) -> Result<Self> {
         let (place, natgate) = (kept()?, natgate_binary()?);
-        let prefix = format!("initrd-{}-", kernel.version());
+        let unpacked = Unpacked::find(kernel, &place)?;
+        let prefix = format!("initrd-{}-{}-", kernel.name(), card.name());
         let mut recipe = DefaultHasher::new();
-        (INIT, MODULES, PROGRAMS).hash(&mut recipe);
+        (INIT, card.modules(), PROGRAMS).hash(&mut recipe);
         for program in [&natgate, &program("vm-test-guest")?] {
             fs::metadata(program)?.modified()?.duration_since(UNIX_EPOCH)?.hash(&mut recipe);
         }
         let initrd = place.join(format!("{prefix}{:016x}", recipe.finish()));
         if !initrd.exists() {
             let directory = tempfile::tempdir_in(&place)?;
-            let packed = pack(&unpacked, &natgate, directory.path())?;
+            let packed = pack(&unpacked.modules(card)?, &natgate, directory.path())?;
             let new = directory.path().join("initrd");
             fs::write(&new, packed)?;
             for old in fs::read_dir(&place)?.filter_map(Result::ok) {
@@ -123,12 +78,12 @@ impl Image {
             }
             fs::rename(new, &initrd)?;
         }
-        Ok(Self { kernel: find(&unpacked.join("boot"), "vmlinuz-")?, initrd })
+        Ok(Self { kernel: unpacked.kernel(), initrd })
     }
 }
 
 /// The initial file system, made in `directory`.
-fn pack(unpacked: &Path, natgate: &Path, directory: &Path) -> Result<Vec<u8>> {
+fn pack(modules: &[PathBuf], natgate: &Path, directory: &Path) -> Result<Vec<u8>> {
     let root = directory.join("root");
     for name in ["bin", "dev", "proc", "sys", "run", "tmp", "etc", "lib/modules"] {
         fs::create_dir_all(root.join(name))?;
@@ -144,12 +99,10 @@ fn pack(unpacked: &Path, natgate: &Path, directory: &Path) -> Result<Vec<u8>> {
         install_program(&find_program(name)?, &root.join("usr/local/bin").join(name), &root)?;
     }
     let mut order = String::new();
-    for module in MODULES {
-        let name = module.rsplit('/').next().unwrap_or(module);
-        if let Some(contents) = read_module(unpacked, module)? {
-            fs::write(root.join(format!("lib/modules/{name}.ko")), contents)?;
-            order.extend([name, "\n"]);
-        }
+    for module in modules {
+        let name = module.file_name().context("a module without a name")?;
+        install(module, &root.join("lib/modules").join(name))?;
+        order.extend([&*name.to_string_lossy(), "\n"]);
     }
     fs::write(root.join("lib/modules/order"), order)?;
     let init = root.join("init");
@@ -167,29 +120,6 @@ pub(super) fn kept() -> Result<PathBuf> {
     let place =
         binary.parent().and_then(Path::parent).context("natgate lies nowhere")?.join("guest");
     fs::create_dir_all(&place)?;
-    Ok(place)
-}
-
-/// The directory with the contents of the kernel's package.
-fn unpacked(kernel: Kernel) -> Result<PathBuf> {
-    let depends = output(Command::new("apt-cache").args(["depends", kernel.package()]))?;
-    let package =
-        depends.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
-    let package = format!(
-        "linux-image-{}",
-        package.with_context(|| format!("{}: {depends}", kernel.package()))?
-    );
-    let place = kept()?.join(&package);
-    if place.exists() {
-        return Ok(place);
-    }
-    let download = tempfile::tempdir_in(kept()?)?;
-    let fetch = |line: &str| {
-        let mut command = Command::new("sh");
-        output(command.args(["-c", line]).current_dir(download.path()))
-    };
-    fetch(&format!("apt-get -q download {package} && dpkg-deb -x {package}_*.deb contents"))?;
-    fs::rename(download.path().join("contents"), &place)?;
     Ok(place)
 }
 
@@ -214,35 +144,4 @@ fn find_program(name: &str) -> Result<PathBuf> {
     let path = std::env::var("PATH").context("PATH is not set")?;
     let mut places = std::env::split_paths(&path).map(|place| place.join(name));
     places.find(|it| it.is_file()).with_context(|| format!("{name} is not installed"))
-}
-
-/// The first file in `directory` whose name begins with `prefix`.
-fn find(directory: &Path, prefix: &str) -> Result<PathBuf> {
-    let entries = fs::read_dir(directory)?;
-    let mut paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    let starts = |path: &PathBuf| {
-        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix))
-    };
-    paths.find(starts).with_context(|| format!("no {prefix}… in {}", directory.display()))
-}
-
-/// A module of the kernel, unpacked: Debian packs those of newer ones. `None` if it is built in.
-fn read_module(unpacked: &Path, module: &str) -> Result<Option<Vec<u8>>> {
-    let version = find(&unpacked.join("lib/modules"), "")?;
-    let path = version.join("kernel").join(format!("{module}.ko"));
-    if path.exists() {
-        return Ok(Some(fs::read(path)?));
-    }
-    let packed = path.with_extension("ko.xz");
-    if !packed.exists() {
-        return Ok(None);
-    }
-    let done = Command::new("xz").args(["--decompress", "--stdout"]).arg(&packed).output()?;
-    ensure!(
-        done.status.success(),
-        "{}: {}",
-        packed.display(),
-        String::from_utf8_lossy(&done.stderr)
-    );
-    Ok(Some(done.stdout))
 }

@@ -7,7 +7,9 @@
 //! A guest ends with its rig; if the test hangs, when its life is over; and if the test is killed, with whichever comes
 //! first, its life's end or the next rig, which sweeps.
 
+mod card;
 mod image;
+mod kernel;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Ipv4Addr;
@@ -19,7 +21,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-pub use image::{Image, Kernel};
+pub use card::Card;
+pub use image::Image;
+pub use kernel::Kernel;
 
 use crate::{Namespace, Process, relay, wait};
 
@@ -43,16 +47,27 @@ const PROCESSORS: u16 = 2;
 pub struct Machine {
     /// Its kernel.
     pub kernel: Kernel,
+    /// Its cards.
+    pub card: Card,
     /// Queues of each card.
     pub queues: u16,
+    /// Bytes that a tap takes before it has passed them on; then the cards complete nothing. Without end if `None`.
+    pub send_buffer: Option<u32>,
     /// It ends after this time, whatever happens.
     pub life: Duration,
 }
 
 impl Machine {
-    /// A machine with the kernel that `VM_TEST_KERNEL` says and cards of `queues` queues.
+    /// A machine with the kernel that `VM_TEST_KERNEL` says and virtio-net cards of `queues` queues.
     pub fn with_queues(queues: u16) -> Self {
-        Self { kernel: Kernel::from_env(), queues, life: LIFE }
+        let (kernel, card) = (Kernel::from_env(), Card::VirtioNet);
+        Self { kernel, card, queues, send_buffer: None, life: LIFE }
+    }
+
+    /// A machine with these cards, and the kernel of the version that `VM_TEST_KERNEL` says that has every driver.
+    pub fn with_card(card: Card, queues: u16) -> Self {
+        let machine = Self::with_queues(queues);
+        Self { kernel: machine.kernel.plain(), card, ..machine }
     }
 
     /// The machine that the program with the suites asks for by its name: `guest` has one, of two queues.
@@ -79,7 +94,7 @@ impl Guest {
         cards: [(&str, [u8; 6]); 2],
         directory: &Path,
     ) -> Result<Self> {
-        let image = Image::make(machine.kernel)?;
+        let image = Image::make(machine.kernel, machine.card)?;
         namespace.ip(&format!(
             "tuntap add dev tap-relay mode tap vnet_hdr\naddr add {}/30 dev tap-relay\n\
              link set tap-relay up",
@@ -266,13 +281,13 @@ fn command(
     command.arg("-monitor").arg(socket("monitor"));
     for (number, (tap, mac)) in cards.iter().enumerate() {
         let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+        let buffer = machine.send_buffer.map(|it| format!(",sndbuf={it}")).unwrap_or_default();
         command.arg("-netdev").arg(format!(
-            "tap,id=n{number},ifname={tap},script=no,downscript=no,queues={queues},vhost=off"
+            "tap,id=n{number},ifname={tap},script=no,downscript=no,queues={queues},vhost=off{buffer}"
         ));
-        command.arg("-device").arg(format!(
-            "virtio-net-pci,id=c{number},netdev=n{number},mac={mac},mq=on,vectors={},romfile=",
-            2 * queues + 2
-        ));
+        let device = machine.card.device(queues);
+        let place = format!("{device},id=c{number},netdev=n{number},mac={mac},romfile=");
+        command.arg("-device").arg(place);
     }
     command.args(["-netdev", "tap,id=relay,ifname=tap-relay,script=no,downscript=no,vhost=off"]);
     command.args(["-device", "virtio-net-pci,netdev=relay,romfile="]);

@@ -205,6 +205,9 @@ impl Rig {
         let queues = machine.queues.max(self.options.queues);
         for (card, side) in [("eth0", self.inner_card()), ("eth1", "ext")] {
             guest.sh(&format!("ip link set {card} name {side} && {}", self.card_lines(side)))?;
+            if !machine.card.has_channels() {
+                continue;
+            }
             // A driver may begin with one queue for each processor.
             let queues = format!("ethtool -L {side} combined {queues}");
             guest.sh(&format!(

@@ -35,7 +35,7 @@ impl Place {
     pub(crate) fn name(self) -> String {
         match self {
             Self::Namespace => "veth".to_owned(),
-            Self::Guest => format!("virtio-net, {}", vm_test::guest::Kernel::from_env().version()),
+            Self::Guest => format!("virtio-net, {}", vm_test::guest::Kernel::from_env().name()),
         }
     }
 }
@@ -161,7 +161,7 @@ impl Fault {
         let kernel = match place {
             Place::Namespace => String::new(),
             Place::Guest => {
-                format!("VM_TEST_KERNEL={} ", vm_test::guest::Kernel::from_env().version())
+                format!("VM_TEST_KERNEL={} ", vm_test::guest::Kernel::from_env().name())
             }
         };
         let module = if place == Place::Guest { "guests" } else { "namespaces" };
