@@ -1,10 +1,17 @@
 //! What happens to the gateway, at random.
 
+use std::net::{Ipv4Addr, UdpSocket};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use vm_test::Rig;
+use vm_test::halt::Halted;
+use vm_test::namespace::output;
+use vm_test::rig::S1;
+
+use crate::ends;
 
 /// The objects in force, in four forms: addresses, quotas, timers and rules differ, and two port forwards stay.
 pub(crate) fn objects(form: u64) -> String {
@@ -12,7 +19,7 @@ pub(crate) fn objects(form: u64) -> String {
     let (blocks, udp) = [(64, 20), (128, 30)][form as usize / 2 % 2];
     let exempt = if form % 4 == 3 {
         "---\napiVersion: natgate.dev/v1alpha1\nkind: NatRule\nmetadata: {name: none}\n\
-         spec: {from: [10.244.0.0/16], to: [198.18.0.0/15], action: exempt}\n"
+         spec: {from: [10.244.0.0/16], to: [198.18.0.0/15], exempt: true}\n"
     } else {
         ""
     };
@@ -44,10 +51,11 @@ spec: {{address: 203.0.113.10, protocol: tcp, ports: \"8080\", target: {{address
     )
 }
 
+/// What happens, and its name.
 type Event = (&'static str, fn(&mut Events, &mut Rig) -> Result<()>);
 
 /// Those that natgate lives through.
-const LIVES: [Event; 9] = [
+const LIVES: [Event; 17] = [
     ("reload", Events::reload),
     ("reload, wrong file", Events::wrong_file),
     ("routes come and go", Events::routes),
@@ -55,17 +63,35 @@ const LIVES: [Event; 9] = [
     ("neighbours forgotten", Events::neighbours),
     ("link outside down, up", Events::link_outside),
     ("link inside down, up", Events::link_inside),
+    ("MTU outside 1300, 1500", Events::mtu_outside),
+    ("MTU inside 1300, 1500", Events::mtu_inside),
+    ("other MAC addresses", Events::macs),
     ("frozen for 0.5 s", Events::freeze),
+    ("one worker stands still", Events::halt),
+    ("flood of one pod", Events::flood),
+    ("drain, undrain", Events::drain),
+    ("capture", Events::capture),
+    ("its program stays attached", Events::hands_off),
     ("lists and settings", Events::lists),
 ];
 /// Those that end it; another one takes its place.
-const ENDS: [Event; 2] = [("stop and start", Events::restart), ("kill -9 and start", Events::kill)];
+const ENDS: [Event; 4] = [
+    ("stop and start", ends::restart),
+    ("kill -9 and start", ends::kill),
+    ("other XDP program by force", ends::foreign_program),
+    ("interface made again", ends::made_again),
+];
+
+/// A pod's second address, by which it floods: its quota is not that of the pod's other traffic.
+const FLOODER: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 13);
+/// What a flood opens: more than any of the quotas allows.
+const FLOOD: u32 = 10_000;
 
 /// Makes things happen.
 pub(crate) struct Events {
     random: u64,
-    form: u64,
-    ends: usize,
+    pub(crate) form: u64,
+    pub(crate) ends: usize,
 }
 
 impl Events {
@@ -103,9 +129,7 @@ impl Events {
     fn reload(&mut self, rig: &mut Rig) -> Result<()> {
         self.form = self.below(4);
         Self::write(rig, &objects(self.form))?;
-        let (code, _, error) = rig.natgate()?.command(&["reload"])?;
-        ensure!(code == 0, "{error}");
-        Ok(())
+        order(rig, &["reload"])
     }
 
     fn wrong_file(&mut self, rig: &mut Rig) -> Result<()> {
@@ -157,6 +181,31 @@ impl Events {
         rig.gw.ip(&format!("link set {name} up\nroute add {route}"))
     }
 
+    fn mtu_outside(&mut self, rig: &mut Rig) -> Result<()> {
+        self.mtu(rig, "ext")
+    }
+
+    fn mtu_inside(&mut self, rig: &mut Rig) -> Result<()> {
+        self.mtu(rig, "int")
+    }
+
+    fn mtu(&mut self, rig: &Rig, name: &str) -> Result<()> {
+        rig.gw.ip(&format!("link set {name} mtu 1300"))?;
+        std::thread::sleep(Duration::from_millis(self.below(300)));
+        rig.gw.ip(&format!("link set {name} mtu 1500"))
+    }
+
+    /// The kernel announces its own addresses if it is asked to; natgate has to announce those of its pool.
+    fn macs(&mut self, rig: &mut Rig) -> Result<()> {
+        for name in ["int", "ext"] {
+            rig.gw.sysctl(&format!("net.ipv4.conf.{name}.arp_notify"), 1)?;
+            let last = self.below(1 << 24);
+            let [_, a, b, c] = (last as u32).to_be_bytes();
+            rig.gw.ip(&format!("link set {name} address 02:00:00:{a:02x}:{b:02x}:{c:02x}"))?;
+        }
+        Ok(())
+    }
+
     #[allow(clippy::unused_self, reason = "as its kin")]
     fn freeze(&mut self, rig: &mut Rig) -> Result<()> {
         rig.natgate()?.signal(Signal::SIGSTOP)?;
@@ -164,37 +213,97 @@ impl Events {
         rig.natgate()?.signal(Signal::SIGCONT)
     }
 
-    #[allow(clippy::unused_self, reason = "as its kin")]
-    fn lists(&mut self, rig: &mut Rig) -> Result<()> {
-        let natgate = rig.natgate()?;
-        for list in ["sessions", "subscribers", "pools", "drops", "workers", "interfaces"] {
-            natgate.json(&[list])?;
-        }
-        let key = "pools.general.timers.icmpQuery";
-        for order in [&["set", key, "45"][..], &["reset", key]] {
-            let (code, _, error) = natgate.command(order)?;
-            ensure!(code == 0, "{error}");
-        }
+    /// One worker stands still with every frame that reaches it, the other goes on.
+    fn halt(&mut self, rig: &mut Rig) -> Result<()> {
+        let workers = rig.natgate()?.json(&["workers"])?.len() as u64;
+        let halted = Halted::worker(rig.natgate()?.id()?, self.below(workers) as usize)?;
+        std::thread::sleep(Duration::from_millis(500));
+        drop(halted);
         Ok(())
     }
 
-    fn restart(&mut self, rig: &mut Rig) -> Result<()> {
-        let status = rig.natgate()?.terminate()?;
-        let log = rig.natgate()?.log();
-        ensure!(status.success(), "natgate ended with {status}: {log}");
-        ensure!(log.contains("every frame accounted for"), "frames are missing: {log}");
-        self.ends += 1;
-        self.start(rig)
+    /// New flows as fast as they come, from an address that no other traffic has, to a port where nobody listens.
+    #[allow(clippy::unused_self, reason = "as its kin")]
+    fn flood(&mut self, rig: &mut Rig) -> Result<()> {
+        rig.pods[0].ip(&format!("addr replace {FLOODER}/24 dev eth0"))?;
+        rig.pods[0].run(|| -> Result<()> {
+            for number in 0..FLOOD {
+                let port = 1024 + (number % 60_000) as u16;
+                let socket = UdpSocket::bind((FLOODER, port))?;
+                // What the link has no room for is not needed.
+                let _ = socket.send_to(&[0; 64], (S1[0], 9));
+            }
+            Ok(())
+        })?
     }
 
-    fn kill(&mut self, rig: &mut Rig) -> Result<()> {
-        rig.natgate()?.kill9()?;
-        self.start(rig)
+    fn drain(&mut self, rig: &mut Rig) -> Result<()> {
+        order(rig, &["drain"])?;
+        std::thread::sleep(Duration::from_millis(self.below(300)));
+        order(rig, &["undrain"])
     }
 
-    /// With the form of the objects that is written; a rig writes the first.
-    fn start(&mut self, rig: &mut Rig) -> Result<()> {
-        self.form = 0;
-        rig.start_translator()
+    /// What goes through is written down for a second: it is a capture file with something in it.
+    #[allow(clippy::unused_self, reason = "as its kin")]
+    fn capture(&mut self, rig: &mut Rig) -> Result<()> {
+        let file = rig.directory().join("some.pcapng");
+        let words = ["capture", "--seconds", "1", "--count", "2000", "--write"];
+        let mut words: Vec<String> = words.map(str::to_owned).into();
+        words.push(file.display().to_string());
+        output(rig.natgate()?.client(&words)?.stdin(Stdio::null()))?;
+        let length = std::fs::metadata(&file)?.len();
+        ensure!(length > 1000, "the capture has {length} bytes");
+        Ok(std::fs::remove_file(&file)?)
+    }
+
+    /// Nobody takes natgate's program away by mistake: not `natgate detach`, not another program without force.
+    #[allow(clippy::unused_self, reason = "as its kin")]
+    fn hands_off(&mut self, rig: &mut Rig) -> Result<()> {
+        let mut detach = rig.gw.command(vm_test::binary::natgate_binary()?);
+        let said = output(detach.args(["detach", "ext"])).err().context("it was detached")?;
+        ensure!(format!("{said:#}").contains("error:"), "{said:#}");
+        let object = ends::foreign(rig)?;
+        let attached = rig.gw.ip(&format!("link set dev ext xdpdrv obj {object} sec xdp"));
+        ensure!(attached.is_err(), "natgate's program was replaced");
+        Ok(())
+    }
+
+    #[allow(clippy::unused_self, reason = "as its kin")]
+    fn lists(&mut self, rig: &mut Rig) -> Result<()> {
+        let lists =
+            ["sessions", "subscribers", "pools", "drops", "workers", "interfaces", "events"];
+        for list in lists {
+            rig.natgate()?.json(&[list])?;
+        }
+        let key = "pools.general.timers.icmpQuery";
+        order(rig, &["set", key, "45"])?;
+        order(rig, &["reset", key])
+    }
+}
+
+/// Gives natgate an order, which it must follow.
+fn order(rig: &mut Rig, words: &[&str]) -> Result<()> {
+    let (code, _, error) = rig.natgate()?.command(words)?;
+    ensure!(code == 0, "natgate {}: {error}", words.join(" "));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// `natgate check` looks at a file as a reload does.
+    #[test]
+    fn natgate_takes_every_form_of_the_objects() {
+        let directory = tempfile::tempdir().unwrap();
+        for form in 0..4 {
+            let file = directory.path().join(format!("{form}.yaml"));
+            std::fs::write(&file, objects(form)).unwrap();
+            let mut natgate = Command::new(vm_test::binary::natgate_binary().unwrap());
+            let said = output(natgate.args(["check", "--config"]).arg(&file));
+            assert!(said.is_ok(), "form {form}: {:#}", said.unwrap_err());
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Mixed traffic through natgate for a long time, while configuration, routes and links change and natgate is stopped and
 //! killed: does memory stay flat, does every frame come home, does nothing leak? `tools/soak` builds and runs it.
 
+mod ends;
 mod events;
 mod leaks;
 mod report;
@@ -8,7 +9,7 @@ mod traffic;
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::Parser;
 use vm_test::oracle::balance;
 use vm_test::{Options, Rig, Translator};
@@ -65,8 +66,13 @@ fn soak(rig: &mut Rig, time: Duration, seed: u64) -> Result<()> {
     let begun = Instant::now();
     let mut memory = Memory::default();
     let mut events = Events::new(seed);
+    let mut first_ended = false;
     while begun.elapsed() < time {
         let with_ends = begun.elapsed() > time / 2;
+        if with_ends && !first_ended {
+            first_ended = true;
+            report.latency("first life", &rig.natgate()?.metrics()?)?;
+        }
         if !with_ends {
             memory.note(begun.elapsed(), rig.natgate()?.resident_kib()?);
         }
@@ -79,15 +85,12 @@ fn soak(rig: &mut Rig, time: Duration, seed: u64) -> Result<()> {
         report.progress(begun.elapsed(), time);
     }
     memory.is_flat(time / 2)?;
-    let shown = rig.natgate()?.metrics()?;
-    report.traffic(&traffic.end()?);
+    report.latency("last life", &rig.natgate()?.metrics()?)?;
+    report.traffic(traffic.end()?);
     balance::settled(rig.natgate()?)?;
-    let status = rig.natgate()?.terminate()?;
-    let log = rig.natgate()?.log();
-    ensure!(status.success(), "natgate ended with {status}: {log}");
-    ensure!(log.contains("every frame accounted for"), "frames are missing: {log}");
+    ends::in_order(rig)?;
     let watched = leaks.end(rig)?;
-    report.print(&memory, &shown);
+    report.print(&memory);
     println!(
         "leaks: none ({watched} control packet seen); every frame accounted for, {} times",
         events.ends() + 1

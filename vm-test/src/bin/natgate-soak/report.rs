@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use hdrhistogram::Histogram;
 
-use crate::traffic::Totals;
+use crate::traffic::Total;
 
 /// Times of one kind, in microseconds.
 pub(crate) type Times = Histogram<u64>;
@@ -26,7 +26,9 @@ pub(crate) fn note(times: &mut Times, time: Duration) {
 #[derive(Default)]
 pub(crate) struct Report {
     events: BTreeMap<&'static str, (Event, u64)>,
-    totals: Option<Totals>,
+    totals: Vec<Total>,
+    /// natgate's own latency: when, and of what.
+    latency: Vec<(&'static str, Vec<OwnLatency>)>,
     shown: u64,
 }
 
@@ -57,50 +59,104 @@ impl Report {
     }
 
     /// What the traffic came to.
-    pub(crate) fn traffic(&mut self, totals: &Totals) {
-        self.totals = Some(totals.clone());
+    pub(crate) fn traffic(&mut self, totals: Vec<Total>) {
+        self.totals = totals;
+    }
+
+    /// What natgate says of its latency since its start.
+    pub(crate) fn latency(&mut self, life: &'static str, metrics: &str) -> Result<()> {
+        self.latency.push((life, OwnLatency::of(metrics)?));
+        Ok(())
     }
 
     /// Prints everything.
-    pub(crate) fn print(&self, memory: &Memory, metrics: &str) {
-        println!("\n{:<26} {:>8} {}", "traffic", "count", HEAD);
-        let totals = self.totals.iter().flat_map(|totals| &totals.times);
-        for (name, times) in totals {
-            println!("{name:<26} {:>8} {}", times.len(), line(times));
+    pub(crate) fn print(&self, memory: &Memory) {
+        println!("\n{:<26} {:>8} {HEAD} {:>10} {:>7}", "traffic", "count", "unanswered", "broken");
+        for Total { kind, times, unanswered, broken } in &self.totals {
+            println!("{kind:<26} {:>8} {} {unanswered:>10} {broken:>7}", times.len(), line(times));
         }
-        if let Some(totals) = &self.totals {
-            println!(
-                "without an answer: {}; broken connections: {}",
-                totals.unanswered, totals.broken
-            );
-        }
-        println!("\n{:<26} {:>8} {}", "event: back after it", "count", HEAD);
+        println!("\n{:<26} {:>8} {HEAD}", "event: back after it", "count");
         for (name, (event, count)) in &self.events {
             println!("{name:<26} {count:>8} {}", line(&event.back));
         }
-        println!("\n{:<26} {:>8} {}", "event: how long it takes", "count", HEAD);
+        println!("\n{:<26} {:>8} {HEAD}", "event: how long it takes", "count");
         for (name, (event, count)) in &self.events {
             println!("{name:<26} {count:>8} {}", line(&event.lasted));
         }
-        println!("\nmemory in one life: {memory}");
-        println!("\nnatgate's own latency (last life):");
-        // Without buckets that nothing fell into.
-        let latency =
-            |line: &&str| line.starts_with("natgate_latency_seconds") && !line.ends_with(" 0");
-        metrics.lines().filter(latency).for_each(|line| println!("  {line}"));
+        println!("\n{:<26} {:>8} {OWN_HEAD}", "latency within natgate, <", "packets");
+        for (life, workers) in &self.latency {
+            for worker in workers {
+                println!("{:<26} {worker}", format!("{life}, worker {}", worker.name));
+            }
+        }
+        println!("\nmemory in the first life: {memory}");
     }
 }
 
-const HEAD: &str = "      p50        p90        p99      p99.9        max";
+const HEAD: &str = "       p50        p90        p99      p99.9        max";
+const OWN_HEAD: &str = "       p50        p90        p99      p99.9";
+/// The percentiles that the columns are named after.
+const QUANTILES: [f64; 4] = [0.5, 0.9, 0.99, 0.999];
 
 fn line(times: &Times) -> String {
     let at = |quantile| milliseconds(times.value_at_quantile(quantile));
-    let quantiles = [0.5, 0.9, 0.99, 0.999].map(at).join(" ");
+    let quantiles = QUANTILES.map(at).join(" ");
     format!("{quantiles} {}", milliseconds(times.max()))
 }
 
 fn milliseconds(microseconds: u64) -> String {
     format!("{:>7.2} ms", microseconds as f64 / 1000.0)
+}
+
+/// One worker's histogram of how long packets stay, as the metrics have it: up to how many seconds, and how many packets.
+struct OwnLatency {
+    name: String,
+    buckets: Vec<(f64, u64)>,
+}
+
+impl OwnLatency {
+    /// Those of all workers.
+    fn of(metrics: &str) -> Result<Vec<Self>> {
+        let mut all: Vec<Self> = Vec::new();
+        for line in metrics.lines() {
+            let Some(rest) = line.strip_prefix("natgate_latency_seconds_bucket{") else { continue };
+            let (labels, count) = rest.split_once("} ").context("no value")?;
+            let label = |name: &str| {
+                let found = labels.split(',').find_map(|it| it.strip_prefix(&format!("{name}=\"")));
+                found.map(|value| value.trim_end_matches('"')).context("no label")
+            };
+            let name = label("worker")?.to_owned();
+            let bucket = (label("le")?.replace("+Inf", "inf").parse()?, count.parse()?);
+            match all.iter_mut().find(|it| it.name == name) {
+                Some(worker) => worker.buckets.push(bucket),
+                None => all.push(Self { name, buckets: vec![bucket] }),
+            }
+        }
+        ensure!(!all.is_empty(), "the metrics tell no latency");
+        Ok(all)
+    }
+
+    /// So many packets were timed.
+    fn packets(&self) -> u64 {
+        self.buckets.last().map_or(0, |(_, count)| *count)
+    }
+
+    /// The end of the bucket, in seconds, in which this share of them lies.
+    fn at(&self, quantile: f64) -> Option<f64> {
+        let wanted = (self.packets() as f64 * quantile).ceil() as u64;
+        self.buckets.iter().find(|(_, count)| *count >= wanted.max(1)).map(|(end, _)| *end)
+    }
+}
+
+impl std::fmt::Display for OwnLatency {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:>8}", self.packets())?;
+        for quantile in QUANTILES {
+            let microseconds = self.at(quantile).map_or(f64::NAN, |seconds| seconds * 1e6);
+            write!(f, " {microseconds:>7.1} µs")?;
+        }
+        Ok(())
+    }
 }
 
 /// Memory of one life of natgate: when, and KiB.
@@ -141,7 +197,9 @@ impl std::fmt::Display for Memory {
         match self.0.last() {
             Some((at, kib)) => write!(f, "{} s {} MiB", at.as_secs(), kib / 1024),
             None => write!(f, "never looked at"),
-        }
+        }?;
+        let most = self.0.iter().map(|(_, kib)| kib / 1024).max().unwrap_or(0);
+        write!(f, "; at most {most} MiB")
     }
 }
 
@@ -163,6 +221,20 @@ mod tests {
         }
         assert!(times.max() >= 2_990_000, "{}", times.max());
         assert!(times.value_at_quantile(0.3) <= 1010);
+    }
+
+    #[test]
+    fn the_metrics_latency_is_read_as_percentiles() {
+        let line = |le: &str, count| {
+            format!("natgate_latency_seconds_bucket{{le=\"{le}\",worker=\"1\"}} {count}\n")
+        };
+        let text = line("0.000001", 10) + &line("0.000002", 98) + &line("+Inf", 100);
+        let all = OwnLatency::of(&text).unwrap();
+        let [worker] = &all[..] else { panic!("{} workers", all.len()) };
+        assert_eq!((worker.name.as_str(), worker.packets()), ("1", 100));
+        assert_eq!([0.05, 0.5, 0.98].map(|it| worker.at(it)), [1e-6, 2e-6, 2e-6].map(Some));
+        assert_eq!(worker.at(0.99), Some(f64::INFINITY));
+        assert!(OwnLatency::of("natgate_up 1").is_err());
     }
 
     #[test]

@@ -1,30 +1,41 @@
-//! What pods do all the time: transfers, short connections, datagrams small and in fragments, and somebody from outside
-//! who calls a forwarded port.
+//! What pods do all the time: transfers, short connections, datagrams small and in fragments, pings, and somebody from
+//! outside who calls a forwarded port.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::sys::socket::{
+    self, AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, setsockopt,
+    sockopt,
+};
+use nix::sys::time::TimeVal;
 use vm_test::client::{connect, pattern};
+use vm_test::oracle::Ipv4;
 use vm_test::rig::{PODS, S1};
-use vm_test::{Namespace, Rig, server, wait};
+use vm_test::{Namespace, Rig, craft, server, wait};
 
 use crate::report::{Times, note, times};
 
 const PORT: u16 = 7;
 /// Where the outside calls a pod.
 const FORWARDED: (Ipv4Addr, u16) = (Ipv4Addr::new(203, 0, 113, 10), 8080);
-const KINDS: [&str; 6] = [
+/// The identifier of the pings.
+const IDENTIFIER: u16 = 0x5a5a;
+const ECHO_REPLY: u8 = 0;
+const KINDS: [&str; 7] = [
     "transfer, 32 KiB",
     "short connection",
     "datagram, one socket",
     "datagram, new socket",
     "datagram, fragments",
     "call from outside",
+    "ping",
 ];
 
 /// What one kind of traffic came to.
@@ -37,11 +48,13 @@ struct Tally {
     broken: u64,
 }
 
-/// What all of it came to.
+/// What one kind came to.
 #[derive(Clone)]
-pub(crate) struct Totals {
-    /// How long exchanges took, by kind.
-    pub(crate) times: Vec<(&'static str, Times)>,
+pub(crate) struct Total {
+    /// Its name.
+    pub(crate) kind: &'static str,
+    /// How long exchanges took.
+    pub(crate) times: Times,
     /// Exchanges that nobody answered in time.
     pub(crate) unanswered: u64,
     /// Connections that ended early.
@@ -78,6 +91,8 @@ impl Traffic {
         let large = c1.run(open)??;
         traffic.run(c1, 50, move |round| datagram(&large, round, 4000))?;
         traffic.run(&rig.x, 50, call)?;
+        let raw = c2.run(open_raw)??;
+        traffic.run(c2, 50, move |round| ping(&raw, round))?;
         let begun = Instant::now();
         traffic.is_back(begun, Duration::from_secs(20))?;
         Ok(traffic)
@@ -147,19 +162,17 @@ impl Traffic {
     }
 
     /// Ends everything.
-    pub(crate) fn end(self) -> Result<Totals> {
+    pub(crate) fn end(self) -> Result<Vec<Total>> {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads {
             thread.join().map_err(|_| anyhow!("a client panicked"))??;
         }
-        let mut totals = Totals { times: Vec::new(), unanswered: 0, broken: 0 };
-        for (tally, kind) in self.tallies.iter().zip(KINDS) {
+        let total = |(tally, kind): (&Arc<Mutex<Tally>>, &'static str)| {
             let tally = tally.lock().expect("a client panicked");
-            totals.times.push((kind, tally.times.clone()));
-            totals.unanswered += tally.unanswered;
-            totals.broken += tally.broken;
-        }
-        Ok(totals)
+            let (unanswered, broken) = (tally.unanswered, tally.broken);
+            Total { kind, times: tally.times.clone(), unanswered, broken }
+        };
+        Ok(self.tallies.iter().zip(KINDS).map(total).collect())
     }
 }
 
@@ -234,4 +247,32 @@ fn open() -> Result<UdpSocket> {
     socket.connect((S1[0], PORT))?;
     socket.set_read_timeout(Some(Duration::from_millis(100)))?;
     Ok(socket)
+}
+
+fn open_raw() -> Result<OwnedFd> {
+    let (raw, icmp) = (SockType::Raw, Some(SockProtocol::Icmp));
+    let socket = socket::socket(AddressFamily::Inet, raw, SockFlag::SOCK_CLOEXEC, icmp)?;
+    socket::connect(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(S1[0], 0)))?;
+    setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(0, 100_000))?;
+    Ok(socket)
+}
+
+/// An echo request and its answer.
+fn ping(socket: &OwnedFd, round: u64) -> Result<End> {
+    let (sequence, data) = (round as u16, pattern(round, 56));
+    let request = craft::echo_request(IDENTIFIER, sequence, &data);
+    if socket::send(socket.as_raw_fd(), &request, MsgFlags::empty()).is_err() {
+        return Ok(End::Unanswered);
+    }
+    let mut packet = [0; 2048];
+    // What else comes to the pod by ICMP is not for us; answers to earlier pings may come late.
+    while let Ok(length) = socket::recv(socket.as_raw_fd(), &mut packet, MsgFlags::empty()) {
+        let ip = Ipv4::parse(&packet[..length]).context("no IPv4 packet")?;
+        let ours = ip.body.first() == Some(&ECHO_REPLY) && ip.word(4) == Some(IDENTIFIER);
+        if ours && ip.word(6) == Some(sequence) {
+            ensure!(ip.body[8..] == data, "a ping got bytes that are not its own");
+            return Ok(End::Done);
+        }
+    }
+    Ok(End::Unanswered)
 }
