@@ -6,10 +6,11 @@
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::PoisonError;
 
 use ahash::RandomState;
+
+use crate::sync::{AtomicUsize, Ordering, RwLock};
 
 /// The claims on one public address.
 #[derive(Debug, Default)]

@@ -29,6 +29,7 @@ mod rewrite;
 mod scatter;
 mod session;
 mod subscriber;
+mod sync;
 mod table;
 mod tails;
 mod tcp;

@@ -3,6 +3,7 @@
 mod attack;
 mod blocks;
 mod classes;
+mod directory;
 mod filtering;
 mod fixed;
 mod lifetime;
