@@ -56,19 +56,18 @@ impl<I: PacketIo> Worker<I> {
     /// Takes over a snapshot, if there is a new one.
     #[inline]
     pub(crate) fn follow_snapshot(&mut self, now: Timestamp) {
-        let version = self.shared.snapshot.version();
-        if version != self.snapshot_version {
-            self.take_snapshot(version, now);
+        if self.shared.snapshot.version() != self.snapshot_version {
+            self.take_snapshot(now);
         }
     }
 
     #[cold]
-    fn take_snapshot(&mut self, version: u64, now: Timestamp) {
-        let before = std::mem::replace(&mut self.snapshot, self.shared.snapshot.get());
+    fn take_snapshot(&mut self, now: Timestamp) {
         // The first one was there before anything was made of it.
         let first = self.snapshot_version == 0;
+        let Some(after) = self.shared.snapshot.newer(&mut self.snapshot_version) else { return };
+        let before = std::mem::replace(&mut self.snapshot, after);
         let changed = if first { Changed::All } else { Changed::between(&before, &self.snapshot) };
-        self.snapshot_version = version;
         self.tunnels.follow(&self.snapshot, &changed);
         self.lane.follow(&self.snapshot, &self.tunnels, &changed);
         if first || !Arc::ptr_eq(&before.policy, &self.snapshot.policy) {

@@ -1,11 +1,15 @@
 //! Whose packet is it, and how does it get there? The worker where its subscriber lives, found by its ends alone.
 
+mod seats;
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicU8, Ordering};
+}
+
 use std::net::Ipv4Addr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 
 use conntrack::{Realm, Secret};
 
+use self::seats::Seats;
 use crate::drop_reason::DropReason;
 use crate::hand_off::Known;
 use crate::io::{PacketIo, Received};
@@ -15,14 +19,12 @@ use crate::worker::Worker;
 
 /// Places in the table of homes: pods whose addresses have one hash share one.
 const SEATS: usize = 1 << 16;
-/// Nobody has arrived there.
-const FREE: u8 = u8::MAX;
 
 /// Where pods live. All workers agree, and it never changes.
 #[derive(Clone, Debug)]
 pub struct Homes {
     /// The worker where a pod arrived first, by a keyed hash of its address; without: the hash tells the worker.
-    seats: Option<Arc<[AtomicU8]>>,
+    seats: Option<Seats>,
 }
 
 impl Homes {
@@ -34,7 +36,7 @@ impl Homes {
     /// Each at the worker where its first packet arrives. As even as the interfaces spread pods; nothing is handed over
     /// where they spread them by source address alone.
     pub fn by_arrival() -> Self {
-        Self { seats: Some((0..SEATS).map(|_| AtomicU8::new(FREE)).collect()) }
+        Self { seats: Some(Seats::new(SEATS)) }
     }
 
     /// The worker, of `workers`, where the pod with the address `pod` lives; if it has no home yet, `here`, or where the
@@ -42,32 +44,19 @@ impl Homes {
     #[inline]
     pub fn of(&self, pod: Ipv4Addr, secret: &Secret, workers: u16, here: Option<u16>) -> u16 {
         let Some(seats) = &self.seats else { return secret.home(pod, workers) };
-        let seat = &seats[seat_of(pod, secret)];
-        match seat.load(Ordering::Relaxed) {
-            FREE => settle(seat, here.unwrap_or_else(|| secret.home(pod, workers))),
-            home => home.into(),
-        }
+        let wish = || here.unwrap_or_else(|| secret.home(pod, workers));
+        seats.of(seat_of(pod, secret), wish)
     }
 
     /// Whether the pod's home is known before its first packet arrives.
     fn is_known(&self, pod: Ipv4Addr, secret: &Secret) -> bool {
-        let is_taken = |seat: &AtomicU8| seat.load(Ordering::Relaxed) != FREE;
-        self.seats.as_ref().is_none_or(|seats| is_taken(&seats[seat_of(pod, secret)]))
+        self.seats.as_ref().is_none_or(|seats| seats.is_taken(seat_of(pod, secret)))
     }
 }
 
 #[inline]
 fn seat_of(pod: Ipv4Addr, secret: &Secret) -> usize {
     secret.scramble(u32::from(pod)) as usize % SEATS
-}
-
-/// Gives a pod that has no home one. Who comes second finds it taken.
-#[cold]
-fn settle(seat: &AtomicU8, home: u16) -> u16 {
-    match seat.compare_exchange(FREE, home as u8, Ordering::Relaxed, Ordering::Relaxed) {
-        Ok(_) => home,
-        Err(taken) => taken.into(),
-    }
 }
 
 impl<I: PacketIo> Worker<I> {

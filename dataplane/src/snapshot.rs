@@ -3,10 +3,15 @@
 //! The control thread builds a [`Snapshot`] and publishes it; every worker looks once per burst
 //! whether there is a new one ([`Published`]), which costs one relaxed load when there is not.
 
+mod published;
+mod sync {
+    pub(super) use std::sync::Mutex;
+    pub(super) use std::sync::atomic::{AtomicU64, Ordering};
+}
+
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ahash::RandomState;
@@ -17,6 +22,8 @@ use crate::interface::{Interface, InterfaceId};
 use crate::load::LatencySample;
 use crate::roads::{Journey, Roads};
 use crate::rule::RuleSet;
+
+pub use published::Published;
 
 /// Everything that workers know of the world.
 #[derive(Clone, Debug)]
@@ -277,36 +284,5 @@ impl Snapshot {
         };
         let owner = || self.policy.forwards.owner(claimant.protocol, claimant.public);
         self.policy.stands(claimant) && (!claimant.fixed || owner().is_some_and(is_its))
-    }
-}
-
-/// A value that one thread replaces and many threads follow.
-#[derive(Debug)]
-pub struct Published<T> {
-    version: AtomicU64,
-    current: Mutex<Arc<T>>,
-}
-
-impl<T> Published<T> {
-    /// Publishes a first value.
-    pub fn new(value: T) -> Self {
-        Self { version: AtomicU64::new(1), current: Mutex::new(Arc::new(value)) }
-    }
-
-    /// Replaces the value; followers see it at their next look.
-    pub fn publish(&self, value: T) {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        *current = Arc::new(value);
-        self.version.fetch_add(1, Ordering::Release);
-    }
-
-    /// The value now.
-    pub fn get(&self) -> Arc<T> {
-        Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// How often a value was published: changes whenever [`get`](Self::get) would return another one.
-    pub fn version(&self) -> u64 {
-        self.version.load(Ordering::Acquire)
     }
 }

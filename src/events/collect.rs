@@ -312,12 +312,7 @@ impl Take {
     }
 
     fn follow_snapshot(&mut self, now: Timestamp) {
-        let version = self.snapshot.version();
-        if version == self.version {
-            return;
-        }
-        self.version = version;
-        let snapshot = self.snapshot.get();
+        let Some(snapshot) = self.snapshot.newer(&mut self.version) else { return };
         self.pools = snapshot.policy.pools.iter().map(|pool| pool.name.as_str().into()).collect();
         let overlays = snapshot.interfaces.iter().filter(|interface| interface.overlay != 0);
         // Kept when a device goes: records of its pods may still come.

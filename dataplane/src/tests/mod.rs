@@ -34,6 +34,7 @@ mod rig;
 mod rights;
 mod roads;
 mod tcp;
+mod threads;
 mod too_big;
 mod translate;
 mod tunnel;

@@ -15,14 +15,21 @@
 //!
 //! Debug builds keep a ledger of where each frame is, and stop at the first one that is in two places.
 
+mod pool;
+mod sync {
+    pub(super) use crossbeam::queue::ArrayQueue;
+    pub(super) use std::sync::atomic::{AtomicU8, Ordering};
+}
+
 use std::ptr::NonNull;
 use std::slice;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use crossbeam::queue::ArrayQueue;
 use nix::libc::xdp_desc;
 use xsk_rs::{FrameDesc, Umem};
 
+pub(super) use self::pool::Place;
+use self::pool::{Ledger, Pool};
 use super::io::XskIo;
 
 /// Frames that move between a worker and the common pool at once.
@@ -49,18 +56,6 @@ pub(super) struct Outgoing {
     pub(super) packet: xdp_desc,
 }
 
-/// Where a frame is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum Place {
-    Free,
-    Pool,
-    Receiving,
-    Transmitting,
-    Relay,
-    Hand,
-}
-
 /// The UMEM, and the pool that all workers have in common.
 pub(super) struct Memory {
     /// Keeps the memory mapped.
@@ -71,9 +66,9 @@ pub(super) struct Memory {
     /// A power of two, at most 4,096.
     frame_size: usize,
     frames: usize,
-    pool: ArrayQueue<[FrameDesc; BATCH]>,
-    /// By frame, its [`Place`]; empty in release builds.
-    ledger: Vec<AtomicU8>,
+    pool: Pool<FrameDesc, BATCH>,
+    /// Empty in release builds.
+    ledger: Ledger,
 }
 
 // SAFETY: `base` is the start of the UMEM, which may be used by any thread; who may touch which bytes is said above.
@@ -101,8 +96,8 @@ impl Memory {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             frame_size,
             frames,
-            pool: ArrayQueue::new(frames / BATCH + 1),
-            ledger: (0..ledger).map(|_| AtomicU8::new(Place::Free as u8)).collect(),
+            pool: Pool::of(frames),
+            ledger: Ledger::of(ledger),
         }
     }
 
@@ -111,15 +106,13 @@ impl Memory {
     }
 
     pub(super) fn pooled(&self) -> usize {
-        self.pool.len() * BATCH
+        self.pool.frames()
     }
 
     /// Debug builds: the frame was at `from`, and is at `to` from now on.
     pub(super) fn moved(&self, desc: &FrameDesc, from: Place, to: Place) {
         if cfg!(debug_assertions) {
-            let index = desc.addr() / self.frame_size;
-            let was = self.ledger[index].swap(to as u8, Ordering::Relaxed);
-            assert_eq!(was, from as u8, "frame {index} was not at {from:?} on its way to {to:?}");
+            self.ledger.moved(desc.addr() / self.frame_size, from, to);
         }
     }
 
@@ -166,31 +159,12 @@ impl Memory {
 
     /// Takes frames from the pool if `free` has fewer than `wanted`.
     pub(super) fn top_up(&self, free: &mut Vec<FrameDesc>, wanted: usize) {
-        while free.len() < wanted {
-            let Some(batch) = self.pool.pop() else { return };
-            for desc in &batch {
-                self.moved(desc, Place::Pool, Place::Free);
-            }
-            free.extend_from_slice(&batch);
-        }
+        self.pool.top_up(free, wanted, |desc, from, to| self.moved(desc, from, to));
     }
 
     /// Gives frames beyond `most` to the pool.
     pub(super) fn give_surplus(&self, free: &mut Vec<FrameDesc>, most: usize) {
-        while free.len() >= most + BATCH {
-            let Some(batch) = free.last_chunk::<BATCH>().copied() else { return };
-            for desc in &batch {
-                self.moved(desc, Place::Free, Place::Pool);
-            }
-            if self.pool.push(batch).is_err() {
-                // Can't be: the pool has room for every frame there is.
-                for desc in &batch {
-                    self.moved(desc, Place::Pool, Place::Free);
-                }
-                return;
-            }
-            free.truncate(free.len() - BATCH);
-        }
+        self.pool.give_surplus(free, most, |desc, from, to| self.moved(desc, from, to));
     }
 
     pub(super) fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
@@ -244,12 +218,6 @@ impl Memory {
     fn check(&self, frame: &Frame) {
         assert!(frame.umem == self.id, "a frame of another packet memory");
     }
-
-    fn ledger_count(&self, places: &[Place]) -> usize {
-        let at =
-            |place: &AtomicU8| places.iter().any(|p| *p as u8 == place.load(Ordering::Relaxed));
-        self.ledger.iter().filter(|place| at(place)).count()
-    }
 }
 
 /// Where all frames of a UMEM are, at a moment when no worker runs.
@@ -284,10 +252,10 @@ impl Audit {
             audit.total = memory.frames();
             audit.pooled = memory.pooled();
             if cfg!(debug_assertions) {
-                assert_eq!(audit.free, memory.ledger_count(&[Place::Free]), "free lists");
-                assert_eq!(audit.pooled, memory.ledger_count(&[Place::Pool]), "common pool");
-                assert_eq!(audit.receiving, memory.ledger_count(&[Place::Receiving]), "reception");
-                assert_eq!(audit.in_hand, memory.ledger_count(&[Place::Hand]), "tokens");
+                assert_eq!(audit.free, memory.ledger.count(Place::Free), "free lists");
+                assert_eq!(audit.pooled, memory.ledger.count(Place::Pool), "common pool");
+                assert_eq!(audit.receiving, memory.ledger.count(Place::Receiving), "reception");
+                assert_eq!(audit.in_hand, memory.ledger.count(Place::Hand), "tokens");
             }
         }
         audit

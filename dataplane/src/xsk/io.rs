@@ -1,13 +1,21 @@
 //! Packet I/O of one worker over its AF_XDP sockets.
 
+mod relay;
+mod sync {
+    pub(super) use crossbeam::queue::ArrayQueue;
+
+    pub(super) use crate::waker::Waker;
+}
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam::queue::ArrayQueue;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use xsk_rs::FrameDesc;
 
+use self::relay::Due;
+pub(super) use self::relay::Relays;
 use super::frame::{Audit, Frame, Memory, Outgoing, Place};
 use super::port::Port;
 use crate::interface::InterfaceId;
@@ -26,16 +34,10 @@ pub(super) enum Way {
     Relay(usize),
 }
 
-/// Frames that other workers ask this one to transmit.
-pub(super) type Relay = ArrayQueue<(InterfaceId, Outgoing)>;
-
 /// What all workers share.
 pub(super) struct Shared {
     pub(super) memory: Memory,
-    /// By worker.
-    pub(super) relays: Vec<Relay>,
-    /// By worker.
-    pub(super) wakers: Vec<Waker>,
+    pub(super) relays: Relays<(InterfaceId, Outgoing)>,
 }
 
 /// One worker's sockets. Made by [`open`](super::open).
@@ -50,8 +52,8 @@ pub struct XskIo {
     most_free: usize,
     /// Where the next `receive` begins, so that no queue is served last for ever.
     turn: usize,
-    /// Workers to wake with the next flush, as bits.
-    to_wake: u64,
+    /// To be woken with the next flush.
+    due: Due,
     /// Tokens given out, less those taken back (other workers' included).
     in_hand: i64,
     transmit_ring_full: u64,
@@ -76,7 +78,7 @@ impl XskIo {
             free,
             most_free,
             turn: 0,
-            to_wake: 0,
+            due: Due::default(),
             in_hand: 0,
             transmit_ring_full: 0,
             scratch,
@@ -94,7 +96,7 @@ impl XskIo {
         audit.free += self.free.len();
         audit.receiving += self.ports.iter().map(Port::receiving).sum::<usize>();
         audit.transmitting += self.ports.iter().map(Port::transmitting).sum::<usize>();
-        audit.relayed += self.shared.relays[self.worker].len();
+        audit.relayed += self.shared.relays.waiting(self.worker);
         self.in_hand
     }
 
@@ -106,8 +108,8 @@ impl XskIo {
 
     /// Takes over what other workers want transmitted.
     fn serve_relay(&mut self) {
-        let Shared { memory, relays, .. } = &*self.shared;
-        while let Some((interface, Outgoing { frame, packet })) = relays[self.worker].pop() {
+        let Shared { memory, relays } = &*self.shared;
+        while let Some((interface, Outgoing { frame, packet })) = relays.take(self.worker) {
             let way = self.ways.get(interface.index()).copied().flatten();
             if let Some(Way::Own(port)) = way
                 && self.ports[port].has_room()
@@ -142,13 +144,13 @@ impl XskIo {
         let memory = &self.shared.memory;
         let outgoing = memory.give_up(frame, Place::Relay);
         self.in_hand -= 1;
-        if let Err((_, back)) = self.shared.relays[worker].push((interface, outgoing)) {
+        let given = self.shared.relays.give(worker, (interface, outgoing), &mut self.due);
+        if let Err((_, back)) = given {
             memory.moved(&back.frame, Place::Relay, Place::Free);
             self.free.push(back.frame);
             self.transmit_ring_full += 1;
             return false;
         }
-        self.to_wake |= 1 << worker;
         true
     }
 }
@@ -223,7 +225,7 @@ impl PacketIo for XskIo {
 
     fn flush(&mut self) {
         self.serve_relay();
-        let Shared { memory, wakers, .. } = &*self.shared;
+        let Shared { memory, relays } = &*self.shared;
         for port in &mut self.ports {
             port.collect(memory, &mut self.free);
             port.send();
@@ -232,10 +234,7 @@ impl PacketIo for XskIo {
             port.refill(memory, &mut self.free);
         }
         memory.give_surplus(&mut self.free, self.most_free);
-        while self.to_wake != 0 {
-            wakers[self.to_wake.trailing_zeros() as usize].wake();
-            self.to_wake &= self.to_wake - 1;
-        }
+        relays.wake(&mut self.due);
     }
 
     fn wait(&mut self, timeout: Duration) {
@@ -244,7 +243,7 @@ impl PacketIo for XskIo {
         // In whole milliseconds, rounded up: a shorter sleep than asked for would spin.
         let timeout =
             PollTimeout::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX);
-        let waker = &self.shared.wakers[self.worker];
+        let waker = self.shared.relays.waker(self.worker);
         if !waker.may_sleep() {
             return;
         }
@@ -258,7 +257,7 @@ impl PacketIo for XskIo {
     }
 
     fn waker(&self) -> &Waker {
-        &self.shared.wakers[self.worker]
+        self.shared.relays.waker(self.worker)
     }
 
     fn stats(&self) -> IoStats {

@@ -5,7 +5,6 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::{error, io};
 
-use crossbeam::queue::ArrayQueue;
 use xsk_rs::config::{FrameSize, QueueSize, UmemConfig};
 use xsk_rs::{FrameDesc, Umem};
 
@@ -13,7 +12,7 @@ use super::attach::AttachMode;
 use super::bind::{bind_queue, busy_poll, cause, denied, send_at_once};
 use super::error::XskError;
 use super::frame::{BATCH, Memory};
-use super::io::{Shared, Way, XskIo};
+use super::io::{Relays, Shared, Way, XskIo};
 use super::nic;
 use super::port::{Port, fill_ring};
 use super::steering::{InterfaceEntry, MAX_QUEUES, Steering};
@@ -199,11 +198,9 @@ fn open_all(config: &OpenConfig, queues: &[u32], bind: BindMode) -> Result<Opene
         .map(|_| Waker::new())
         .collect::<io::Result<Vec<_>>>()
         .map_err(|source| XskError::refused("make an event", "worker", &[], source))?;
-    let relay = || ArrayQueue::new(config.ring as usize);
     let shared = Arc::new(Shared {
         memory: Memory::new(umem, sizes.frames, sizes.frame as usize),
-        relays: (0..config.workers).map(|_| relay()).collect(),
-        wakers: wakers.clone(),
+        relays: Relays::between(wakers.clone(), config.ring as usize),
     });
     let mut workers = Vec::new();
     for (worker, ports) in opened.by_worker.into_iter().enumerate() {

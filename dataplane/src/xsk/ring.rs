@@ -55,9 +55,23 @@ impl TransmitRing {
         let producer = map.wrapping_byte_add(producer).cast_const().cast();
         let consumer = map.wrapping_byte_add(consumer).cast_const().cast();
         let descriptors = map.wrapping_byte_add(descriptors).cast();
+        // SAFETY: there, as long as the mapping is, which lives longer than the ring.
+        Ok(unsafe { Self::over(producer, consumer, descriptors, entries) })
+    }
+
+    /// The ring of `entries` descriptors, a power of two, whose parts lie there.
+    ///
+    /// # Safety
+    /// They are valid for longer than this value lives, and only the other end of the ring touches them, by its rules.
+    unsafe fn over(
+        producer: *const AtomicU32,
+        consumer: *const AtomicU32,
+        descriptors: *mut xdp_desc,
+        entries: u32,
+    ) -> Self {
         let mut ring = Self { producer, consumer, descriptors, mask: entries - 1, produced: 0 };
         ring.produced = ring.producer().load(Ordering::Relaxed);
-        Ok(ring)
+        ring
     }
 
     fn producer(&self) -> &AtomicU32 {
@@ -113,7 +127,66 @@ fn is_ring(line: &str, inode: u64) -> Option<(usize, usize)> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::UnsafeCell;
+
     use super::*;
+
+    /// A ring as the kernel lays it out, in memory of the test.
+    struct Laid {
+        producer: AtomicU32,
+        consumer: AtomicU32,
+        descriptors: [UnsafeCell<xdp_desc>; 4],
+    }
+
+    // SAFETY: who may touch a descriptor, the two indices say.
+    unsafe impl Sync for Laid {}
+
+    impl Laid {
+        /// The kernel's end: waits for a descriptor and takes it.
+        fn consume(&self) -> u64 {
+            let read = self.consumer.load(Ordering::Relaxed);
+            while self.producer.load(Ordering::Acquire) == read {
+                std::thread::yield_now();
+            }
+            // SAFETY: the producer has written it and will not touch it before `consumer` says that it was read.
+            let frame = unsafe { *self.descriptors[read as usize % 4].get() };
+            self.consumer.store(read.wrapping_add(1), Ordering::Release);
+            frame.addr
+        }
+    }
+
+    /// Both ends at once. ThreadSanitizer (`tools/sanitize thread`) sees whether their order is made by the indices alone.
+    #[test]
+    fn the_kernel_reads_what_was_written_before_it_was_shown() {
+        const FRAMES: u64 = 1000;
+        let first = u32::MAX - 3; // the indices pass their end
+        let descriptors = std::array::from_fn(|_| {
+            UnsafeCell::new(xdp_desc { addr: u64::MAX, len: 0, options: 0 })
+        });
+        let (producer, consumer) = (AtomicU32::new(first), AtomicU32::new(first));
+        let laid = Laid { producer, consumer, descriptors };
+        // SAFETY: `laid` outlives the ring; the kernel's part is the thread's.
+        let mut ring = unsafe {
+            let descriptors = laid.descriptors.as_ptr().cast_mut().cast();
+            TransmitRing::over(&raw const laid.producer, &raw const laid.consumer, descriptors, 4)
+        };
+        std::thread::scope(|scope| {
+            let kernel = scope.spawn(|| (0..FRAMES).map(|_| laid.consume()).collect::<Vec<_>>());
+            let mut next = 0;
+            while next < FRAMES {
+                let room = 4 - ring.waiting() as u64;
+                let frames: Vec<_> = (next..FRAMES.min(next + room))
+                    .map(|addr| xdp_desc { addr, len: 60, options: 0 })
+                    .collect();
+                // SAFETY: there are no frames, only their numbers.
+                unsafe { ring.produce(&frames) };
+                next += frames.len() as u64;
+                std::thread::yield_now();
+            }
+            assert!(kernel.join().unwrap().into_iter().eq(0..FRAMES));
+        });
+        assert_eq!(ring.waiting(), 0);
+    }
 
     #[test]
     fn the_ring_is_known_by_socket_and_offset() {
