@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use vm_test::client::{PATIENCE, connect, echo, echo_datagram};
+use vm_test::guest::Machine;
 use vm_test::rig::{PODS, S1, verified};
 use vm_test::{Options, Rig, server, wait};
 
