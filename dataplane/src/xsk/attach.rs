@@ -19,6 +19,9 @@ use super::lock::holder;
 use super::nic;
 use super::steering::PROGRAM;
 
+/// Largest MTU at which every driver that puts a packet into one page takes a program.
+pub(super) const MOST_IN_A_PAGE: u32 = 3498;
+
 /// Where in the receive path the program runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttachMode {
@@ -183,7 +186,11 @@ fn set(
         return Err(XskError::UnknownInterface { name: interface.to_owned() });
     }
     let source = io::Error::from_raw_os_error(-code);
-    if new >= 0 && mode == AttachMode::Native && -code == nix::libc::ERANGE {
+    // veth says that its packets are too long, others only that they won't.
+    let too_long = -code == nix::libc::ERANGE
+        || -code == nix::libc::EINVAL
+            && nic::mtu(interface).is_some_and(|mtu| mtu > MOST_IN_A_PAGE);
+    if new >= 0 && mode == AttachMode::Native && too_long {
         let driver = nic::driver(interface);
         return Err(XskError::MtuTooLarge { interface: interface.to_owned(), driver });
     }

@@ -4,6 +4,7 @@ use std::io;
 
 use thiserror::Error;
 
+use super::attach::MOST_IN_A_PAGE;
 use super::open::LONGEST;
 
 /// Why sockets or the steering program can't be set up.
@@ -137,7 +138,7 @@ pub enum XskError {
     /// The driver takes programs only where packets fit one page.
     #[error(
         "MTU too large ({interface}): the driver {driver} takes no XDP program at it; `ip link set {interface} mtu \
-         3498` (of a veth the other end's too), or --mode generic, where packets above {LONGEST} bytes are \
+         {MOST_IN_A_PAGE}` (of a veth the other end's too), or --mode generic, where packets above {LONGEST} bytes are \
          dropped"
     )]
     MtuTooLarge {

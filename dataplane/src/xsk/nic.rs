@@ -67,6 +67,11 @@ pub fn merging(interface: &str, mode: AttachMode) -> Vec<String> {
     warnings
 }
 
+/// Its MTU, if it can be read.
+pub(super) fn mtu(interface: &str) -> Option<u32> {
+    std::fs::read_to_string(sysfs(interface).join("mtu")).ok()?.trim().parse().ok()
+}
+
 /// Are the two settings that let busy polling replace interrupts in place?
 pub(super) fn busy_poll_ready(interface: &str) -> bool {
     ["napi_defer_hard_irqs", "gro_flush_timeout"].iter().all(|setting| {

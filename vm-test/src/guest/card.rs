@@ -1,5 +1,8 @@
 //! Which network cards does QEMU emulate, and what do their drivers need?
 
+/// Modules of the devices without cards that suites make: tunnels, and one without XDP in its driver.
+pub(super) const DEVICES: [&str; 2] = ["vxlan", "bridge"];
+
 /// A kind of network card.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Card {

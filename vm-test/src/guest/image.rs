@@ -10,19 +10,19 @@ use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, Result, ensure};
 
-use super::Card;
+use super::card::{Card, DEVICES};
 use super::kernel::{Kernel, Unpacked};
 use crate::binary::{natgate_binary, program};
 use crate::namespace::output;
 
-/// Programs of this machine that busybox has no or smaller ones for: `/usr/local/bin`.
-const PROGRAMS: [&str; 2] = ["ip", "ethtool"];
+/// Programs of this machine that busybox has no or smaller ones for: `/usr/local/bin`, where they are found first.
+const PROGRAMS: [&str; 5] = ["ip", "bridge", "ethtool", "setpriv", "prlimit"];
 
 /// The first program of a guest: it serves one line at a time on the second serial port. An answer ends with the exit
 /// status between two pairs of `@`.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
-export PATH=/bin:/usr/local/bin
+export PATH=/usr/local/bin:/bin
 mount -t devtmpfs dev /dev
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -60,7 +60,7 @@ impl Image {
         let unpacked = Unpacked::find(kernel, &place)?;
         let prefix = format!("initrd-{}-{}-", kernel.name(), card.name());
         let mut recipe = DefaultHasher::new();
-        (INIT, card.modules(), PROGRAMS).hash(&mut recipe);
+        (INIT, card.modules(), DEVICES, PROGRAMS).hash(&mut recipe);
         for program in [&natgate, &program("vm-test-guest")?] {
             fs::metadata(program)?.modified()?.duration_since(UNIX_EPOCH)?.hash(&mut recipe);
         }

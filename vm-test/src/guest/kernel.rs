@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::Card;
+use super::card::{Card, DEVICES};
 use crate::namespace::output;
 
 /// One of Debian's kernels.
@@ -79,7 +79,7 @@ impl Unpacked {
     pub(super) fn find(kernel: Kernel, kept: &Path) -> Result<Self> {
         let package = kernel.newest()?;
         let cards = Card::ALL.map(Card::name).join("+");
-        let place = kept.join(format!("{package}-{cards}"));
+        let place = kept.join(format!("{package}-{cards}-{}", DEVICES.join("+")));
         let unpacked = Self { place, package };
         if !unpacked.place.exists() {
             let download = tempfile::tempdir_in(kept)?;
@@ -92,7 +92,7 @@ impl Unpacked {
         self.place.join("vmlinuz")
     }
 
-    /// The modules of the cards' driver, in the order in which they need each other.
+    /// The modules of the cards' driver and of other devices, in the order in which they need each other.
     pub(super) fn modules(&self, card: Card) -> Result<Vec<PathBuf>> {
         let place = self.place.join(card.name());
         let mut modules = Vec::new();
@@ -115,7 +115,9 @@ impl Unpacked {
         fs::rename(only(&contents.join("boot"), "vmlinuz-")?, new.join("vmlinuz"))?;
         let modules = Modules::of(&only(&contents.join("lib/modules"), "")?)?;
         for card in Card::ALL {
-            let Some(needed) = modules.needed(card.modules())? else { continue };
+            let Some(needed) = modules.needed(&[card.modules(), &DEVICES[..]].concat())? else {
+                continue;
+            };
             let place = new.join(card.name());
             fs::create_dir(&place)?;
             for (number, (name, contents)) in needed.iter().enumerate() {

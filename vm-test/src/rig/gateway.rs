@@ -29,8 +29,7 @@ impl Rig {
         let Some(guest) = &self.guest else { return self.gw.ip(lines) };
         let file = Path::new("/tmp/ip-batch");
         guest.put(file, lines.as_bytes())?;
-        // A guest's shell prefers what busybox has of the name.
-        guest.sh(&format!("/usr/local/bin/ip -batch {}", file.display())).map(drop)
+        guest.sh(&format!("ip -batch {}", file.display())).map(drop)
     }
 
     /// Sets a kernel setting there.

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 
@@ -213,6 +214,12 @@ impl Rig {
             guest.sh(&format!(
                 "{queues} 2>/tmp/said || grep -q 'no channel parameters changed' /tmp/said"
             ))?;
+        }
+        for side in [self.inner_card(), "ext"] {
+            let up = format!("[ $(cat /sys/class/net/{side}/operstate) = up ]");
+            wait::until(&format!("{side} in the guest"), Duration::from_secs(60), || {
+                Ok((guest.try_sh(&up)?.0 == 0).then_some(()))
+            })?;
         }
         match self.options.overlay {
             Overlay::Plain => Ok(()),

@@ -11,7 +11,6 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use vm_test::client::{PATIENCE, connect, echo, echo_datagram};
-use vm_test::guest::Machine;
 use vm_test::rig::{PODS, S1, verified};
 use vm_test::{Options, Rig, server, wait};
 
@@ -49,16 +48,7 @@ spec: {{address: {PUBLIC}, protocol: tcp, ports: \"8080\", target: {{address: {}
 fn options(workers: u16, flags: &[&str]) -> Options {
     let flags = flags.iter().map(ToString::to_string).collect();
     let config = Some(objects(""));
-    // A machine's tap finishes what senders leave to their cards; errors quote it finished, captures show it unfinished.
-    let sender_checksum_offload = Machine::of_test().is_none();
-    Options {
-        sender_checksum_offload,
-        config,
-        workers,
-        queues: workers,
-        flags,
-        ..Options::natgate()
-    }
+    Options { config, workers, queues: workers, flags, ..Options::natgate() }
 }
 
 fn status(rig: &mut Rig) -> Result<Value> {

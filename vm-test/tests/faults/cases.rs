@@ -72,19 +72,17 @@ fn foreign(rig: &Rig) -> Result<String> {
 /// The service manager's part is the test's: it starts natgate again when the other's program is gone.
 pub(crate) fn foreign_program(rig: &mut Rig, load: &Load) -> Result<()> {
     let object = foreign(rig)?;
-    // A guest's shell prefers what busybox has of the name.
-    let ip = if rig.guest.is_some() { "/usr/local/bin/ip" } else { "ip" };
     let attach = format!("link set dev ext xdpdrv obj {object} sec xdp");
     let asked = Instant::now();
-    ensure!(rig.gateway_sh(&format!("{ip} {attach}")).is_err(), "natgate's program was replaced");
+    ensure!(rig.gateway_sh(&format!("ip {attach}")).is_err(), "natgate's program was replaced");
     load.flows(asked, Duration::from_secs(20)).context("after an attempt that was refused")?;
-    rig.gateway_sh(&format!("{ip} -force {attach}"))?;
+    rig.gateway_sh(&format!("ip -force {attach}"))?;
     let ended = wait::until("natgate to end", Duration::from_secs(20), || rig.natgate()?.ended())?;
     let log = rig.natgate()?.log();
     ensure!(ended.code() == Some(1) && log.contains("XDP hook busy (ext)"), "{ended}: {log}");
     let refused = rig.start_translator().err().context("it serves beside another's program")?;
     ensure!(format!("{refused:#}").contains("XDP hook busy (ext)"), "{refused:#}");
-    rig.gateway_sh(&format!("{ip} link set dev ext xdp off"))?;
+    rig.gateway_sh("ip link set dev ext xdp off")?;
     rig.start_translator()
 }
 
