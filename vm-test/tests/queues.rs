@@ -18,7 +18,7 @@ use vm_test::guest::Machine;
 use vm_test::inject::{OUTSIDE, PATIENCE};
 use vm_test::oracle::packet::UDP;
 use vm_test::oracle::{Ipv4, balance};
-use vm_test::{Options, Rig, Wire};
+use vm_test::{Options, Rig, Wire, wait};
 
 const PORT: u16 = 4000;
 /// Pods that send.
@@ -160,6 +160,28 @@ fn run(queues: u16, guest: bool) {
         let done = saturated(&mut rig);
         rig.must(done);
     }
+}
+
+/// virtio-net adds a queue for each processor to those of the card, if it has as many left, when it gets a program; and
+/// packets arrive there, too.
+fn served_when_added(rig: &mut Rig) -> Result<()> {
+    rig.gateway_sh("ethtool -L int combined 2 && ethtool -L ext combined 2")?;
+    rig.start_translator()?;
+    wait::until("four queues to be served", Duration::from_secs(100), || {
+        // It starts again, and answers nobody meanwhile.
+        let rows = rig.natgate()?.json(&["interfaces"]).unwrap_or_default();
+        let ready = rig.natgate()?.get("/readyz").is_ok();
+        Ok((ready && rows.len() == 2 && rows.iter().all(|it| it["queues"] == 4)).then_some(()))
+    })?;
+    spread(rig, 2)
+}
+
+#[test]
+fn queues_that_virtio_net_adds_for_a_program() {
+    let options = Options { workers: 2, ..options(4, true) };
+    let mut rig = Rig::without_translator(options).expect("the rig");
+    let done = served_when_added(&mut rig);
+    rig.must(done);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What happens to the gateway's interfaces.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use vm_test::Rig;
@@ -72,6 +72,11 @@ pub(crate) fn more_queues(rig: &mut Rig, _: &Load) -> Result<()> {
     Ok(())
 }
 
+/// What is made anew forwards nothing by itself: natgate may be slow to put its program there.
+pub(crate) fn new_ones_forward_nothing(rig: &Rig) -> Result<()> {
+    rig.gateway_sh("echo 0 > /proc/sys/net/ipv4/conf/default/forwarding").map(drop)
+}
+
 pub(crate) fn made_again(rig: &mut Rig, _: &Load) -> Result<()> {
     rig.remove_inside()?;
     last();
@@ -88,13 +93,38 @@ pub(crate) fn carrier_lost(rig: &mut Rig, _: &Load) -> Result<()> {
     Ok(())
 }
 
-/// Linux lets nobody take queues away that have sockets, and virtio-net changes nothing beneath a program.
-pub(crate) fn other_queue_count(rig: &mut Rig, _: &Load) -> Result<()> {
+/// Has the guest's cards use three of their four queues: so many that there are not as many left as the guest has
+/// processors, and virtio-net adds none for a program.
+pub(crate) fn three_of_four(rig: &Rig) -> Result<()> {
+    let lines = ["int", "ext"].map(|side| format!("ethtool -L {side} combined 3"));
+    rig.gateway_sh(&lines.join(" && ")).map(drop)
+}
+
+/// virtio-net changes nothing beneath a program, be it to fewer queues or to more. So natgate has to stop; without its
+/// program everything would be the kernel's, which must not forward meanwhile.
+pub(crate) fn other_queue_count(rig: &mut Rig, load: &Load) -> Result<()> {
     let guest = rig.guest.as_ref().context("no guest")?;
-    for side in ["int", "ext"] {
-        let (status, said) = guest.try_sh(&format!("ethtool -L {side} combined 1"))?;
-        println!("{side}: {status}: {}", said.trim());
-        ensure!(status != 0, "the queues of {side} were taken away");
+    let asked = Instant::now();
+    for (side, count) in [("int", 1), ("ext", 1), ("int", 4), ("ext", 4)] {
+        let (status, said) = guest.try_sh(&format!("ethtool -L {side} combined {count}"))?;
+        println!("{side} {count}: {status}: {}", said.trim());
+        ensure!(status != 0, "{side} has {count} queues, beneath a program");
     }
-    Ok(())
+    load.flows(asked, Duration::from_secs(20)).context("after attempts that were refused")?;
+    ensure!(queues(rig)? == [3, 3], "{:?} queues after attempts that were refused", queues(rig)?);
+    rig.gateway_sh("echo 0 > /proc/sys/net/ipv4/ip_forward")?;
+    let status = rig.natgate()?.terminate()?;
+    ensure!(status.success(), "natgate ended with {status}: {}", rig.natgate()?.log());
+    rig.gateway_sh(
+        "natgate detach --all && ethtool -L int combined 4 && ethtool -L ext combined 4",
+    )?;
+    rig.start_translator()?;
+    ensure!(queues(rig)? == [4, 4], "{:?} queues after it was stopped", queues(rig)?);
+    rig.let_guest_forward()
+}
+
+/// Queues that natgate serves.
+fn queues(rig: &mut Rig) -> Result<Vec<u64>> {
+    let rows = rig.natgate()?.json(&["interfaces"])?;
+    Ok(rows.iter().filter_map(|row| row["queues"].as_u64()).collect())
 }

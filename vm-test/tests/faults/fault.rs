@@ -62,8 +62,12 @@ pub(crate) struct Fault {
     pub(crate) inflict: fn(&mut Rig, &Load) -> Result<()>,
     /// Datagrams are answered again within this time after the cause is over.
     pub(crate) within: Duration,
+    /// How long the transfer waits for a piece.
+    pub(crate) patience: Duration,
     /// What becomes of connections.
     pub(crate) connections: Connections,
+    /// Bytes that the guest's taps take before they are passed on; without end if `None`.
+    pub(crate) send_buffer: Option<u32>,
     /// Queues of each interface.
     pub(crate) queues: u16,
     /// Workers.
@@ -82,7 +86,9 @@ pub(crate) const USUAL: Fault = Fault {
     prepare: |_| Ok(()),
     inflict: |_, _| Ok(()),
     within: Duration::from_secs(2),
+    patience: PATIENCE,
     connections: Connections::Live,
+    send_buffer: None,
     queues: 1,
     workers: 1,
     forwards: true,
@@ -94,8 +100,9 @@ impl Fault {
         // Few machines have less than two queues; most namespaces have no more than one.
         let least = if place == Place::Guest { 2 } else { 1 };
         let (queues, workers) = (self.queues.max(least), self.workers.max(least));
+        let machine = || Machine { send_buffer: self.send_buffer, ..Machine::with_queues(queues) };
         Options {
-            machine: (place == Place::Guest).then(|| Machine::with_queues(queues)),
+            machine: (place == Place::Guest).then(machine),
             queues,
             workers,
             // Taps finish what senders leave to their cards; errors quote it finished, and captures show it unfinished.
@@ -123,7 +130,7 @@ impl Fault {
     fn happens(&self, rig: &mut Rig, place: Place) -> Result<()> {
         // What a machine that emulates another takes longer for is not natgate's.
         let slower = if place == Place::Guest { 5 } else { 1 };
-        let load = Load::begin(rig, IDLE)?;
+        let load = Load::begin(rig, IDLE, self.patience)?;
         let begun = Instant::now();
         (self.inflict)(rig, &load)?;
         let over = Instant::now();

@@ -63,8 +63,9 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Opens `idle` connections and begins the rest; everything has worked once when it returns.
-    pub(crate) fn begin(rig: &Rig, idle: usize) -> Result<Self> {
+    /// Opens `idle` connections and begins the rest, with a transfer that waits for `patience` for each piece; everything
+    /// has worked once when it returns.
+    pub(crate) fn begin(rig: &Rig, idle: usize, patience: Duration) -> Result<Self> {
         server::tcp_echo(&rig.s1, S1[0], PORT)?;
         server::udp_echo(&rig.s1, S1[0], PORT)?;
         let mut load = Self {
@@ -88,7 +89,7 @@ impl Load {
         load.threads.push(rig.pods[1].spawn(move || ask_by_new_sockets(&stop, &times))?);
         let (stop, times) = (Arc::clone(&load.stop), load.bulk.clone());
         let broken = Arc::clone(&load.broken);
-        load.threads.push(rig.pods[0].spawn(move || transfer(&stop, &times, &broken))?);
+        load.threads.push(rig.pods[0].spawn(move || transfer(&stop, &times, &broken, patience))?);
         let begun = Instant::now();
         load.flows(begun, Duration::from_secs(20)).context("before anything was broken")?;
         Ok(load)
@@ -187,11 +188,16 @@ fn ask_by_new_sockets(stop: &AtomicBool, times: &Times) -> Result<()> {
 }
 
 /// Sends pieces to an echo server and wants each back; opens another connection when one is lost.
-fn transfer(stop: &AtomicBool, times: &Times, broken: &AtomicU64) -> Result<()> {
+fn transfer(
+    stop: &AtomicBool,
+    times: &Times,
+    broken: &AtomicU64,
+    patience: Duration,
+) -> Result<()> {
     let mut round = 0;
     while !stop.load(Ordering::Relaxed) {
         let Ok(mut stream) = connect((S1[0], PORT)) else { continue };
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(patience))?;
         while !stop.load(Ordering::Relaxed) {
             round += 1;
             let (sent, mut answer) = (pattern(round, PIECE), vec![0; PIECE]);

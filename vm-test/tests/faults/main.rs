@@ -12,6 +12,7 @@ mod cards;
 mod cases;
 mod fault;
 mod load;
+mod stuck;
 
 use std::time::Duration;
 
@@ -33,7 +34,6 @@ const FAULTS: &[Fault] = &[
     Fault {
         name: "xdp_program_of_another",
         inflict: cases::foreign_program,
-        connections: Connections::Reset,
         compared: false,
         ..USUAL
     },
@@ -67,6 +67,7 @@ const FAULTS: &[Fault] = &[
     Fault {
         name: "interface_made_again",
         places: &[Place::Namespace],
+        prepare: cards::new_ones_forward_nothing,
         inflict: cards::made_again,
         within: Duration::from_secs(5),
         compared: false,
@@ -81,6 +82,7 @@ const FAULTS: &[Fault] = &[
     Fault {
         name: "card_unbound_and_bound",
         places: &[Place::Guest],
+        prepare: cards::new_ones_forward_nothing,
         inflict: cards::made_again,
         within: Duration::from_secs(5),
         ..USUAL
@@ -88,7 +90,20 @@ const FAULTS: &[Fault] = &[
     Fault {
         name: "queue_count_changed",
         places: &[Place::Guest],
+        prepare: cards::three_of_four,
         inflict: cards::other_queue_count,
+        within: Duration::from_secs(5),
+        patience: Duration::from_secs(90),
+        queues: 4,
+        workers: 2,
+        ..USUAL
+    },
+    Fault {
+        name: "card_that_sends_nothing",
+        places: &[Place::Guest],
+        prepare: stuck::held_to_account,
+        inflict: stuck::sends_nothing,
+        send_buffer: Some(stuck::BUFFER),
         ..USUAL
     },
     Fault {
@@ -160,6 +175,7 @@ mod guests {
         xdp_program_of_another
         carrier_lost_and_back
         card_unbound_and_bound
+        card_that_sends_nothing
         queue_count_changed
         out_of_huge_pages
         clock_step
@@ -173,17 +189,21 @@ fn every_fault_has_its_tests_and_its_rows() {
     let rows = TABLE.rows().unwrap();
     for fault in FAULTS {
         let tested = [
-            (Place::Namespace, namespaces::NAMES.contains(&fault.name)),
-            (Place::Guest, guests::NAMES.contains(&fault.name)),
+            (Place::Namespace, namespaces::NAMES.contains(&fault.name), &["veth"][..]),
+            (
+                Place::Guest,
+                guests::NAMES.contains(&fault.name),
+                &["virtio-net, 6.1", "virtio-net, 6.12"],
+            ),
         ];
-        for (place, tested) in tested {
+        for (place, tested, labels) in tested {
             let wanted = fault.places.contains(&place);
             assert_eq!(tested, wanted, "{} {place:?}", fault.name);
             let name = fault.name.replace('_', " ");
-            let noted = rows.iter().any(|row| {
-                row[0] == name && row[1].starts_with("veth") == (place == Place::Namespace)
-            });
-            assert_eq!(noted, wanted, "{name} {place:?} in {}", TABLE.document);
+            for label in labels {
+                let noted = rows.iter().any(|row| row[0] == name && row[1] == *label);
+                assert_eq!(noted, wanted, "{name} {label} in {}", TABLE.document);
+            }
         }
     }
 }
