@@ -16,10 +16,10 @@ use crate::binary::{natgate_binary, program};
 use crate::namespace::output;
 
 /// Programs of this machine that busybox has no or smaller ones for: `/usr/local/bin`, where they are found first.
-const PROGRAMS: [&str; 5] = ["ip", "bridge", "ethtool", "setpriv", "prlimit"];
+const PROGRAMS: [&str; 6] = ["dash", "ip", "bridge", "ethtool", "setpriv", "prlimit"];
 
 /// The first program of a guest: it serves one line at a time on the second serial port. An answer ends with the exit
-/// status between two pairs of `@`.
+/// status between two pairs of `@`. Lines are for another shell: that of busybox prefers its own programs wherever others are.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/usr/local/bin:/bin
@@ -36,7 +36,7 @@ stty -F /dev/ttyS1 raw -echo
 exec 3<>/dev/ttyS1
 echo "@@ready@@" >&3
 while IFS= read -r line <&3; do
-	sh -c "$line" </dev/null >/tmp/.answer 2>&1
+	/usr/local/bin/dash -c "$line" </dev/null >/tmp/.answer 2>&1
 	status=$?
 	{ cat /tmp/.answer; printf '\n@@%d@@\n' $status; } >&3
 done
