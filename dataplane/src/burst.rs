@@ -225,8 +225,9 @@ impl<I: PacketIo> Worker<I> {
                 self.count_received(run);
             }
             let Err(received) = self.pass(received, glance, now, &mut sent) else { continue };
-            let received = if glance.is_stranger() {
-                match self.pass_stranger(received, glance, by, now, &mut sent) {
+            let Err(received) = self.pass_exempt(received, glance, &mut sent) else { continue };
+            let received = if glance.opens_alone() {
+                match self.open_and_pass(received, glance, by, now, &mut sent) {
                     Ok(()) => continue,
                     Err(received) => received,
                 }
@@ -238,25 +239,6 @@ impl<I: PacketIo> Worker<I> {
         }
         self.count_received(came);
         self.count_passed(sent);
-    }
-
-    /// A plain packet of no session at the beginning of the burst may be exempt, or, if it is a pod's datagram, open one.
-    /// Gives back what does neither.
-    #[inline(never)] // as above
-    fn pass_stranger(
-        &mut self,
-        received: Received<I::Frame>,
-        glance: &Glance,
-        by: Came,
-        now: Timestamp,
-        sent: &mut Run,
-    ) -> Result<(), Received<I::Frame>> {
-        match self.pass_exempt(received, glance, sent) {
-            Err(received) if glance.opens_alone() => {
-                self.open_and_pass(received, glance, by, now, sent)
-            }
-            passed => passed,
-        }
     }
 
     /// A pod's plain datagram of no session at the beginning of the burst may open one, and then passes as those of a

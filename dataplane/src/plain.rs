@@ -43,13 +43,7 @@ impl Glance {
     #[inline]
     pub(crate) fn opens_alone(&self) -> bool {
         let datagram = |it: &Plain| it.realm == Realm::Internal && it.protocol == Protocol::Udp;
-        self.is_stranger() && self.plain.as_ref().is_some_and(datagram)
-    }
-
-    /// Whether it is plain, but of no session that was there when it came.
-    #[inline]
-    pub(crate) fn is_stranger(&self) -> bool {
-        self.plain.is_some() && !self.key.is_probable()
+        !self.key.is_probable() && self.plain.as_ref().is_some_and(datagram)
     }
 }
 
@@ -299,8 +293,8 @@ impl<I: PacketIo> Worker<I> {
         Ok(())
     }
 
-    /// Sends a [stranger](Glance::is_stranger) on, untranslated, of which is known that it is exempt, and counts it but as
-    /// received. Gives back, unchanged, what is to be decided.
+    /// Sends a plain packet on, untranslated, of which is known that it is exempt, and counts it but as received. Gives
+    /// back, unchanged, what is to be decided.
     #[inline(never)] // with registers of its own
     pub(crate) fn pass_exempt(
         &mut self,
@@ -309,7 +303,7 @@ impl<I: PacketIo> Worker<I> {
         sent: &mut Run,
     ) -> Result<(), Received<I::Frame>> {
         let (version, arrival) = (self.snapshot_version, received.interface);
-        let known = plain.as_ref().filter(|_| self.exempt.knows_any(version));
+        let known = plain.as_ref().filter(|_| !key.is_probable() && self.exempt.knows_any(version));
         let way = known.and_then(|plain| Some((plain, self.exempt.way(key, arrival, version)?)));
         let Some((&Plain { realm, protocol, .. }, way)) = way else { return Err(received) };
         let Some(exit) = self.lane.exits.get(way.0 as usize) else { return Err(received) };
