@@ -204,6 +204,7 @@ impl Rig {
             bail!("no guest")
         };
         let queues = machine.queues.max(self.options.queues);
+        guest.sh(&format!("mkdir -p {}", self.directory.path().display()))?;
         for (card, side) in [("eth0", self.inner_card()), ("eth1", "ext")] {
             guest.sh(&format!("ip link set {card} name {side} && {}", self.card_lines(side)))?;
             if !machine.card.has_channels() {
