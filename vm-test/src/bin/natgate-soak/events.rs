@@ -243,11 +243,11 @@ impl Events {
         order(rig, &["undrain"])
     }
 
-    /// What goes through is written down for a second: it is a capture file with something in it.
+    /// What goes through is written down, some packets of it: a machine that is busy may have none for a second.
     #[allow(clippy::unused_self, reason = "as its kin")]
     fn capture(&mut self, rig: &mut Rig) -> Result<()> {
         let file = rig.directory().join("some.pcapng");
-        let words = ["capture", "--seconds", "1", "--count", "2000", "--write"];
+        let words = ["capture", "--seconds", "10", "--count", "200", "--write"];
         let mut words: Vec<String> = words.map(str::to_owned).into();
         words.push(file.display().to_string());
         output(rig.natgate()?.client(&words)?.stdin(Stdio::null()))?;
