@@ -174,7 +174,23 @@ fn made_again(rig: &mut Rig) -> Result<Duration> {
         let told = said.contains("interface replaced (int)");
         Ok((told && said.matches("\nready").count() == 2).then_some(()))
     })?;
+    captures(rig, answered)?;
     Ok(took)
+}
+
+/// Its commands reach the workers that serve now.
+fn captures(rig: &mut Rig, traffic: impl Fn(&Rig) -> Result<()>) -> Result<()> {
+    let file = rig.directory().join("after.pcapng").display().to_string();
+    let words = ["capture", "--seconds", "20", "--count", "4", "-w", &file].map(str::to_owned);
+    let mut capture = rig.natgate()?.client(&words)?;
+    let running = std::thread::spawn(move || capture.output());
+    while !running.is_finished() {
+        traffic(rig)?;
+    }
+    let done = running.join().expect("no panic")?;
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    ensure!(done.status.success() && said.contains("8 packets"), "{said}");
+    Ok(())
 }
 
 #[test]
