@@ -68,7 +68,7 @@ fn file_agrees(rig: &mut Rig, file: &Path) -> Result<()> {
         .collect();
     ensure!(!shown.is_empty(), "no subscriber has a block");
     wait::until("the file to say what is held", Duration::from_secs(10), || {
-        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let text = rig.gateway_read(file).unwrap_or_default();
         let mut counted = BTreeMap::new();
         for pod in replay(&text)?.into_values() {
             *counted.entry(pod).or_insert(0) += 1;

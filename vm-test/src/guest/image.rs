@@ -16,7 +16,7 @@ use crate::binary::{natgate_binary, program};
 use crate::namespace::output;
 
 /// Programs of this machine that busybox has no or smaller ones for: `/usr/local/bin`, where they are found first.
-const PROGRAMS: [&str; 6] = ["dash", "ip", "bridge", "ethtool", "setpriv", "prlimit"];
+const PROGRAMS: [&str; 7] = ["dash", "ip", "bridge", "ethtool", "setpriv", "prlimit", "timeout"];
 
 /// The first program of a guest: it serves one line at a time on the second serial port. An answer ends with the exit
 /// status between two pairs of `@`. Lines are for another shell: that of busybox prefers its own programs wherever others are.
