@@ -116,7 +116,10 @@ proptest! {
             }
             (subscribers, held_of(pool))
         };
-        let soon = (0..5).any(|_| {
+        // Nor, if no more than some ports may rest, whose do: that is over when the last one has rested.
+        let wait = &pool.settings.hold_down;
+        let wait = if wait.max_ports.is_some() { 5 + wait.port.as_secs() } else { 5 };
+        let soon = (0..wait).any(|_| {
             now = now + Duration::from_secs(1);
             nat.expire(now, u32::MAX);
             next.expire(now, u32::MAX);
