@@ -63,19 +63,21 @@ fn load(rig: &mut Rig) -> Result<[Duration; 2]> {
     Ok([told, followed])
 }
 
-/// Moves the default route to and fro; the times of the changes, right after the kernel had each.
-fn change(rig: &Rig) -> Result<Vec<Duration>> {
+/// Moves the default route to and fro; the times of the changes, right before and right after the kernel had each.
+fn change(rig: &Rig) -> Result<Vec<[Duration; 2]>> {
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH);
     let mut times = Vec::new();
     for change in 0..CHANGES {
         let via = if change % 2 == 0 { 3 } else { 1 };
+        let asked = now()?;
         rig.gateway_ip(&format!("route replace default via 203.0.113.{via}"))?;
-        times.push(SystemTime::now().duration_since(UNIX_EPOCH)?);
+        times.push([asked, now()?]);
         std::thread::sleep(Duration::from_millis(300));
     }
     Ok(times)
 }
 
-fn traffic_and_changes(rig: &mut Rig) -> Result<Vec<Duration>> {
+fn traffic_and_changes(rig: &mut Rig) -> Result<Vec<[Duration; 2]>> {
     server::udp_echo(&rig.s1, S1[0], PORT)?;
     let ended = Arc::new(AtomicBool::new(false));
     let until = Arc::clone(&ended);
@@ -128,9 +130,9 @@ fn a_change_of_route_reaches_packets_at_once() {
         .map(|packet| (packet.time, packet.destination_mac))
         .collect();
     let mut delays = Vec::new();
-    for (index, time) in times.iter().enumerate() {
+    for (index, [_, time]) in times.iter().enumerate() {
         let (old, new) = (macs[index % 2], macs[(index + 1) % 2]);
-        let next = times.get(index + 1).copied().unwrap_or(Duration::MAX);
+        let next = times.get(index + 1).map_or(Duration::MAX, |[asked, _]| *asked);
         // The kernel may be heard before `ip` has ended.
         let since = sent.iter().filter(|(at, _)| (*time..next).contains(at));
         let last_old = since.clone().filter(|(_, mac)| *mac == old).map(|(at, _)| *at).max();
