@@ -214,7 +214,10 @@ fn wait_for_the_last(rig: &mut Rig) -> Result<()> {
     let (code, out, error) = rig.natgate()?.command(&["drain", "--wait", "--timeout", "30"])?;
     ensure!(code == 0, "{code}: {error}");
     ensure!(out.contains("3 sessions remain") && out.ends_with("0 sessions remain\n"), "{out}");
-    ensure!(status(rig)?["sessions"] == 0, "sessions are left");
+    // Counted at another moment than what was waited for.
+    wait::until("no session in the status", LIMIT, || {
+        Ok((status(rig)?["sessions"] == 0).then_some(()))
+    })?;
     ends.join().map_err(|_| anyhow::anyhow!("the connections did not end"))
 }
 
