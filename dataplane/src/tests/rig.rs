@@ -157,6 +157,12 @@ impl Rig {
     pub(super) fn inject(&mut self, interface: InterfaceId, packet: &[u8]) {
         self.arrivals += 1;
         let worker = self.arrivals % self.workers.len();
+        let (before, rest) = self.workers.split_at_mut(worker);
+        if let Some((this, after)) = rest.split_first_mut() {
+            for other in before.iter_mut().chain(after) {
+                other.io_mut().lend(this.io_mut());
+            }
+        }
         assert!(self.workers[worker].io_mut().inject(interface, packet));
     }
 
