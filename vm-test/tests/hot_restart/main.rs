@@ -123,8 +123,8 @@ struct Bulk {
 impl Bulk {
     fn begin(mut stream: TcpStream) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        stream.set_write_timeout(Some(Duration::from_secs(10)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        stream.set_write_timeout(Some(Duration::from_secs(60)))?;
         let mut writing = stream.try_clone()?;
         let stopping = Arc::clone(&stop);
         let writer = std::thread::spawn(move || {
