@@ -132,7 +132,7 @@ fn warned(rig: &mut Rig) -> Result<bool> {
 #[test]
 fn rules_that_cannot_be_followed_are_named_at_start_and_later() {
     let mut rig = Rig::without_translator(Options::natgate()).unwrap();
-    rig.gateway_ip("rule add ipproto udp lookup 100 pref 77").unwrap();
+    rig.gateway_ip("rule add ipproto 17 lookup 100 pref 77").unwrap();
     rig.start_translator().unwrap();
     let at_start = rig.natgate().unwrap().output();
     assert!(at_start.contains("warning: routing rule 77 (ip rule) is not followed"), "{at_start}");
@@ -141,7 +141,7 @@ fn rules_that_cannot_be_followed_are_named_at_start_and_later() {
         wait::until(command, PATIENCE, || Ok((warned(&mut rig)? == wanted).then_some(())))
     };
     follow("rule del pref 77", false).unwrap();
-    follow("rule add ipproto udp lookup 100 pref 77", true).unwrap();
+    follow("rule add ipproto 17 lookup 100 pref 77", true).unwrap();
 }
 
 /// What ping says.
