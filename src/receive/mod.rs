@@ -12,6 +12,7 @@ mod tests;
 use dataplane::home::Homes;
 use tracing::{info, warn};
 
+use crate::api::InterfaceFacts;
 use crate::api::model::ReceiveSteeringRow;
 use crate::config::ReceiveSteering;
 
@@ -199,6 +200,19 @@ impl Receive {
                 Ok(_) => info!("receive steering taken back: {command}"),
                 Err(why) => warn!("receive steering stays: {command}: {why}"),
             }
+        }
+    }
+
+    /// What there is to show of an interface.
+    pub(crate) fn facts_of(&self, report: &dataplane::xsk::InterfaceReport) -> InterfaceFacts {
+        InterfaceFacts {
+            driver: report.driver.clone(),
+            mode: format!("{} {}", report.attach.name(), report.bind.name()),
+            attach: Some(report.attach),
+            queues: report.queues,
+            longest: Some(report.longest),
+            warnings: report.warnings.clone(),
+            receive_steering: self.rows(&report.name),
         }
     }
 

@@ -301,7 +301,7 @@ impl Dataplane {
         let mut interfaces = Vec::new();
         for report in &self.reports {
             interfaces.resize_with(report.id.index() + 1, InterfaceFacts::default);
-            interfaces[report.id.index()] = facts_of(report, receive);
+            interfaces[report.id.index()] = receive.facts_of(report);
         }
         let (steering, asked) = (Arc::clone(&self.steering), Arc::clone(&self.steering));
         let explain =
@@ -544,19 +544,6 @@ fn core_of(worker: usize, cores: &[CoreId]) -> Option<CoreId> {
 fn queues_of(report: &InterfaceReport, worker: usize, workers: usize) -> Vec<String> {
     let queues = (0..report.queues).filter(|queue| *queue as usize % workers == worker);
     queues.map(|queue| format!("{}:{queue}", report.name)).collect()
-}
-
-/// What there is to show of an interface.
-fn facts_of(report: &InterfaceReport, receive: &Receive) -> InterfaceFacts {
-    InterfaceFacts {
-        driver: report.driver.clone(),
-        mode: format!("{} {}", report.attach.name(), report.bind.name()),
-        attach: Some(report.attach),
-        queues: report.queues,
-        longest: Some(report.longest),
-        warnings: report.warnings.clone(),
-        receive_steering: receive.rows(&report.name),
-    }
 }
 
 /// Says so before anything is opened.
