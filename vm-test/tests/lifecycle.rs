@@ -7,7 +7,6 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use vm_test::namespace::output;
 use vm_test::oracle::{Kind, Trace};
 use vm_test::rig::{FROM, PODS, S1};
 use vm_test::{Options, Rig, client, server, wait};
@@ -285,15 +284,8 @@ fn a_busy_xdp_hook_is_refused() {
 
 /// Attaches a program that is not natgate's to the external interface.
 fn attach_foreign_program(rig: &Rig) -> Result<()> {
-    let source = rig.directory().join("foreign.c");
-    let object = rig.directory().join("foreign.o");
-    let text = "__attribute__((section(\"xdp\"), used)) int foreign(void *packet)\n\
-                { (void)packet; return 2; }\n";
-    std::fs::write(&source, text)?;
-    let mut clang = std::process::Command::new("clang");
-    output(clang.args(["-O2", "-target", "bpf", "-c"]).arg(&source).arg("-o").arg(&object))?;
-    rig.gateway_write(&object, &std::fs::read(&object)?)?;
-    rig.gateway_ip(&format!("link set dev ext xdpdrv obj {} sec xdp", object.display()))
+    let object = rig.foreign_program()?;
+    rig.gateway_ip(&format!("link set dev ext xdpdrv obj {object} sec xdp"))
 }
 
 #[test]

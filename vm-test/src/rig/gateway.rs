@@ -1,6 +1,7 @@
 //! What a suite does at the gateway, be that a namespace or a virtual machine.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -118,6 +119,24 @@ impl Rig {
         wait::until("the guest's server", Duration::from_secs(20), || {
             Ok((guest.try_sh(&listens)?.0 == 0).then_some(()))
         })
+    }
+
+    /// An object file with an XDP program that is not natgate's, where the gateway's programs find it.
+    pub fn foreign_program(&self) -> Result<String> {
+        const TEXT: &str = "__attribute__((section(\"xdp\"), used)) int foreign(void *packet)\n\
+                            { (void)packet; return 2; }\n";
+        let (source, object) =
+            (self.directory().join("foreign.c"), self.directory().join("foreign.o"));
+        if !object.exists() {
+            std::fs::write(&source, TEXT)?;
+            let mut clang = Command::new("clang");
+            clang.args(["-O2", "-target", "bpf", "-c"]).arg(&source).arg("-o").arg(&object);
+            output(&mut clang)?;
+            if let Some(guest) = &self.guest {
+                guest.put(&object, &std::fs::read(&object)?)?;
+            }
+        }
+        Ok(object.display().to_string())
     }
 
     /// Takes the carrier of the external interface away, or gives it back.

@@ -1,14 +1,12 @@
 //! What happens to natgate, and to the machine that it runs on.
 
 use std::net::UdpSocket;
-use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use vm_test::binary::natgate_binary;
 use vm_test::halt::Halted;
-use vm_test::namespace::output;
 use vm_test::rig::{PODS, S1};
 use vm_test::{Gateway, Rig, wait};
 
@@ -55,23 +53,9 @@ pub(crate) fn killed(rig: &mut Rig, _: &Load) -> Result<()> {
     Ok(())
 }
 
-/// A program that is not natgate's; where the gateway's programs can read it.
-fn foreign(rig: &Rig) -> Result<String> {
-    let (source, object) = (rig.directory().join("foreign.c"), rig.directory().join("foreign.o"));
-    let text = "__attribute__((section(\"xdp\"), used)) int foreign(void *packet)\n\
-                { (void)packet; return 2; }\n";
-    std::fs::write(&source, text)?;
-    let mut clang = Command::new("clang");
-    output(clang.args(["-O2", "-target", "bpf", "-c"]).arg(&source).arg("-o").arg(&object))?;
-    if let Some(guest) = &rig.guest {
-        guest.put(&object, &std::fs::read(&object)?)?;
-    }
-    Ok(object.display().to_string())
-}
-
 /// The service manager's part is the test's: it starts natgate again when the other's program is gone.
 pub(crate) fn foreign_program(rig: &mut Rig, load: &Load) -> Result<()> {
-    let object = foreign(rig)?;
+    let object = rig.foreign_program()?;
     let attach = format!("link set dev ext xdpdrv obj {object} sec xdp");
     let asked = Instant::now();
     ensure!(rig.gateway_sh(&format!("ip {attach}")).is_err(), "natgate's program was replaced");

@@ -1,10 +1,8 @@
 //! What ends natgate, and how another one takes its place.
 
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use vm_test::namespace::{link, output};
 use vm_test::{Rig, wait};
 
 use crate::events::Events;
@@ -33,22 +31,9 @@ pub(crate) fn kill(events: &mut Events, rig: &mut Rig) -> Result<()> {
     start(events, rig)
 }
 
-/// An XDP program that is not natgate's, compiled once.
-pub(crate) fn foreign(rig: &Rig) -> Result<String> {
-    let (source, object) = (rig.directory().join("foreign.c"), rig.directory().join("foreign.o"));
-    if !object.exists() {
-        let text = "__attribute__((section(\"xdp\"), used)) int foreign(void *packet)\n\
-                    { (void)packet; return 2; }\n";
-        std::fs::write(&source, text)?;
-        let mut clang = Command::new("clang");
-        output(clang.args(["-O2", "-target", "bpf", "-c"]).arg(&source).arg("-o").arg(&object))?;
-    }
-    Ok(object.display().to_string())
-}
-
 /// Somebody replaces natgate's program by force: natgate ends. Another one starts when that program is gone.
 pub(crate) fn foreign_program(events: &mut Events, rig: &mut Rig) -> Result<()> {
-    let object = foreign(rig)?;
+    let object = rig.foreign_program()?;
     rig.gateway_sh(&format!("ip -force link set dev ext xdpdrv obj {object} sec xdp"))?;
     let ended = wait::until("natgate to end", NOTICED, || rig.natgate()?.ended())?;
     let log = rig.natgate()?.log();
@@ -61,11 +46,8 @@ pub(crate) fn foreign_program(events: &mut Events, rig: &mut Rig) -> Result<()> 
 
 /// The link inside is removed and made again: natgate starts again by itself.
 pub(crate) fn made_again(_: &mut Events, rig: &mut Rig) -> Result<()> {
-    let queues = rig.options().queues;
-    rig.node.ip("link del gw0")?;
-    link((&rig.node, "gw0"), (&rig.gw, "int"), queues)?;
-    rig.node.ip("addr add 10.0.0.2/24 dev gw0\nroute add default via 10.0.0.1")?;
-    rig.gateway_sh(&rig.card_lines("int")).map(drop)
+    rig.remove_inside()?;
+    rig.make_inside_again()
 }
 
 /// With the first form of the objects, which the rig writes.

@@ -262,7 +262,7 @@ impl Events {
         let mut detach = rig.gw.command(vm_test::binary::natgate_binary()?);
         let said = output(detach.args(["detach", "ext"])).err().context("it was detached")?;
         ensure!(format!("{said:#}").contains("error:"), "{said:#}");
-        let object = ends::foreign(rig)?;
+        let object = rig.foreign_program()?;
         let attached = rig.gw.ip(&format!("link set dev ext xdpdrv obj {object} sec xdp"));
         ensure!(attached.is_err(), "natgate's program was replaced");
         Ok(())
