@@ -99,14 +99,43 @@ impl<I: PacketIo> Worker<I> {
         arrival: InterfaceId,
         (hop, is_one_of): (NextHop, bool),
     ) {
-        let Parsed { packet, hairpin, key, .. } = parsed;
+        let Parsed { packet, key, .. } = parsed;
         // An error's key is that of what it quotes; the ports of others may be anything. Of several ways, flows that
         // differ in the pod's port take different ones.
         let is_plain = matches!(packet.transport, Transport::Udp | Transport::Tcp(_))
-            && !packet.fragment.is_fragment()
-            && hairpin.is_none();
+            && !packet.fragment.is_fragment();
         if let (Some(key), NextHop::Adjacency(hop), true, false) = (key, hop, is_plain, is_one_of) {
             self.exempt.learn(key, arrival, self.snapshot_version, hop);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use conntrack::{Endpoint, FlowKey, Protocol, Realm, Secret};
+
+    use super::*;
+
+    /// Of the pod's flow from this port.
+    fn key(port: u16) -> HashedKey {
+        let src = Endpoint::new(Ipv4Addr::new(10, 244, 1, 1), port);
+        let dst = Endpoint::new(Ipv4Addr::new(192, 0, 3, 80), 53);
+        let (protocol, realm) = (Protocol::Udp, Realm::Internal);
+        Secret::from_seed(1).hash_key(&FlowKey { src, dst, protocol, realm, overlay: 0 })
+    }
+
+    #[test]
+    fn a_way_is_known_for_one_arrival_and_one_snapshot() {
+        let (here, there, way) = (InterfaceId(0), InterfaceId(1), AdjacencyId(7));
+        let mut exempt = Exempt::default();
+        exempt.learn(&key(4000), here, 5, way);
+        assert!(exempt.knows_any(5) && exempt.knows(&key(4001), 5));
+        assert_eq!(exempt.way(&key(4001), here, 5), Some(way));
+        assert_eq!(exempt.way(&key(0), here, 5), None, "no packet has this port");
+        assert_eq!(exempt.way(&key(4001), there, 5), None);
+        assert_eq!(exempt.way(&key(4001), here, 6), None);
+        assert!(!exempt.knows_any(6) && !exempt.knows(&key(4001), 6));
     }
 }

@@ -1,5 +1,6 @@
 //! What is known of exempt traffic says what rules and routes say, and no longer than they do.
 
+use super::fixed_rig::{RANGE, plain};
 use super::rig::policy;
 use super::*;
 use crate::roads::{Member, Way};
@@ -75,6 +76,46 @@ fn what_is_known_ends_with_the_rule_that_said_so() {
     }
     // The session that was opened meanwhile goes on.
     assert_ne!(source(&from_port(&mut rig, 4001)), pod(1));
+}
+
+/// The rules with another prefix that is exempt.
+fn exempt_elsewhere(to: &str) -> Policy {
+    let policy = policy(PoolSettings::default());
+    let mut rules = policy.rules.rules().to_vec();
+    for rule in rules.iter_mut().filter(|rule| rule.action == Action::Exempt) {
+        rule.to = vec![to.parse().unwrap()];
+    }
+    Policy { rules: RuleSet::new(rules), ..policy }
+}
+
+#[test]
+fn what_is_known_by_older_rules_is_not_believed_beside_what_newer_ones_said() {
+    let mut rig = Rig::new(1);
+    for port in [4000, 4001] {
+        assert_eq!(source(&from_port(&mut rig, port)), pod(1));
+    }
+    publish(&rig, exempt_elsewhere("192.0.2.0/24"), roads(Some(Mac(ROUTER_MAC))));
+    for port in [4000, 4001] {
+        let elsewhere = udp((pod(1), port), (SERVER, 53), b"question");
+        assert_eq!(source(&rig.one(INSIDE, &elsewhere).unwrap().1), pod(1));
+    }
+    assert_ne!(source(&from_port(&mut rig, 4002)), pod(1), "by a rule that is gone");
+}
+
+/// A session that begins in a burst goes before what is known of its ends.
+#[test]
+fn a_session_of_the_same_burst_goes_before_what_is_known() {
+    let mut rig = plain(1, PoolSettings::high_density());
+    let (client, server) = ((EXEMPT_SERVER, 53), (pod(2), 7000));
+    for port in [4000, 4001] {
+        let sent = rig.one(INSIDE, &udp((pod(2), port), client, b"question")).unwrap().1;
+        assert_eq!(source(&sent), pod(2), "exempt");
+    }
+    rig.inject(OUTSIDE, &udp(client, RANGE, b"query"));
+    rig.inject(INSIDE, &udp(server, client, b"answer"));
+    let sent = rig.run();
+    assert_eq!(sent.iter().map(|(interface, _)| *interface).collect::<Vec<_>>(), [INSIDE, OUTSIDE]);
+    assert_eq!((source(&sent[1].1), &sent[1].1[34..36]), (RANGE.0, &RANGE.1.to_be_bytes()[..]));
 }
 
 #[test]
