@@ -213,6 +213,22 @@ fn an_early_fragment_waits_two_seconds() {
     }
 }
 
+/// One takes the room of another that is complete, and not its age.
+#[test]
+fn a_datagram_lives_as_long_as_others_wherever_it_is_kept() {
+    let mut rig = Rig::new(1);
+    let datagram = |id| pieces(&udp((pod(1), 5000), (SERVER, 53), &pattern(2000)), id, 1480);
+    whole(&mut rig, INSIDE, &datagram(1));
+    rig.advance(Duration::from_millis(1_500));
+    let parts = datagram(2);
+    assert_eq!(pass(&mut rig, INSIDE, &parts[..1], OUTSIDE).len(), 1);
+    // What was complete would be too old by now.
+    rig.advance(Duration::from_millis(1_000));
+    rig.run();
+    assert_eq!(pass(&mut rig, INSIDE, &parts[1..], OUTSIDE).len(), parts.len() - 1);
+    assert_eq!(rig.dropped(DropReason::FragmentTimeout), 0);
+}
+
 #[test]
 fn the_lifetime_follows_the_setting() {
     let mut settings = PoolSettings::default();
