@@ -223,7 +223,7 @@ fn a_datagram_lives_as_long_as_others_wherever_it_is_kept() {
     let parts = datagram(2);
     assert_eq!(pass(&mut rig, INSIDE, &parts[..1], OUTSIDE).len(), 1);
     // What was complete would be too old by now.
-    rig.advance(Duration::from_millis(1_000));
+    rig.advance(Duration::from_secs(1));
     rig.run();
     assert_eq!(pass(&mut rig, INSIDE, &parts[1..], OUTSIDE).len(), parts.len() - 1);
     assert_eq!(rig.dropped(DropReason::FragmentTimeout), 0);
