@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 /// A table of a document of the project. Its rows begin with a key and are kept in the order of the keys; what stands
 /// around it stays.
@@ -58,13 +58,23 @@ impl Table {
         let head: String = lines.by_ref().take(2).collect();
         ensure!(head.ends_with("|\n"), "half a table in {}", self.document);
         let rows: String = lines.take_while(|line| line.starts_with('|')).collect();
-        let cells = |row: &str| {
+        let cells = |row: &str| -> Vec<String> {
             let row = row.trim().trim_matches('|');
             row.split(" | ").map(|cell| cell.trim().to_owned()).collect()
         };
+        let columns = cells(self.head).len();
         let end = at + head.len() + rows.len();
         let before = text[..at + head.len()].to_owned();
-        Ok((before, rows.lines().map(cells).collect(), text[end..].to_owned()))
+        let rows: Vec<Vec<String>> = rows.lines().map(cells).collect();
+        if let Some(row) = rows.iter().find(|row| row.len() != columns) {
+            bail!(
+                "a row of {} cells in a table of {columns} ({}): {}",
+                row.len(),
+                self.document,
+                row.join(" | ")
+            );
+        }
+        Ok((before, rows, text[end..].to_owned()))
     }
 }
 
@@ -87,5 +97,7 @@ mod tests {
         let other = TABLE.with_row(&one, 1, &cells(["b", "3"])).unwrap();
         assert_eq!(other, one.replace("| b | 2 |", "| b | 3 |"));
         TABLE.with_row("no table", 1, &cells(["b", "3"])).unwrap_err();
+        let strange = text.replace("| b | 2 |", "| b | 2 |\n| c |");
+        TABLE.with_row(&strange, 1, &cells(["b", "3"])).unwrap_err();
     }
 }
