@@ -283,7 +283,9 @@ impl Holding {
 
     /// Takes a block that is held for the subscriber already, unless it has it.
     pub(crate) fn restore_block(&mut self, pool: &Pool, (address, number, class): Place) -> bool {
-        let known = |block: &PortBlock| (block.address, block.number) == (address, number);
+        let known = |block: &PortBlock| {
+            (block.address, block.number, block.class) == (address, number, class)
+        };
         if self.blocks.iter().any(known) {
             return false;
         }

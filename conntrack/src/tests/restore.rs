@@ -211,6 +211,22 @@ fn every_session_knows_when_it_began() {
     );
 }
 
+/// Blocks of low ports and of others are counted apart, and may have one number.
+#[test]
+fn a_low_block_and_another_one_of_its_number_are_taken_over() {
+    let (ports, low_ports) = (16_384..=16_895, Some(512..=527));
+    let settings = PoolSettings { ports, low_ports, ..PoolSettings::rfc4787() };
+    let (mut nat, pool) = nat_with(settings, 1, 100);
+    let of = |port| key(Protocol::Udp, (pod(1), port), remote(1, 443));
+    let public = [600, 6_000].map(|port| send(&mut nat, &of(port), secs(1)).unwrap().port);
+    let address = &pool.addresses[0];
+    assert_eq!(address.low.block_of(public[0]), address.directory.block_of(public[1]));
+    let (mut next, next_pool, records) = successor(&pool, &nat, 0, secs(2));
+    let done = next.restore(&records, secs(2));
+    assert_eq!((done.sessions, done.blocks), (2, 2), "{done:?}");
+    assert_same((&nat, &pool), (&next, &next_pool), secs(2));
+}
+
 #[test]
 fn blocks_of_subscribers_for_whom_there_is_no_room_are_given_back() {
     let settings = PoolSettings::default();
