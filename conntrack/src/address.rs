@@ -97,7 +97,7 @@ impl PublicAddress {
     }
 
     /// Whether a block of these ports is nobody's: it has no port to give, or reaches into the region for DNS.
-    pub(crate) fn is_closed(&self, ports: RangeInclusive<u16>) -> bool {
+    fn is_closed(&self, ports: RangeInclusive<u16>) -> bool {
         is_closed(ports, &self.never, self.scatter.as_ref())
     }
 

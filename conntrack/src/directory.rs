@@ -59,8 +59,11 @@ const CLOSED: u64 = 3;
 const SECONDS_BITS: u32 = 30;
 const SECONDS_MASK: u32 = (1 << SECONDS_BITS) - 1;
 
-/// Word layout: subscriber (32 bits) | held: worker (10), 0 (4), overlay (16); resting: second until which it rests,
-/// modulo 2^30 (30) | state (2).
+/// In the word of a held block: it is closed when it is given back. Who gives it back may not know yet.
+const CLOSES: u64 = 1 << 18;
+
+/// Word layout: subscriber (32 bits) | held: worker (10), 0 (3), [`CLOSES`] (1), overlay (16); resting: second until which
+/// it rests, modulo 2^30 (30) | state (2).
 fn encode(state: BlockState) -> u64 {
     let pack = |subscriber: Ipv4Addr, middle: u64, kind: u64| {
         u64::from(u32::from(subscriber)) << 32 | middle << 2 | kind
@@ -160,7 +163,7 @@ impl Directory {
     }
 
     /// Takes every block whose ports are `closed` out of what may be given out, and puts the others back. One that is
-    /// held stays so, and is looked at again when it is given back.
+    /// held stays so until it is given back.
     pub(crate) fn close_only(&self, closed: impl Fn(RangeInclusive<u16>) -> bool) {
         for number in (self.first..).map(BlockNumber).take(self.words.len()) {
             if closed(self.ports(number)) {
@@ -171,24 +174,29 @@ impl Directory {
         }
     }
 
-    /// Never gives `block` out any more, unless somebody holds it.
+    /// Never gives `block` out any more; if somebody holds it, from when it is given back.
     pub(crate) fn close(&self, block: BlockNumber) {
         let closes = |word| match decode(word) {
             BlockState::Free | BlockState::Resting(..) => Some(CLOSED),
-            BlockState::Held(_) | BlockState::Closed => None,
+            BlockState::Held(_) => Some(word | CLOSES),
+            BlockState::Closed => None,
         };
-        let word = self.word(block);
-        if word.is_some_and(|w| w.fetch_update(Ordering::AcqRel, Ordering::Acquire, closes).is_ok())
-        {
+        let Some(word) = self.word(block) else { return };
+        let before = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, closes);
+        if before.is_ok_and(|before| before & 3 != HELD) {
             self.counts.open.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
     fn reopen(&self, block: BlockNumber) {
-        let opened = self.word(block).is_some_and(|word| {
-            word.compare_exchange(CLOSED, FREE, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-        });
-        if opened {
+        let opens = |word| match decode(word) {
+            BlockState::Closed => Some(FREE),
+            BlockState::Held(_) if word & CLOSES != 0 => Some(word & !CLOSES),
+            BlockState::Free | BlockState::Held(_) | BlockState::Resting(..) => None,
+        };
+        let Some(word) = self.word(block) else { return };
+        let before = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, opens);
+        if before == Ok(CLOSED) {
             self.counts.open.fetch_add(1, Ordering::Relaxed);
             self.forget_barren();
         }
@@ -411,8 +419,8 @@ impl Directory {
         })
     }
 
-    /// Gives `block` back. It rests for `rest` before another subscriber gets it. Does nothing unless
-    /// `holder` holds it.
+    /// Gives `block` back. It rests for `rest` before another subscriber gets it, unless it was closed meanwhile. Does
+    /// nothing unless `holder` holds it.
     pub fn release(&self, block: BlockNumber, holder: Holder, rest: Duration, now: Timestamp) {
         let next = if rest.is_zero() {
             BlockState::Free
@@ -422,13 +430,21 @@ impl Directory {
                 if holder.overlay == 0 { holder.subscriber } else { Ipv4Addr::UNSPECIFIED };
             BlockState::Resting(subscriber, (now + rest).as_secs() as u32 + 1)
         };
-        let held = encode(BlockState::Held(holder));
-        let done = self.word(block).is_some_and(|word| {
-            word.compare_exchange(held, encode(next), Ordering::AcqRel, Ordering::Relaxed).is_ok()
-        });
-        if done {
-            self.counts.held.fetch_sub(1, Ordering::Relaxed);
+        let (held, next) = (encode(BlockState::Held(holder)), encode(next));
+        let given_back = |word| match word {
+            _ if word == held => Some(next),
+            _ if word == held | CLOSES => Some(CLOSED),
+            _ => None,
+        };
+        let Some(word) = self.word(block) else { return };
+        let Ok(before) = word.fetch_update(Ordering::AcqRel, Ordering::Relaxed, given_back) else {
+            return;
+        };
+        self.counts.held.fetch_sub(1, Ordering::Relaxed);
+        if before == held {
             self.forget_barren();
+        } else {
+            self.counts.open.fetch_sub(1, Ordering::Relaxed);
         }
     }
 

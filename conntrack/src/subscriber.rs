@@ -445,10 +445,6 @@ impl Holding {
         events.block(BlockChange::of(&block, pool, holder, false), now);
         let directory = pool.addresses[usize::from(block.address)].blocks(block.class);
         directory.release(block.number, holder, pool.settings.hold_down.block, now);
-        let public = &pool.addresses[usize::from(block.address)];
-        if public.is_closed(directory.ports(block.number)) {
-            directory.close(block.number);
-        }
         let recent = &mut self.rare().recent;
         if recent.len() == RECENT_BLOCKS {
             recent.pop_front();

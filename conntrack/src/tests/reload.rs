@@ -195,6 +195,28 @@ fn a_block_without_a_port_to_give_is_closed_and_opened_again() {
     assert_eq!(directory.blocks(), 8);
 }
 
+/// The directories are told first, and each worker goes over to the new pools when it has done its burst.
+#[test]
+fn a_block_that_comes_back_before_its_worker_knows_is_closed_or_open_as_others_know() {
+    let settings = PoolSettings { ports: 1024..=1151, block_size: 16, ..PoolSettings::default() };
+    let flow = key(Protocol::Udp, (pod(1), 1), remote(1, 443));
+    for closes in [true, false] {
+        let (mut nat, pool) = nat_with(settings.clone(), 1, 100);
+        let directory = &pool.addresses[0].directory;
+        let block = directory.block_of(send(&mut nat, &flow, secs(1)).unwrap().port);
+        let closed = changed(&pool, &settings, &[], &[directory.ports(block)]);
+        if !closes {
+            nat.adopt(std::slice::from_ref(&closed));
+            changed(&closed, &settings, &[], &[]);
+        }
+        nat.expire(secs(400), u32::MAX);
+        nat.expire(secs(470), u32::MAX);
+        let expected = 8 - u32::from(closes);
+        assert_eq!((directory.held(), directory.blocks()), (0, expected), "{closes}");
+        assert_eq!(directory.state(block) == BlockState::Closed, closes);
+    }
+}
+
 /// Nothing else looks at a block again whose last port is reserved while it rests.
 #[test]
 fn a_port_that_is_reserved_at_rest_keeps_no_block() {
