@@ -74,13 +74,16 @@ impl<I: PacketIo> Worker<I> {
     }
 
     /// An error about a packet of no session: only about exempt traffic it passes, untranslated.
-    pub(crate) fn admit_error(
-        &self,
-        packet: &Packet,
-        realm: Realm,
-    ) -> Result<Admitted, DropReason> {
+    pub(crate) fn admit_error(&self, parsed: &Parsed) -> Result<Admitted, DropReason> {
+        let &Parsed { ref packet, realm, .. } = parsed;
         packet.flow_key(realm)?;
         match self.rule_for(packet, realm) {
+            // What it is about went to another pod with that address.
+            Some((_, Action::Exempt))
+                if realm == Realm::Internal && !self.hears_replies(parsed) =>
+            {
+                Err(DropReason::ExemptOverlay)
+            }
             Some((_, Action::Exempt)) => Ok(Admitted::Exempt),
             _ => Err(DropReason::IcmpNoSession),
         }

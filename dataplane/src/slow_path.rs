@@ -83,7 +83,7 @@ impl<I: PacketIo> Worker<I> {
         let &Parsed { ref packet, realm, .. } = parsed;
         self.counters().slow_path.add(1);
         if let Transport::Error(_) = packet.transport {
-            return self.admit_error(packet, realm);
+            return self.admit_error(parsed);
         }
         if realm == Realm::External && self.is_public(packet.dst.addr) {
             return self.admit_inbound(parsed, now);
@@ -161,7 +161,7 @@ impl<I: PacketIo> Worker<I> {
 
     /// Whether replies to a pod's exempt traffic are led to it: they have nothing but its address.
     pub(crate) fn hears_replies(&self, parsed: &Parsed) -> bool {
-        let led_to = self.snapshot.overlay_of(parsed.packet.src.addr, None);
+        let led_to = self.snapshot.overlay_of(parsed.packet.own_end(Realm::Internal).addr, None);
         led_to == Some(parsed.overlay)
     }
 

@@ -2,7 +2,7 @@
 
 use conntrack::{Pool, PoolId};
 
-use super::icmp::change;
+use super::icmp::{change, icmp};
 use super::overlays::*;
 use super::*;
 use crate::forward::{Forwards, PortForward, StaticNat};
@@ -120,4 +120,9 @@ fn exempt_traffic_needs_routes_that_lead_its_replies_back() {
     // The other network's pod would never hear: its neighbour of the same address would.
     assert_eq!(rig.one(INSIDE, &arriving(2, &query)), None);
     assert_eq!(rig.dropped(DropReason::ExemptOverlay), 1);
+    // Nor does it say that they can't be delivered.
+    let refuses = icmp((pod(5), EXEMPT_SERVER), (3, 3), [0; 4], &reply[14..]);
+    assert!(out(&mut rig, 1, &refuses).is_some());
+    assert_eq!(rig.one(INSIDE, &arriving(2, &refuses)), None);
+    assert_eq!(rig.dropped(DropReason::ExemptOverlay), 2);
 }
