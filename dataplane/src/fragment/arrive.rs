@@ -46,8 +46,9 @@ impl<I: PacketIo> Worker<I> {
             return true;
         }
         let (pod, remote) = match realm {
-            // Its session says more than the rules do now.
+            // Its session says more than the rules do now, and is known at its home.
             Realm::Internal if self.find(parsed).is_some() => return false,
+            Realm::Internal if self.home_of(parsed) != Ok(self.id) => return false,
             Realm::Internal => (packet.src.addr, packet.dst.addr),
             Realm::External if self.is_public(packet.dst.addr) => return false,
             Realm::External => (packet.dst.addr, packet.src.addr),

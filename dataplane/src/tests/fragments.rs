@@ -165,6 +165,28 @@ fn exempt_fragments_pass_alone_in_any_order() {
     assert_eq!(rig.sum(|c| c.sessions_created.get() + c.fragmented_datagrams.get()), 0);
 }
 
+/// Wherever they arrive.
+#[test]
+fn fragments_of_a_session_that_is_older_than_its_exemption_are_translated() {
+    let mut rig = Rig::new(3);
+    let publish = |rig: &Rig, exempt: bool| {
+        let mut policy = policy(PoolSettings::default());
+        let rules = policy.rules.rules().iter();
+        let rules = rules.filter(|it| exempt || it.action != crate::rule::Action::Exempt);
+        policy.rules = crate::rule::RuleSet::new(rules.cloned().collect());
+        let snapshot = Snapshot::clone(&rig.snapshot.get());
+        rig.snapshot.publish(Snapshot { policy: Arc::new(policy), ..snapshot });
+    };
+    publish(&rig, false);
+    let ends = ((pod(1), 5000), (EXEMPT_SERVER, 53));
+    let first = rig.one(INSIDE, &udp(ends.0, ends.1, b"question")).unwrap().1;
+    publish(&rig, true);
+    for id in 1..10 {
+        let sent = whole(&mut rig, INSIDE, &pieces(&udp(ends.0, ends.1, &pattern(4000)), id, 1480));
+        assert_eq!(seen(&sent).src, seen(&first).src);
+    }
+}
+
 #[test]
 fn a_rule_for_some_ports_waits_for_the_first_fragment() {
     use crate::rule::{Action, Rule, RuleSet, Service};
