@@ -12,12 +12,15 @@ use crate::counters::Counter;
 use crate::interface::{InterfaceId, Mac};
 use crate::io::PacketIo;
 use crate::request::{Request, SessionFilter, SessionRow};
-use crate::snapshot::Snapshot;
+use crate::rule::{Action, RuleSet, Service};
+use crate::snapshot::{Policy, Snapshot};
 use crate::wire::checksum;
 
 const SERVERS: [Ipv4Addr; 4] =
     [SERVER, Ipv4Addr::new(192, 0, 2, 81), Ipv4Addr::new(203, 0, 113, 10), EXEMPT_SERVER];
 const FLOWS: u8 = 8;
+/// Stands for packets from a server to a pod itself.
+const TO_POD: u8 = 3;
 
 /// What is odd about a packet.
 #[derive(Clone, Copy, Debug)]
@@ -51,11 +54,20 @@ enum Kind {
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// Packets that arrive in one burst: from inside, or from outside to what was seen leaving.
+    /// Packets that arrive in one burst: from inside, or from outside to what was seen leaving, or to a pod.
     Burst(Vec<(bool, u8, u8, Kind, Oddity)>),
     Wait(u64),
     /// The routes change, or the router's Ethernet address, or the MTU outside.
     Roads(u32, Option<u8>, u16),
+    /// Traffic that was exempt is not, or the other way round.
+    Rules(Exempt),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Exempt {
+    Nothing,
+    All,
+    Datagrams,
 }
 
 const ODDITIES: [Oddity; 16] = [
@@ -91,12 +103,14 @@ fn step() -> impl Strategy<Value = Step> {
         4 => prop::sample::select(vec!["S", "SA", "A", "A", "A", "FA", "R", "RA"]).prop_map(Kind::Tcp),
         1 => Just(Kind::Ping),
     ];
-    let packet = (any::<bool>(), 0..3u8, 0..FLOWS, kind, oddity());
+    let packet = (any::<bool>(), 0..=TO_POD, 0..FLOWS, kind, oddity());
     prop_oneof![
         12 => prop::collection::vec(packet, 1..12).prop_map(Step::Burst),
         1 => prop::sample::select(vec![1, 500, 3_000, 70_000, 301_000]).prop_map(Step::Wait),
         1 => (1..4u32, prop::option::weighted(0.8, 1..3u8), prop::sample::select(vec![1500, 60, 28]))
             .prop_map(|(generation, mac, mtu)| Step::Roads(generation, mac, mtu)),
+        1 => prop::sample::select(vec![Exempt::Nothing, Exempt::All, Exempt::Datagrams])
+            .prop_map(Step::Rules),
     ]
 }
 
@@ -149,6 +163,21 @@ fn make_odd(frame: &mut Vec<u8>, oddity: Oddity) {
     }
 }
 
+/// `before`, but for what is exempt.
+fn with_exempt(before: &Policy, exempt: Exempt) -> Policy {
+    let mut rules = policy(PoolSettings::default()).rules.rules().to_vec();
+    match exempt {
+        Exempt::Nothing => rules.retain(|rule| rule.action != Action::Exempt),
+        Exempt::All => {}
+        Exempt::Datagrams => {
+            let datagrams = Service { protocol: Protocol::Udp, ports: 443..=443 };
+            let exempt = rules.iter_mut().filter(|rule| rule.action == Action::Exempt);
+            exempt.for_each(|rule| rule.services.push(datagrams.clone()));
+        }
+    }
+    Policy { rules: RuleSet::new(rules), ..before.clone() }
+}
+
 /// Both gateways, and the ends that were seen outside.
 struct Twins {
     rigs: [Rig; 2],
@@ -173,6 +202,7 @@ impl Twins {
         let number = usize::from(host) * usize::from(FLOWS) + usize::from(flow);
         let reply = self.seen.get(number % self.seen.len().max(1));
         let (interface, src, dst) = match (inside, reply) {
+            _ if host == TO_POD => (OUTSIDE, outer, (pod(1), port)),
             (false, Some(&(public, remote))) => (OUTSIDE, remote, public),
             _ => (INSIDE, inner, outer),
         };
@@ -215,6 +245,13 @@ impl Twins {
                     rig.advance(Duration::from_millis(*millis));
                 }
             }
+            &Step::Rules(exempt) => {
+                for rig in &self.rigs {
+                    let before = Snapshot::clone(&rig.snapshot.get());
+                    let policy = Arc::new(with_exempt(&before.policy, exempt));
+                    rig.snapshot.publish(Snapshot { policy, ..before });
+                }
+            }
             &Step::Roads(generation, mac, mtu) => {
                 for rig in &self.rigs {
                     let mut roads = roads(mac.map(|last| Mac([2, 0, 0, 0, 0, last])));
@@ -223,7 +260,7 @@ impl Twins {
                     outside.mtu = mtu;
                     rig.snapshot.publish(Snapshot {
                         interfaces: vec![interface("in0", true), outside],
-                        policy: Arc::new(policy(PoolSettings::default())),
+                        policy: Arc::clone(&rig.snapshot.get().policy),
                         roads: Arc::new(roads),
                     });
                 }
