@@ -89,7 +89,8 @@ impl Gateway {
         );
         // The guest's relay knows one place.
         guest.sh(&format!(
-            "rm -f /tmp/natgate.* && ln -sf {} /run/natgate.sock",
+            "rm -f /tmp/natgate.* && mkdir -p {} && ln -sf {} /run/natgate.sock",
+            directory.display(),
             socket.display()
         ))?;
         guest.sh(&format!("(sh -c '{run}'; echo $? > /tmp/natgate.status) >/dev/null 2>&1 &"))?;

@@ -53,7 +53,7 @@ impl Lab {
     pub fn open(rig: &Rig) -> Result<Self> {
         let (inside, outside) = (Wire::inside(rig)?, Wire::outside(rig)?);
         let nowhere = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
-        let settle = if rig.guest.is_some() { SILENCE } else { Duration::ZERO };
+        let settle = if rig.gw.guest().is_some() { SILENCE } else { Duration::ZERO };
         let mut lab = Self { inside, outside, fence: nowhere, number: Cell::new(0), settle };
         lab.fence = lab.udp(FENCE, FENCE, b"fence")?.public;
         ensure!(rig.options().pool.holds(*lab.fence.ip()), "{} is not translated", lab.fence);

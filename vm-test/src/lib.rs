@@ -9,6 +9,7 @@ pub mod craft;
 pub mod gateway;
 pub mod guest;
 pub mod halt;
+pub mod host;
 pub mod inject;
 pub mod kernel_nat;
 pub mod lab;
@@ -23,6 +24,7 @@ pub mod wait;
 
 pub use capture::Capture;
 pub use gateway::Gateway;
+pub use host::{Commands, Host};
 pub use inject::Wire;
 pub use lab::{Flow, Lab};
 pub use namespace::Namespace;

@@ -171,7 +171,7 @@ pub fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }
 
-fn parse_mac(text: &str) -> Result<[u8; 6]> {
+pub(crate) fn parse_mac(text: &str) -> Result<[u8; 6]> {
     let mut mac = [0; 6];
     let mut parts = text.split(':');
     for byte in &mut mac {

@@ -35,7 +35,7 @@ fn reach(host: &Namespace, address: Ipv4Addr) -> Result<()> {
 }
 
 fn own_services(rig: &Rig) -> Result<()> {
-    rig.gateway_echo(SERVICE)?;
+    rig.gw.echo(SERVICE)?;
     reach(&rig.node, GATEWAY[0]).context("from the node")?;
     reach(other(rig)?, GATEWAY[0]).context("from the other host")?;
     reach(&rig.pods[0], GATEWAY[0]).context("from a pod")?;
@@ -81,7 +81,7 @@ fn the_gateways_own_services_are_reached() {
     let mut rig = Rig::start(options()).unwrap();
     // The gateway's own kernel sends here too, and its checksums would stay unfinished on the wire.
     for interface in ["int", "ext"] {
-        let off = rig.gateway_sh(&format!("ethtool -K {interface} tx off"));
+        let off = rig.gw.sh(&format!("ethtool -K {interface} tx off"));
         rig.must(off);
     }
     rig.must(own_services(&rig));

@@ -68,7 +68,7 @@ fn serve(rig: &Rig) -> Result<()> {
 }
 
 fn kill_and_restart(rig: &mut Rig) -> Result<()> {
-    let quick = QUICK * rig.slower();
+    let quick = QUICK * rig.gw.slower();
     rig.natgate()?.kill9()?;
     nothing_works(rig)?;
     let mut took = restart(rig)?;
@@ -146,7 +146,7 @@ fn detached_interfaces_leak() {
     rig.must(serve(&rig));
     let killed = rig.natgate().and_then(vm_test::Gateway::kill9);
     rig.must(killed);
-    let (status, said) = rig.must(rig.gateway_natgate("", &["detach", "--all"]));
+    let (status, said) = rig.must(rig.gw.natgate("", &["detach", "--all"]));
     assert_eq!(status, 0, "{said}");
     rig.must(nothing_works(&rig));
     let scope = rig.scope().unwrap();

@@ -245,7 +245,7 @@ fn words(rig: &mut Rig, _: &Servers) -> Result<()> {
 /// A next hop that nobody has: passable until the kernel has asked for it, and then the pod is told what was explained.
 fn dead_end(rig: &mut Rig) -> Result<()> {
     const NOBODY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 40);
-    rig.gateway_ip(&format!("route add {NOBODY}/32 via 203.0.113.77"))?;
+    rig.gw.ip(&format!("route add {NOBODY}/32 via 203.0.113.77"))?;
     let to = format!("{NOBODY}:{PORT}");
     let told = wait::until("the route to be followed", Duration::from_secs(20), || {
         let told = explain(rig, &PODS[0].to_string(), &to)?;
@@ -266,7 +266,7 @@ fn dead_end(rig: &mut Rig) -> Result<()> {
     wait::until("the drop that was explained", limit, || {
         Ok((natgate.dropped("neighbour-unresolved")? > before).then_some(()))
     })?;
-    rig.gateway_ip(&format!("route del {NOBODY}/32")).map(drop)
+    rig.gw.ip(&format!("route del {NOBODY}/32")).map(drop)
 }
 
 fn whole(overlay: Overlay, workers: u16) {

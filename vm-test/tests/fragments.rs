@@ -259,7 +259,7 @@ fn flood(rig: &Rig) -> Result<()> {
         }
         id = id.wrapping_add(1);
         // Some thousands a second: what a worker of a debug build takes beside the pings.
-        std::thread::sleep(std::time::Duration::from_micros(500) * rig.slower());
+        std::thread::sleep(std::time::Duration::from_micros(500) * rig.gw.slower());
     }
     let beside = || format!("beside {id} floods of orphans");
     whole.join().expect("the ping panicked").with_context(beside)?;

@@ -55,7 +55,7 @@ fn a_driver_that_takes_no_program_at_9000_bytes_is_named() {
     let status = wait::until("its end", Duration::from_secs(10), || gateway.ended()).unwrap();
     let log = gateway.log();
     assert_eq!(status.code(), Some(1), "{log}");
-    let driver = if rig.guest.is_some() { "virtio_net" } else { "veth" };
+    let driver = if rig.gw.guest().is_some() { "virtio_net" } else { "veth" };
     let said = format!("error: MTU too large (int): the driver {driver} takes no XDP program");
     assert!(log.contains(&said), "{log}");
     assert!(log.contains("`ip link set int mtu 3498`"), "{log}");
@@ -63,7 +63,7 @@ fn a_driver_that_takes_no_program_at_9000_bytes_is_named() {
 
 fn grows(rig: &mut Rig) -> Result<()> {
     rig.node.ip("link set dev gw0 mtu 3000")?;
-    rig.gateway_ip("link set dev int mtu 3000")?;
+    rig.gw.ip("link set dev int mtu 3000")?;
     wait::until("the warning", Duration::from_secs(5), || {
         let log = rig.natgate.as_ref().map(Gateway::log).unwrap_or_default();
         let warned = log.contains("its MTU is 3000, and packets above 1774 bytes are dropped")

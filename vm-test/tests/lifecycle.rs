@@ -65,7 +65,7 @@ fn detach_gives_the_interfaces_back() {
         let stopped = stop(&mut rig);
         rig.must(stopped);
         let words = [&["detach"], what].concat();
-        let (status, said) = rig.must(rig.gateway_natgate("", &words));
+        let (status, said) = rig.must(rig.gw.natgate("", &words));
         assert_eq!(status, 0, "{said}");
         assert!(!rig.must(links(&rig)).contains("xdp"), "a program is left after detach {what:?}");
         try_to_pass(&rig);
@@ -76,7 +76,7 @@ fn detach_gives_the_interfaces_back() {
 
 /// The links of the gateway, as far as natgate could change them.
 fn links(rig: &Rig) -> Result<String> {
-    rig.gateway_sh("ip link show")
+    rig.gw.sh("ip link show")
 }
 
 /// natgate must refuse with one error that contains `phrases`, and leave the host as it was.
@@ -85,7 +85,7 @@ fn refused(rig: &Rig, wrapper: &str, arguments: &[&str], phrases: &[&str]) -> Re
     let socket = rig.directory().join("second.sock");
     let named = ["--socket", socket.to_str().context("a path of text")?];
     let words = [&["run"], arguments, &named[..]].concat();
-    let (status, said) = rig.gateway_natgate(wrapper, &words)?;
+    let (status, said) = rig.gw.natgate(wrapper, &words)?;
     ensure!(status == 1, "{status}: {said}");
     let errors: Vec<_> = said.lines().filter(|line| line.starts_with("error:")).collect();
     ensure!(errors.len() == 1, "not one error: {said}");
@@ -93,7 +93,7 @@ fn refused(rig: &Rig, wrapper: &str, arguments: &[&str], phrases: &[&str]) -> Re
         ensure!(errors[0].contains(phrase), "no {phrase:?} in {said}");
     }
     ensure!(links(rig)? == before, "the links changed from {before} to {}", links(rig)?);
-    ensure!(!rig.gateway_has(&socket)?, "a socket is left");
+    ensure!(!rig.gw.has(&socket)?, "a socket is left");
     Ok(())
 }
 
@@ -103,7 +103,7 @@ fn reroute(rig: &mut Rig, command: &str) -> Result<()> {
         Ok(rig.natgate()?.json(&["status"])?[0]["roads_generation"].as_u64())
     };
     let before = generation(rig)?;
-    rig.gateway_ip(command)?;
+    rig.gw.ip(command)?;
     wait::until("the mirror to follow", Duration::from_secs(15), || {
         Ok((generation(rig)? != before).then_some(()))
     })
@@ -127,7 +127,7 @@ fn a_destination_that_no_pod_has_does_not_leak() {
 #[test]
 fn a_removed_program_is_attached_again() {
     let mut rig = Rig::start(forwarding()).unwrap();
-    rig.must(rig.gateway_ip("link set dev int xdp off"));
+    rig.must(rig.gw.ip("link set dev int xdp off"));
     let back = wait::until("the program to be back", Duration::from_secs(15), || {
         Ok(links(&rig)?.matches("prog/xdp").count().ge(&2).then_some(()))
     });
@@ -198,7 +198,7 @@ fn an_interface_that_is_made_again_is_served_again() {
     let took = made_again(&mut rig);
     let took = rig.must(took);
     println!("answered {took:?} after the interface was complete");
-    assert!(took < Duration::from_secs(3) * rig.slower(), "{took:?}");
+    assert!(took < Duration::from_secs(3) * rig.gw.slower(), "{took:?}");
     assert_eq!(rig.must(links(&rig)).matches("prog/xdp").count(), 2, "an interface is open");
     // What was forwarded between the two is none of natgate's doing: the kernel had the new interface for a moment.
     let stopped = stop(&mut rig);
@@ -285,14 +285,14 @@ fn a_busy_xdp_hook_is_refused() {
 /// Attaches a program that is not natgate's to the external interface.
 fn attach_foreign_program(rig: &Rig) -> Result<()> {
     let object = rig.foreign_program()?;
-    rig.gateway_ip(&format!("link set dev ext xdpdrv obj {object} sec xdp"))
+    rig.gw.ip(&format!("link set dev ext xdpdrv obj {object} sec xdp"))
 }
 
 #[test]
 fn a_driver_without_native_mode_is_refused_unless_generic() {
     let rig = bare();
     // The kernel's bridge has no native XDP.
-    rig.must(rig.gateway_ip("link add plain type bridge\nlink set dev plain up"));
+    rig.must(rig.gw.ip("link add plain type bridge\nlink set dev plain up"));
     rig.must(refused(
         &rig,
         "",

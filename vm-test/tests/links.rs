@@ -63,10 +63,10 @@ fn down_and_up(rig: &mut Rig) -> Result<()> {
     // Links that are set down lose their routes.
     for (link, route) in [("ext", "default via 203.0.113.1"), ("int", "10.244.0.0/16 via 10.0.0.2")]
     {
-        rig.gateway_ip(&format!("link set dev {link} down"))?;
+        rig.gw.ip(&format!("link set dev {link} down"))?;
         show(rig, link, "up", "false")?;
         unanswered(&rig.pods[0])?;
-        rig.gateway_ip(&format!("link set dev {link} up\nroute add {route}"))?;
+        rig.gw.ip(&format!("link set dev {link} up\nroute add {route}"))?;
         answered(&rig.pods[0], &format!("an answer after {link} came up"))?;
     }
     Ok(())
@@ -87,11 +87,11 @@ fn other_mtu(rig: &mut Rig) -> Result<()> {
         anyhow::Ok(String::from_utf8_lossy(&done.stdout).into_owned())
     };
     ensure!(ping(rig)?.contains("1 received"), "1,428 bytes do not pass");
-    rig.gateway_ip("link set ext mtu 1300")?;
+    rig.gw.ip("link set ext mtu 1300")?;
     show(rig, "ext", "mtu", "1300")?;
     let told = ping(rig)?;
     ensure!(told.contains("Frag needed and DF set (mtu = 1300)"), "{told}");
-    rig.gateway_ip("link set ext mtu 1500")?;
+    rig.gw.ip("link set ext mtu 1500")?;
     show(rig, "ext", "mtu", "1500")?;
     rig.pods[0].ip("route flush cache")?;
     ensure!(ping(rig)?.contains("1 received"), "1,428 bytes do not pass again");
@@ -109,8 +109,8 @@ fn other_hardware_addresses(rig: &mut Rig) -> Result<()> {
     server::udp_echo(&rig.s1, S1[0], PORT)?;
     answered(&rig.pods[0], "an answer")?;
     for (link, neighbour, its) in [("int", "node", "gw0"), ("ext", "r", "down")] {
-        rig.gateway_sysctl(&format!("net.ipv4.conf.{link}.arp_notify"), 1)?;
-        rig.gateway_ip(&format!("link set dev {link} address 02:00:00:00:00:77"))?;
+        rig.gw.sysctl(&format!("net.ipv4.conf.{link}.arp_notify"), 1)?;
+        rig.gw.ip(&format!("link set dev {link} address 02:00:00:00:00:77"))?;
         let neighbour = if neighbour == "node" { &rig.node } else { &rig.r };
         // Pool addresses are natgate's: who asked for them asks again.
         neighbour.ip(&format!("neigh flush dev {its}"))?;

@@ -20,7 +20,7 @@ fn namespace() -> Result<Namespace> {
 
 fn boot(life: Duration, namespace: &Namespace, directory: &Path) -> Result<Guest> {
     let machine = Machine { life, ..Machine::with_queues(1) };
-    Guest::boot(machine, namespace, [("tap0", MACS[0]), ("tap1", MACS[1])], directory)
+    Guest::boot(machine, namespace, &[("tap0", MACS[0]), ("tap1", MACS[1])], directory)
 }
 
 /// Programs that were told about `directory`.

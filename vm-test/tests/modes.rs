@@ -79,9 +79,9 @@ fn warnings_hold(rig: &mut Rig) -> Result<()> {
         if !warned(rig)? {
             continue;
         }
-        let is = rig.gateway_sh(&format!("ethtool -k {side}"))?;
+        let is = rig.gw.sh(&format!("ethtool -k {side}"))?;
         ensure!(is.contains(&format!("{long}: on")), "warned of {long}, which is off: {is}");
-        rig.gateway_sh(&remedy)?;
+        rig.gw.sh(&remedy)?;
         ensure!(!warned(rig)?, "after `{remedy}` the warning is still there");
     }
     Ok(())
@@ -127,7 +127,7 @@ fn try_mode(rig: &mut Rig, driver: &str, kernel: &str, mode: &str, lacks: &Lacks
         (report, Some(results))
     };
     // Its program stays in a mode of its own otherwise.
-    let (status, said) = rig.gateway_natgate("", &["detach", "--all"])?;
+    let (status, said) = rig.gw.natgate("", &["detach", "--all"])?;
     ensure!(status == 0, "{said}");
     let word = |result: &Result<()>| {
         if let Err(error) = result {
@@ -172,7 +172,7 @@ fn every_mode(options: Options, driver: &str, lacks: &Lacks) {
     }
     rig.must(server::udp_echo(&rig.s1, S1[0], PORT));
     rig.must(server::tcp_echo(&rig.s1, S1[0], PORT));
-    let running = rig.must(rig.gateway_sh("uname -r"));
+    let running = rig.must(rig.gw.sh("uname -r"));
     let running = running.trim().split('.').take(2).collect::<Vec<_>>().join(".");
     let kernel = machine.map_or(running.clone(), |it| it.kernel.name().to_owned());
     assert!(kernel.starts_with(&running), "{kernel} is wanted, {running} runs");

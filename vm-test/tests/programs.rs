@@ -268,7 +268,7 @@ fn namesakes(rig: &Rig) -> Result<()> {
 /// Port shadow (CVE-2021-3773): a pod that sends from a service's port does not become the service.
 fn port_shadow(rig: &Rig) -> Result<()> {
     const SERVICE: u16 = 6000;
-    rig.gateway_echo(SERVICE)?;
+    rig.gw.echo(SERVICE)?;
     let shadow = rig.pods[0].run(|| -> Result<UdpSocket> {
         let socket = UdpSocket::bind((PODS[0], SERVICE))?;
         socket.set_read_timeout(Some(Duration::from_millis(300)))?;

@@ -165,7 +165,7 @@ fn run(queues: u16, guest: bool) {
 /// virtio-net adds a queue for each processor to those of the card, if it has as many left, when it gets a program; and
 /// packets arrive there, too.
 fn served_when_added(rig: &mut Rig) -> Result<()> {
-    rig.gateway_sh("ethtool -L int combined 2 && ethtool -L ext combined 2")?;
+    rig.gw.sh("ethtool -L int combined 2 && ethtool -L ext combined 2")?;
     rig.start_translator()?;
     wait::until("four queues to be served", Duration::from_secs(100), || {
         // It starts again, and answers nobody meanwhile.

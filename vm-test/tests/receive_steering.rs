@@ -87,8 +87,12 @@ impl Card {
         std::fs::write(&program, CARD)?;
         std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
         let arguments = rig.natgate_arguments()?;
-        let mut gateway =
-            Gateway::launch_beside(Some(&programs), &rig.gw, rig.directory(), &arguments)?;
+        let mut gateway = Gateway::launch_beside(
+            Some(&programs),
+            &rig.gw.namespace,
+            rig.directory(),
+            &arguments,
+        )?;
         gateway.await_ready(Duration::from_secs(20))?;
         rig.natgate = Some(gateway);
         Ok(Self { rig, programs })

@@ -58,7 +58,7 @@ fn journal(rig: &Rig) -> std::path::PathBuf {
 /// Waits until the journal has `ports`.
 fn written(rig: &Rig, ports: &[u16]) -> Result<()> {
     wait::until("the journal", Duration::from_secs(15), || {
-        let text = rig.gateway_read(&journal(rig)).unwrap_or_default();
+        let text = rig.gw.read(&journal(rig)).unwrap_or_default();
         let ranges: Vec<(u16, u16)> = text
             .lines()
             .filter_map(|line| line.strip_prefix(&format!("{PUBLIC} "))?.split_once('-'))
@@ -126,7 +126,7 @@ fn in_high_density_the_same_ports_serve_at_once() {
         let restarted = restart(&mut rig);
         rig.must(restarted);
     }
-    assert!(!rig.must(rig.gateway_has(&journal(&rig))), "no pool asked for a journal");
+    assert!(!rig.must(rig.gw.has(&journal(&rig))), "no pool asked for a journal");
 }
 
 // Proves: 6888-REQ-8.2
@@ -137,7 +137,7 @@ fn a_gateway_without_a_readable_journal_warns_and_serves() {
     for (round, damage) in (0..).zip(damages) {
         let killed = rig.natgate().and_then(vm_test::Gateway::kill9);
         rig.must(killed);
-        rig.must(rig.gateway_write(&journal(&rig), damage));
+        rig.must(rig.gw.write(&journal(&rig), damage));
         let started = rig.start_translator();
         rig.must(started);
         let said = rig.natgate().map(|natgate| natgate.output());
@@ -160,7 +160,7 @@ fn a_prefix_of_pods_learnt_by_the_external_link_is_warned_about_and_not_used() {
         Ok(socket)
     });
     let socket = rig.must(socket.and_then(|socket| socket));
-    rig.must(rig.gateway_ip("addr add 10.244.1.200/24 dev ext"));
+    rig.must(rig.gw.ip("addr add 10.244.1.200/24 dev ext"));
     let warned = wait::until("the warning", Duration::from_secs(15), || {
         let said = rig.natgate()?.output();
         Ok(said.contains("10.244.1.0/24").then_some(()))

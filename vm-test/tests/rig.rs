@@ -14,7 +14,7 @@ fn nothing_is_left_after_a_panic() {
     let mine = format!("ngr{}-", std::process::id());
     let failed = std::panic::catch_unwind(|| {
         let rig = Rig::start(Options::untranslated()).unwrap();
-        assert!(namespaces().contains(rig.gw.name()));
+        assert!(namespaces().contains(rig.gw.namespace.name()));
         let directory = rig.directory().to_owned();
         std::panic::resume_unwind(Box::new(directory));
     });

@@ -29,7 +29,7 @@ fn one_datagram(pod: &Namespace, mark: &'static str) -> Result<()> {
 fn forget_neighbours(rig: &Rig) -> Result<()> {
     rig.node.ip("neigh flush all")?;
     rig.r.ip("neigh flush all")?;
-    rig.gateway_ip("neigh flush dev int\nneigh flush dev ext")
+    rig.gw.ip("neigh flush dev int\nneigh flush dev ext")
 }
 
 /// Every neighbour is forgotten, then one packet is sent, once.
@@ -76,7 +76,7 @@ fn reroute(rig: &Rig, command: &str) -> Result<()> {
         None => anyhow::Ok(None),
     };
     let before = generation()?;
-    rig.gateway_ip(command)?;
+    rig.gw.ip(command)?;
     if before.is_none() {
         return Ok(());
     }
@@ -138,10 +138,10 @@ fn new_hardware_address(rig: &mut Rig) -> Result<()> {
     one_datagram(&rig.pods[0], "before")?;
     // The new owner of the address announces itself.
     rig.r.sysctl("net.ipv4.conf.down.arp_notify", 1)?;
-    rig.gateway_sysctl("net.ipv4.neigh.ext.locktime", 0)?;
+    rig.gw.sysctl("net.ipv4.neigh.ext.locktime", 0)?;
     rig.r.ip("link set dev down address 02:00:00:00:00:99")?;
     wait::until("the kernel to see the new address", Duration::from_secs(15), || {
-        let neighbours = rig.gateway_sh("ip neigh show dev ext")?;
+        let neighbours = rig.gw.sh("ip neigh show dev ext")?;
         Ok(neighbours.contains("02:00:00:00:00:99").then_some(()))
     })?;
     answered_soon(&rig.pods[0], "after")

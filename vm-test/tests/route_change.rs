@@ -45,7 +45,7 @@ fn load(rig: &mut Rig) -> Result<[Duration; 2]> {
         writeln!(lines, "route add 100.{high}.{middle}.{low}/32 via 203.0.113.1")?;
     }
     let begun = Instant::now();
-    rig.gateway_ip(&lines)?;
+    rig.gw.ip(&lines)?;
     let told = begun.elapsed();
     // Nothing has changed for a while.
     let (mut last, mut followed) = (generation(rig)?, begun.elapsed());
@@ -70,7 +70,7 @@ fn change(rig: &Rig) -> Result<Vec<[Duration; 2]>> {
     for change in 0..CHANGES {
         let via = if change % 2 == 0 { 3 } else { 1 };
         let asked = now()?;
-        rig.gateway_ip(&format!("route replace default via 203.0.113.{via}"))?;
+        rig.gw.ip(&format!("route replace default via 203.0.113.{via}"))?;
         times.push([asked, now()?]);
         std::thread::sleep(Duration::from_millis(300));
     }
@@ -114,7 +114,7 @@ fn a_change_of_route_reaches_packets_at_once() {
     );
     // Both routers are resolved before times count.
     for via in [3, 1] {
-        let routed = rig.gateway_ip(&format!("route replace default via 203.0.113.{via}"));
+        let routed = rig.gw.ip(&format!("route replace default via 203.0.113.{via}"));
         rig.must(routed);
         rig.must(rig.pods[0].exec(&format!("ping -n -q -c 5 -i 0.2 -W 2 {}", S1[0])));
     }
@@ -147,5 +147,5 @@ fn a_change_of_route_reaches_packets_at_once() {
     println!(
         "after a change packets went by the old way for {median:?} (median), {longest:?} (longest of {CHANGES})"
     );
-    assert!(longest < BOUND * rig.slower(), "{delays:?}");
+    assert!(longest < BOUND * rig.gw.slower(), "{delays:?}");
 }

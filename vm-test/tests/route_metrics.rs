@@ -34,24 +34,24 @@ fn outside_and_inside(rig: &mut Rig) -> Result<()> {
     heard(rig, " 0% packet loss")?;
     let before = segment(rig)?;
     ensure!(before > 1300, "{before}");
-    rig.gateway_ip("route replace default via 203.0.113.1 mtu 1300")?;
+    rig.gw.ip("route replace default via 203.0.113.1 mtu 1300")?;
     heard(rig, "(mtu = 1300)")?;
     ensure!(segment(rig)? <= 1260);
     // Locked, it is the same; others of the same neighbour keep theirs.
-    rig.gateway_ip("route replace default via 203.0.113.1 mtu lock 1280\nroute add 192.0.2.11/32 via 203.0.113.1")?;
+    rig.gw.ip("route replace default via 203.0.113.1 mtu lock 1280\nroute add 192.0.2.11/32 via 203.0.113.1")?;
     heard(rig, "(mtu = 1280)")?;
     let other = format!("ping -c1 -W2 -M do -s 1372 {}", S1[1]);
     ensure!(rig.pods[0].exec(&other)?.contains(" 0% packet loss"));
-    rig.gateway_ip("route replace default via 203.0.113.1")?;
+    rig.gw.ip("route replace default via 203.0.113.1")?;
     heard(rig, " 0% packet loss")?;
     // Towards the pods: what they announce, and hear, is short enough.
-    rig.gateway_ip("route replace 10.244.0.0/16 via 10.0.0.2 mtu 1200")?;
+    rig.gw.ip("route replace 10.244.0.0/16 via 10.0.0.2 mtu 1200")?;
     let short = wait::until("a shorter segment", Duration::from_secs(5), || {
         Ok(Some(segment(rig)?).filter(|it| *it <= 1160))
     });
     short?;
     // A route to a link has one for all behind it, which is not followed, and said.
-    rig.gateway_ip("route add 192.0.2.0/25 dev ext mtu 1250")?;
+    rig.gw.ip("route add 192.0.2.0/25 dev ext mtu 1250")?;
     wait::until("the refusal", Duration::from_secs(5), || {
         let status = rig.natgate.as_ref().map(|it| it.json(&["status"])).transpose()?;
         let text = format!("{status:?}");

@@ -44,7 +44,7 @@ fn reroute(rig: &mut Rig, commands: &str) -> Result<()> {
     };
     for command in commands.lines() {
         let before = generation(rig)?;
-        rig.gateway_ip(command)?;
+        rig.gw.ip(command)?;
         wait::until("the mirror to follow", PATIENCE, || {
             Ok((generation(rig)? != before).then_some(()))
         })?;
@@ -132,12 +132,12 @@ fn warned(rig: &mut Rig) -> Result<bool> {
 #[test]
 fn rules_that_cannot_be_followed_are_named_at_start_and_later() {
     let mut rig = Rig::without_translator(Options::natgate()).unwrap();
-    rig.gateway_ip("rule add ipproto 17 lookup 100 pref 77").unwrap();
+    rig.gw.ip("rule add ipproto 17 lookup 100 pref 77").unwrap();
     rig.start_translator().unwrap();
     let at_start = rig.natgate().unwrap().output();
     assert!(at_start.contains("warning: routing rule 77 (ip rule) is not followed"), "{at_start}");
     let mut follow = |command: &str, wanted| {
-        rig.gateway_ip(command)?;
+        rig.gw.ip(command)?;
         wait::until(command, PATIENCE, || Ok((warned(&mut rig)? == wanted).then_some(())))
     };
     follow("rule del pref 77", false).unwrap();
@@ -184,7 +184,7 @@ fn refusing_routes_are_answered_as_they_say() {
 
 fn dead_router(rig: &mut Rig) -> Result<()> {
     rig.r.ip("link set dev down arp off")?;
-    rig.gateway_ip("neigh flush dev ext")?;
+    rig.gw.ip("neigh flush dev ext")?;
     // Until natgate has heard of that, a packet goes to where the router was, and nobody is told. What the kernel says
     // later is heard later: who knows the route knows that the neighbour is gone.
     reroute(rig, "route add 198.18.0.0/24 via 203.0.113.1")?;
@@ -223,7 +223,7 @@ fn churn(rig: &Rig) -> Result<()> {
                 ),
             })
             .collect();
-        rig.gateway_ip(&lines)?;
+        rig.gw.ip(&lines)?;
         std::thread::sleep(Duration::from_millis(100));
     }
     Ok(())

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use vm_test::client::{connect_from, echo, echo_datagram, pattern};
 use vm_test::namespace::link;
-use vm_test::{Gateway, Namespace, server};
+use vm_test::{Commands, Gateway, Host, Namespace, server};
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 const PORT: u16 = 7;
@@ -21,7 +21,7 @@ const SIDES: [&str; 3] = ["int1", "int2", "vx"];
 struct Several {
     natgate: Gateway,
     nodes: [Namespace; 3],
-    gw: Namespace,
+    gw: Host,
     r: Namespace,
     _directory: tempfile::TempDir,
 }
@@ -30,7 +30,7 @@ fn pod(side: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 244, side as u8 + 1, 11)
 }
 
-fn device(host: &Namespace, under: &str, local: &str) -> Result<String> {
+fn device(host: &impl Commands, under: &str, local: &str) -> Result<String> {
     host.ip(&format!(
         "link add vx type vxlan id 5 dev {under} local {local} dstport 8472 nolearning\nlink set vx up"
     ))?;
@@ -40,12 +40,14 @@ fn device(host: &Namespace, under: &str, local: &str) -> Result<String> {
 impl Several {
     fn start() -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("vm-test-").tempdir()?;
-        let [gw, r, n1, n2, n3] = ["gw", "r", "n1", "n2", "n3"].map(Namespace::new);
-        let (gw, r, nodes) = (gw?, r?, [n1?, n2?, n3?]);
+        let mut gw = Host::new("gw")?;
+        let [r, n1, n2, n3] = ["r", "n1", "n2", "n3"].map(Namespace::new);
+        let (r, nodes) = (r?, [n1?, n2?, n3?]);
         for (node, interface) in nodes.iter().zip(["int1", "int2", "under"]) {
-            link((&gw, interface), (node, "eth0"), 2)?;
+            link((&gw.namespace, interface), (node, "eth0"), 2)?;
         }
-        link((&gw, "ext"), (&r, "down"), 2)?;
+        link((&gw.namespace, "ext"), (&r, "down"), 2)?;
+        gw.move_if_asked(&["int1", "int2", "under", "ext"], directory.path())?;
         gw.ip("addr add 203.0.113.2/24 dev ext\nroute add default via 203.0.113.1")?;
         gw.sysctl("net.ipv4.ip_forward", 1)?;
         r.ip(&format!("addr add 203.0.113.1/24 dev down\naddr add {SERVER}/32 dev lo"))?;
@@ -76,7 +78,7 @@ impl Several {
         let words = "--internal int1 --internal int2 --internal vx --external ext --from 10.244.0.0/16 \
                      --pool 203.0.113.10-203.0.113.13 --workers 2";
         let arguments: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
-        let natgate = Gateway::start(&gw, directory.path(), &arguments)?;
+        let natgate = gw.start(directory.path(), &arguments)?;
         Ok(Self { natgate, nodes, gw, r, _directory: directory })
     }
 

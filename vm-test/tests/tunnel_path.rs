@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use vm_test::namespace::{link, output};
-use vm_test::{Gateway, Namespace, Process, server, wait};
+use vm_test::{Commands, Gateway, Host, Namespace, Process, server, wait};
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 const BYTES: usize = 300_000;
@@ -19,21 +19,21 @@ const BYTES: usize = 300_000;
 struct Narrow {
     natgate: Gateway,
     node: Namespace,
-    gw: Namespace,
+    gw: Host,
     mid: Namespace,
     _http: Process,
     _r: Namespace,
     directory: tempfile::TempDir,
 }
 
-fn device(host: &Namespace, line: &str) -> Result<String> {
+fn device(host: &impl Commands, line: &str) -> Result<String> {
     host.ip(&format!(
         "link add vx type vxlan id 7 dstport 8472 nolearning {line}\nlink set vx mtu 1450 up"
     ))?;
     Ok(host.mac("vx")?.map(|byte| format!("{byte:02x}")).join(":"))
 }
 
-fn peer(host: &Namespace, address: &str, mac: &str, remote: &str) -> Result<()> {
+fn peer(host: &impl Commands, address: &str, mac: &str, remote: &str) -> Result<()> {
     host.ip(&format!("neigh add {address} lladdr {mac} dev vx nud permanent"))?;
     host.exec(&format!("bridge fdb add {mac} dev vx dst {remote}")).map(drop)
 }
@@ -41,11 +41,13 @@ fn peer(host: &Namespace, address: &str, mac: &str, remote: &str) -> Result<()> 
 impl Narrow {
     fn start() -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("vm-test-").tempdir()?;
-        let [node, mid, gw, r] = ["node", "mid", "gw", "r"].map(Namespace::new);
-        let (node, mid, gw, r) = (node?, mid?, gw?, r?);
+        let mut gw = Host::new("gw")?;
+        let [node, mid, r] = ["node", "mid", "r"].map(Namespace::new);
+        let (node, mid, r) = (node?, mid?, r?);
         link((&node, "eth0"), (&mid, "far"), 1)?;
-        link((&mid, "near"), (&gw, "int"), 1)?;
-        link((&gw, "ext"), (&r, "down"), 1)?;
+        link((&mid, "near"), (&gw.namespace, "int"), 1)?;
+        link((&gw.namespace, "ext"), (&r, "down"), 1)?;
+        gw.move_if_asked(&["int", "ext"], directory.path())?;
         mid.ip("addr add 10.0.1.254/24 dev near\naddr add 10.0.2.254/24 dev far\nlink set far mtu 1400")?;
         mid.sysctl("net.ipv4.ip_forward", 1)?;
         node.ip("link set eth0 mtu 1400\naddr add 10.0.2.1/24 dev eth0\naddr add 10.244.1.11/32 dev lo\n\
@@ -64,7 +66,7 @@ impl Narrow {
         let http = server::http(&r, SERVER, directory.path())?;
         let arguments = "--internal int --external ext --from 10.244.0.0/16 --pool 203.0.113.10";
         let arguments: Vec<_> = arguments.split(' ').map(str::to_owned).collect();
-        let natgate = Gateway::start(&gw, directory.path(), &arguments)?;
+        let natgate = gw.start(directory.path(), &arguments)?;
         Ok(Self { natgate, node, gw, mid, _http: http, _r: r, directory })
     }
 

@@ -170,8 +170,9 @@ fn train(wire: &Wire, to: SocketAddrV4) -> Result<()> {
 fn merged(rig: &mut Rig, generic: bool) -> Result<()> {
     rig.gw.exec("ethtool -K ext gro on rx-gro-list on")?;
     let wait = "echo 20000000 > /sys/class/net/ext/gro_flush_timeout";
-    ensure!(rig.gw.command("sh").args(["-c", wait]).status()?.success(), "{wait}");
-    let (tap, router) = (Wire::open(&rig.gw, "ext", rig.r.mac("down")?)?, Wire::router(rig)?);
+    ensure!(rig.gw.namespace.command("sh").args(["-c", wait]).status()?.success(), "{wait}");
+    let (tap, router) =
+        (Wire::open(&rig.gw.namespace, "ext", rig.r.mac("down")?)?, Wire::router(rig)?);
     let nobody = SocketAddrV4::new(Ipv4Addr::new(10, 244, 1, 99), PORT);
     wait::until("merged datagrams, without natgate", Duration::from_secs(15), || {
         train(&router, nobody)?;

@@ -68,7 +68,7 @@ fn file_agrees(rig: &mut Rig, file: &Path) -> Result<()> {
         .collect();
     ensure!(!shown.is_empty(), "no subscriber has a block");
     wait::until("the file to say what is held", Duration::from_secs(10), || {
-        let text = rig.gateway_read(file).unwrap_or_default();
+        let text = rig.gw.read(file).unwrap_or_default();
         let mut counted = BTreeMap::new();
         for pod in replay(&text)?.into_values() {
             *counted.entry(pod).or_insert(0) += 1;
@@ -123,7 +123,7 @@ fn records_are_small(rig: &mut Rig, file: &Path) -> Result<()> {
         Ok(())
     })??;
     file_agrees(rig, file)?;
-    let text = rig.gateway_read(file)?;
+    let text = rig.gw.read(file)?;
     let lines = text.lines().count();
     ensure!((2..FLOWS / 10).contains(&lines), "{lines} records of {FLOWS} flows");
     ensure!(!text.contains(&S1[0].to_string()), "a destination: {text}");

@@ -30,7 +30,9 @@ mount -t tmpfs tmp /tmp
 mount -t tmpfs run /run
 for module in $(cat /lib/modules/order); do insmod /lib/modules/$module; done
 ip link set lo up
-ip addr add 169.254.77.2/30 dev eth2 && ip link set eth2 up
+for card in /sys/class/net/eth*; do
+	grep -q 02:00:00:00:fe:ff $card/address && ip addr add 169.254.77.2/30 dev ${card##*/} && ip link set ${card##*/} up
+done
 vm-test-guest serve 169.254.77.2 /run/natgate.sock 2>/dev/null &
 stty -F /dev/ttyS1 raw -echo
 exec 3<>/dev/ttyS1

@@ -1,8 +1,8 @@
 //! A virtual machine that takes the gateway's place in a rig: a stock kernel with the drivers of a network card.
 //!
-//! QEMU runs in the gateway's namespace. Its two cards hang on bridges there, which lead to the veths that were the
+//! QEMU runs in the gateway's namespace. Its cards hang on bridges there, which lead to the veths that were the
 //! gateway's; so everything around it stays as it is. Orders to the guest go by a serial port, those to QEMU by its monitor,
-//! and clients reach natgate's socket by a third card, which only leads to QEMU's namespace.
+//! and clients reach natgate's socket by a last card, which only leads to QEMU's namespace.
 //!
 //! A guest ends with its rig; if the test hangs, when its life is over; and if the test is killed, with whichever comes
 //! first, its life's end or the next rig, which sweeps.
@@ -33,7 +33,7 @@ const BOOT: Duration = Duration::from_secs(120);
 const ORDER: Duration = Duration::from_secs(60);
 /// How long a guest lives at most: no test has so long.
 const LIFE: Duration = Duration::from_secs(900);
-/// Addresses of the third card's link: QEMU's namespace, and the guest.
+/// Addresses of the last card's link: QEMU's namespace, and the guest.
 const RELAY: [Ipv4Addr; 2] = [Ipv4Addr::new(169, 254, 77, 1), Ipv4Addr::new(169, 254, 77, 2)];
 /// What leads to natgate's socket outside.
 const SOCKET: &str = "natgate.sock";
@@ -91,7 +91,7 @@ impl Guest {
     pub fn boot(
         machine: Machine,
         namespace: &Namespace,
-        cards: [(&str, [u8; 6]); 2],
+        cards: &[(&str, [u8; 6])],
         directory: &Path,
     ) -> Result<Self> {
         let image = Image::make(machine.kernel, machine.card)?;
@@ -167,7 +167,7 @@ impl Guest {
         Ok(serial.write_all(b"\n")?)
     }
 
-    /// Gives QEMU's monitor an order, such as `stop`, `cont` or `set_link n0 off`; what it says. The cards are `n0` and `n1`.
+    /// Gives QEMU's monitor an order, such as `stop`, `cont` or `set_link n0 off`; what it says. The cards are `n0`, `n1` and so on.
     pub fn monitor(&self, order: &str) -> Result<String> {
         const PROMPT: &[u8] = b"(qemu) ";
         let mut monitor = UnixStream::connect(self.directory.join("monitor"))?;
@@ -189,6 +189,11 @@ impl Guest {
     pub fn put(&self, path: &Path, contents: &[u8]) -> Result<()> {
         let done = relay::put(&self.directory.join(FILES), path, contents);
         done.with_context(|| format!("{} for the guest", path.display()))
+    }
+
+    /// Its address on the link that leads to QEMU's namespace only.
+    pub fn address(&self) -> Ipv4Addr {
+        RELAY[1]
     }
 
     /// A socket outside that leads to natgate's inside.
@@ -262,7 +267,7 @@ fn command(
     image: &Image,
     machine: Machine,
     namespace: &Namespace,
-    cards: [(&str, [u8; 6]); 2],
+    cards: &[(&str, [u8; 6])],
     directory: &Path,
 ) -> Command {
     let (queues, processors) = (machine.queues, machine.queues.min(PROCESSORS));
@@ -290,6 +295,7 @@ fn command(
         command.arg("-device").arg(place);
     }
     command.args(["-netdev", "tap,id=relay,ifname=tap-relay,script=no,downscript=no,vhost=off"]);
-    command.args(["-device", "virtio-net-pci,netdev=relay,romfile="]);
+    // The guest knows it by its address (`image`).
+    command.args(["-device", "virtio-net-pci,netdev=relay,mac=02:00:00:00:fe:ff,romfile="]);
     command
 }

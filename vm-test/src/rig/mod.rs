@@ -19,16 +19,14 @@ mod wiring;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Result, anyhow, ensure};
 use tempfile::TempDir;
 
 use crate::client::{PATIENCE, echo_datagram};
-use crate::guest::Guest;
 use crate::namespace::sweep;
 use crate::oracle::{Faults, Oracles, Scope, Summary, Trace, leaks};
-use crate::{Capture, Gateway, Namespace, kernel_nat, server};
+use crate::{Capture, Gateway, Host, Namespace, kernel_nat, server};
 
 pub use options::{
     FROM, GATEWAY, Mtus, OTHER, Options, Overlay, PODS, Pool, S1, S2, STATIC, Translator, UNDER,
@@ -40,14 +38,12 @@ pub struct Rig {
     /// natgate, when it translates (dropped first).
     pub natgate: Option<Gateway>,
     captures: Option<[Capture; 2]>,
-    /// The virtual machine that natgate runs in, if it does.
-    pub guest: Option<Arc<Guest>>,
     /// The pods.
     pub pods: [Namespace; 2],
     /// The router of the pods.
     pub node: Namespace,
     /// The gateway: interfaces `int` and `ext`.
-    pub gw: Namespace,
+    pub gw: Host,
     /// The router outside: `down` leads to the gateway.
     pub r: Namespace,
     /// The first server.
@@ -88,10 +84,9 @@ impl Rig {
         let mut rig = Self {
             natgate: None,
             captures: None,
-            guest: None,
             pods: [Namespace::new("c1")?, Namespace::new("c2")?],
             node: Namespace::new("node")?,
-            gw: Namespace::new("gw")?,
+            gw: Host::new("gw")?,
             r: Namespace::new("r")?,
             s1: Namespace::new("s1")?,
             s2: Namespace::new("s2")?,
@@ -158,7 +153,7 @@ impl Rig {
                 Ok(())
             }
             Translator::KernelNat => kernel_nat::start(
-                &self.gw,
+                &self.gw.namespace,
                 "ext",
                 FROM,
                 self.options.pool.range(),

@@ -1,15 +1,12 @@
 //! How is the picture of [`super`] made of links, addresses and routes?
 
 use std::net::Ipv4Addr;
-use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result};
 
 use super::{FROM, Mtus, OTHER, Overlay, PODS, Rig, Translator, UNDER};
-use crate::guest::{Guest, Machine};
+use crate::guest::Machine;
 use crate::namespace::link;
-use crate::wait;
 
 /// What a VXLAN header and what is around it takes of a packet.
 const OUTER: u16 = 50;
@@ -45,7 +42,9 @@ impl Rig {
             ))?;
         }
         match self.options.overlay {
-            Overlay::Plain => link((&self.node, "gw0"), (&self.gw, "int"), self.options.queues)?,
+            Overlay::Plain => {
+                link((&self.node, "gw0"), (&self.gw.namespace, "int"), self.options.queues)?;
+            }
             overlay => self.lay_tunnel(overlay == Overlay::Learning)?,
         }
         self.node.ip("addr add 10.0.0.2/24 dev gw0\nroute add default via 10.0.0.1")?;
@@ -61,9 +60,9 @@ impl Rig {
 
     /// A tunnel in place of the link between the node and the gateway.
     fn lay_tunnel(&self, learning: bool) -> Result<()> {
-        link((&self.node, "under"), (&self.gw, "under"), self.options.queues)?;
+        link((&self.node, "under"), (&self.gw.namespace, "under"), self.options.queues)?;
         let inside = self.options.mtus.inside;
-        let ends = [(&self.node, "gw0", UNDER[0]), (&self.gw, "int", UNDER[1])];
+        let ends = [(&self.node, "gw0", UNDER[0]), (&self.gw.namespace, "int", UNDER[1])];
         for ((host, device, local), (.., remote)) in ends.iter().zip(ends.iter().rev()) {
             let mtu = inside + OUTER;
             host.ip(&format!("link set under mtu {mtu}\naddr add {local}/24 dev under"))?;
@@ -88,7 +87,7 @@ impl Rig {
     }
 
     pub(super) fn wire_outside(&self) -> Result<()> {
-        link((&self.gw, "ext"), (&self.r, "down"), self.options.queues)?;
+        link((&self.gw.namespace, "ext"), (&self.r, "down"), self.options.queues)?;
         self.gw.ip("addr add 203.0.113.2/24 dev ext\nroute add default via 203.0.113.1")?;
         self.r.ip("addr add 203.0.113.1/24 dev down")?;
         for (server, name, net, hosts) in [
@@ -125,8 +124,8 @@ impl Rig {
             (&self.node, "pod1", pods),
             (&self.node, "pods", pods),
             (&self.node, "gw0", inside),
-            (&self.gw, "int", inside),
-            (&self.gw, "ext", outside),
+            (&self.gw.namespace, "int", inside),
+            (&self.gw.namespace, "ext", outside),
             (&self.r, "down", outside),
             (&self.r, "s1", server),
             (&self.s1, "eth0", server),
@@ -147,81 +146,61 @@ impl Rig {
             }
         }
         if self.options.translator != Translator::Natgate {
-            for (host, interface) in
-                [(&self.node, "gw0"), (&self.gw, "int"), (&self.gw, "ext"), (&self.r, "down")]
-            {
+            for (host, interface) in [
+                (&self.node, "gw0"),
+                (&self.gw.namespace, "int"),
+                (&self.gw.namespace, "ext"),
+                (&self.r, "down"),
+            ] {
                 host.exec(&format!("ethtool -K {interface} tx off"))?;
             }
         }
         Ok(())
     }
 
-    /// Has a virtual machine take the gateway's place: its links end at bridges, on which the cards of the guest hang.
+    /// Has a virtual machine take the gateway's place.
     pub(super) fn move_into_guest(&mut self) -> Result<()> {
         // Controls that need no natgate need no guest either.
-        let machine =
-            self.options.machine.filter(|_| self.options.translator == Translator::Natgate);
-        let Some(machine) = machine else { return Ok(()) };
-        let machine = Machine { queues: machine.queues.max(self.options.queues), ..machine };
-        let inner = self.inner_card();
-        let macs = [self.gw.mac(inner)?, self.gateway_macs[1]];
-        let mut mtus = [self.options.mtus.inside, self.options.mtus.outside];
+        if self.options.translator != Translator::Natgate {
+            return Ok(());
+        }
+        let Some(machine) = self.machine() else { return Ok(()) };
         if self.options.overlay != Overlay::Plain {
             self.gw.ip("link del int")?;
-            mtus[0] += OUTER;
         }
-        // QEMU opens a tap of one queue as one that has never heard of several.
-        let several = if machine.queues > 1 { "multi_queue" } else { "" };
-        for (number, (side, mtu)) in [inner, "ext"].into_iter().zip(mtus).enumerate() {
-            self.gw.ip(&format!(
-                "addr flush dev {side}\nlink set {side} address 02:00:00:00:fe:0{number}\n\
-                 link add br-{side} type bridge forward_delay 0 mcast_snooping 0\n\
-                 tuntap add dev tap-{side} mode tap {several} vnet_hdr\n\
-                 link set {side} master br-{side}\nlink set tap-{side} master br-{side} mtu {mtu}\n\
-                 link set tap-{side} up\nlink set br-{side} up"
-            ))?;
-        }
+        let cards = self.cards();
         // Packets one by one, as on a link of namespaces with natgate: captures are taken here.
+        let inner = self.inner_card();
         let beneath = if inner == "int" { "gw0" } else { inner };
         for (host, interface) in [(&self.node, beneath), (&self.r, "down")] {
             host.exec(&format!("ethtool -K {interface} {WHOLE_PACKETS}"))?;
         }
-        let tap = format!("tap-{inner}");
-        let cards = [(tap.as_str(), macs[0]), ("tap-ext", macs[1])];
-        let guest = Guest::boot(machine, &self.gw, cards, self.directory.path())?;
-        self.guest = Some(Arc::new(guest));
-        // Suites that know of guests say themselves how long things may take there.
-        if Machine::of_test().is_some() {
-            wait::be_patient(self.slower());
-        }
+        self.gw.move_into_guest(machine, &cards, self.directory.path())?;
         self.configure_guest()?;
         self.let_guest_forward()
     }
 
+    /// The machine that was asked for.
+    fn machine(&self) -> Option<Machine> {
+        let machine = self.options.machine?;
+        Some(Machine { queues: machine.queues.max(self.options.queues), ..machine })
+    }
+
+    /// Names and MTUs of the gateway's cards, the inner one first.
+    fn cards(&self) -> [(&'static str, u16); 2] {
+        let Mtus { inside, outside, .. } = self.options.mtus;
+        let outer = if self.options.overlay == Overlay::Plain { 0 } else { OUTER };
+        [(self.inner_card(), inside + outer), ("ext", outside)]
+    }
+
     /// Gives the cards of a guest that has just booted their names and addresses, and the guest its routes.
     pub fn configure_guest(&self) -> Result<()> {
-        let (Some(guest), Some(machine)) = (&self.guest, self.options.machine) else {
-            bail!("no guest")
-        };
-        let queues = machine.queues.max(self.options.queues);
-        guest.sh(&format!("mkdir -p {}", self.directory.path().display()))?;
-        for (card, side) in [("eth0", self.inner_card()), ("eth1", "ext")] {
-            guest.sh(&format!("ip link set {card} name {side} && {}", self.card_lines(side)))?;
-            if !machine.card.has_channels() {
-                continue;
-            }
-            // A driver may begin with one queue for each processor.
-            let queues = format!("ethtool -L {side} combined {queues}");
-            guest.sh(&format!(
-                "{queues} 2>/tmp/said || grep -q 'no channel parameters changed' /tmp/said"
-            ))?;
+        let cards = self.cards();
+        self.gw.name_cards(self.machine().context("no guest")?, &cards)?;
+        for (side, _) in &cards {
+            self.gw.sh(&self.card_lines(side))?;
         }
-        for side in [self.inner_card(), "ext"] {
-            let up = format!("[ $(cat /sys/class/net/{side}/operstate) = up ]");
-            wait::until(&format!("{side} in the guest"), Duration::from_secs(60), || {
-                Ok((guest.try_sh(&up)?.0 == 0).then_some(()))
-            })?;
-        }
+        self.gw.await_cards(&cards)?;
         match self.options.overlay {
             Overlay::Plain => Ok(()),
             overlay => self.lay_tunnel_in_guest(overlay == Overlay::Learning),
@@ -237,26 +216,26 @@ impl Rig {
     fn lay_tunnel_in_guest(&self, learning: bool) -> Result<()> {
         let (own, its) = (text(self.gateway_macs[0]), text(self.node.mac("gw0")?));
         let [remote, local] = UNDER;
-        self.gateway_ip(&format!(
+        self.gw.ip(&format!(
             "link add int type vxlan {} dev under local {local}\n\
              link set int address {own} mtu {}\nlink set int up\n\
              addr add 10.0.0.1/24 dev int\nroute add 10.244.0.0/16 via 10.0.0.2",
             kind(learning, remote),
             self.options.mtus.inside
         ))?;
-        self.gateway_sh(&format!("ethtool -K int {WHOLE_PACKETS}"))?;
+        self.gw.sh(&format!("ethtool -K int {WHOLE_PACKETS}"))?;
         if learning {
             return Ok(());
         }
-        self.gateway_ip(&format!("neigh add 10.0.0.2 lladdr {its} dev int nud permanent"))?;
-        self.gateway_sh(&format!("bridge fdb add {its} dev int dst {remote}")).map(drop)
+        self.gw.ip(&format!("neigh add 10.0.0.2 lladdr {its} dev int nud permanent"))?;
+        self.gw.sh(&format!("bridge fdb add {its} dev int dst {remote}")).map(drop)
     }
 
     /// Has the kernel of a guest forward, if that is wanted: last, since until natgate's programs are there after a boot
     /// everything is the kernel's.
     pub fn let_guest_forward(&self) -> Result<()> {
         let forwards = u32::from(self.options.gateway_forwards);
-        self.gateway_sh(&format!("echo {forwards} > /proc/sys/net/ipv4/ip_forward")).map(drop)
+        self.gw.sh(&format!("echo {forwards} > /proc/sys/net/ipv4/ip_forward")).map(drop)
     }
 
     /// What sets up the gateway's interface `side`, which has this name: commands of a shell, joined by `&&`.

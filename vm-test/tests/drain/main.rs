@@ -114,7 +114,7 @@ fn nothing_begins(rig: &mut Rig) -> Result<()> {
     let refused = rig.pods[0].run(|| connect((S1[0], PORT)))?;
     let refused = refused.err().context("a new connection was opened")?;
     ensure!(
-        begun.elapsed() < Duration::from_secs(1) * rig.slower(),
+        begun.elapsed() < Duration::from_secs(1) * rig.gw.slower(),
         "the pod had to wait: {refused:#}"
     );
     ensure!(echo_datagram(&datagrams(rig)?, b"new").is_err(), "a new UDP flow was opened");

@@ -19,10 +19,10 @@ fn last() {
 }
 
 fn down_and_up(rig: &Rig, side: &str, route: &str) -> Result<()> {
-    rig.gateway_sh(&format!("ip link set {side} down"))?;
+    rig.gw.sh(&format!("ip link set {side} down"))?;
     last();
     // Without their interface, routes are gone.
-    rig.gateway_sh(&format!("ip link set {side} up && ip route add {route}")).map(drop)
+    rig.gw.sh(&format!("ip link set {side} up && ip route add {route}")).map(drop)
 }
 
 pub(crate) fn external_down_and_up(rig: &mut Rig, _: &Load) -> Result<()> {
@@ -35,9 +35,9 @@ pub(crate) fn internal_down_and_up(rig: &mut Rig, _: &Load) -> Result<()> {
 
 pub(crate) fn other_mtus(rig: &mut Rig, _: &Load) -> Result<()> {
     for side in ["int", "ext"] {
-        rig.gateway_sh(&format!("ip link set {side} mtu 1300"))?;
+        rig.gw.sh(&format!("ip link set {side} mtu 1300"))?;
         last();
-        rig.gateway_sh(&format!("ip link set {side} mtu 1500"))?;
+        rig.gw.sh(&format!("ip link set {side} mtu 1500"))?;
     }
     Ok(())
 }
@@ -45,7 +45,7 @@ pub(crate) fn other_mtus(rig: &mut Rig, _: &Load) -> Result<()> {
 /// The kernel is asked to announce its own addresses; natgate has to announce those of its pools.
 pub(crate) fn other_addresses(rig: &mut Rig, _: &Load) -> Result<()> {
     for (number, (side, ..)) in links(rig).iter().enumerate() {
-        rig.gateway_sh(&format!(
+        rig.gw.sh(&format!(
             "echo 1 > /proc/sys/net/ipv4/conf/{side}/arp_notify && \
              ip link set {side} address 02:00:00:00:77:0{number}"
         ))?;
@@ -57,7 +57,7 @@ pub(crate) fn other_addresses(rig: &mut Rig, _: &Load) -> Result<()> {
 pub(crate) fn two_queues(rig: &Rig) -> Result<()> {
     for (side, host, interface) in links(rig) {
         host.exec(&format!("ethtool -L {interface} rx 2 tx 2"))?;
-        rig.gateway_sh(&format!("ethtool -L {side} rx 2 tx 2"))?;
+        rig.gw.sh(&format!("ethtool -L {side} rx 2 tx 2"))?;
     }
     Ok(())
 }
@@ -66,7 +66,7 @@ pub(crate) fn more_queues(rig: &mut Rig, _: &Load) -> Result<()> {
     let workers = rig.natgate()?.json(&["workers"])?.len();
     ensure!(workers == 2, "{workers} workers");
     for (side, host, interface) in links(rig) {
-        rig.gateway_sh(&format!("ethtool -L {side} rx 4 tx 4"))?;
+        rig.gw.sh(&format!("ethtool -L {side} rx 4 tx 4"))?;
         host.exec(&format!("ethtool -L {interface} rx 4 tx 4"))?;
     }
     Ok(())
@@ -74,7 +74,7 @@ pub(crate) fn more_queues(rig: &mut Rig, _: &Load) -> Result<()> {
 
 /// What is made anew forwards nothing by itself: natgate may be slow to put its program there.
 pub(crate) fn new_ones_forward_nothing(rig: &Rig) -> Result<()> {
-    rig.gateway_sh("echo 0 > /proc/sys/net/ipv4/conf/default/forwarding").map(drop)
+    rig.gw.sh("echo 0 > /proc/sys/net/ipv4/conf/default/forwarding").map(drop)
 }
 
 pub(crate) fn made_again(rig: &mut Rig, _: &Load) -> Result<()> {
@@ -84,7 +84,7 @@ pub(crate) fn made_again(rig: &mut Rig, _: &Load) -> Result<()> {
 }
 
 pub(crate) fn carrier_lost(rig: &mut Rig, _: &Load) -> Result<()> {
-    let guest = rig.guest.as_ref().context("no guest")?;
+    let guest = rig.gw.guest().context("no guest")?;
     for card in ["n0", "n1"] {
         guest.monitor(&format!("set_link {card} off"))?;
         last();
@@ -97,13 +97,13 @@ pub(crate) fn carrier_lost(rig: &mut Rig, _: &Load) -> Result<()> {
 /// processors, and virtio-net adds none for a program.
 pub(crate) fn three_of_four(rig: &Rig) -> Result<()> {
     let lines = ["int", "ext"].map(|side| format!("ethtool -L {side} combined 3"));
-    rig.gateway_sh(&lines.join(" && ")).map(drop)
+    rig.gw.sh(&lines.join(" && ")).map(drop)
 }
 
 /// virtio-net changes nothing beneath a program, be it to fewer queues or to more. So natgate has to stop; without its
 /// program everything would be the kernel's, which must not forward meanwhile.
 pub(crate) fn other_queue_count(rig: &mut Rig, load: &Load) -> Result<()> {
-    let guest = rig.guest.as_ref().context("no guest")?;
+    let guest = rig.gw.guest().context("no guest")?;
     let asked = Instant::now();
     for (side, count) in [("int", 1), ("ext", 1), ("int", 4), ("ext", 4)] {
         let (status, said) = guest.try_sh(&format!("ethtool -L {side} combined {count}"))?;
@@ -112,12 +112,10 @@ pub(crate) fn other_queue_count(rig: &mut Rig, load: &Load) -> Result<()> {
     }
     load.flows(asked, Duration::from_secs(20)).context("after attempts that were refused")?;
     ensure!(queues(rig)? == [3, 3], "{:?} queues after attempts that were refused", queues(rig)?);
-    rig.gateway_sh("echo 0 > /proc/sys/net/ipv4/ip_forward")?;
+    rig.gw.sh("echo 0 > /proc/sys/net/ipv4/ip_forward")?;
     let status = rig.natgate()?.terminate()?;
     ensure!(status.success(), "natgate ended with {status}: {}", rig.natgate()?.log());
-    rig.gateway_sh(
-        "natgate detach --all && ethtool -L int combined 4 && ethtool -L ext combined 4",
-    )?;
+    rig.gw.sh("natgate detach --all && ethtool -L int combined 4 && ethtool -L ext combined 4")?;
     rig.start_translator()?;
     ensure!(queues(rig)? == [4, 4], "{:?} queues after it was stopped", queues(rig)?);
     rig.let_guest_forward()

@@ -41,10 +41,10 @@ pub(crate) fn killed(rig: &mut Rig, _: &Load) -> Result<()> {
     for round in 0..4 {
         std::thread::sleep(Duration::from_millis(random.below(300)));
         rig.natgate()?.kill9()?;
-        if round % 2 == 1 && rig.guest.is_none() {
+        if round % 2 == 1 && rig.gw.guest().is_none() {
             // Another one, in the middle of its start.
             let arguments = rig.natgate_arguments()?;
-            let mut next = Gateway::launch(&rig.gw, rig.directory(), &arguments)?;
+            let mut next = Gateway::launch(&rig.gw.namespace, rig.directory(), &arguments)?;
             std::thread::sleep(Duration::from_millis(random.below(200)));
             next.kill9()?;
         }
@@ -58,21 +58,21 @@ pub(crate) fn foreign_program(rig: &mut Rig, load: &Load) -> Result<()> {
     let object = rig.foreign_program()?;
     let attach = format!("link set dev ext xdpdrv obj {object} sec xdp");
     let asked = Instant::now();
-    ensure!(rig.gateway_sh(&format!("ip {attach}")).is_err(), "natgate's program was replaced");
+    ensure!(rig.gw.sh(&format!("ip {attach}")).is_err(), "natgate's program was replaced");
     load.flows(asked, Duration::from_secs(20)).context("after an attempt that was refused")?;
-    rig.gateway_sh(&format!("ip -force {attach}"))?;
+    rig.gw.sh(&format!("ip -force {attach}"))?;
     let ended = wait::until("natgate to end", Duration::from_secs(20), || rig.natgate()?.ended())?;
     let log = rig.natgate()?.log();
     ensure!(ended.code() == Some(1) && log.contains("XDP hook busy (ext)"), "{ended}: {log}");
     let refused = rig.start_translator().err().context("it serves beside another's program")?;
     ensure!(format!("{refused:#}").contains("XDP hook busy (ext)"), "{refused:#}");
-    rig.gateway_sh("ip link set dev ext xdp off")?;
+    rig.gw.sh("ip link set dev ext xdp off")?;
     rig.start_translator()
 }
 
 pub(crate) fn no_locked_memory(rig: &mut Rig, _: &Load) -> Result<()> {
     rig.natgate()?.kill9()?;
-    let mut command = rig.gw.command("timeout");
+    let mut command = rig.gw.namespace.command("timeout");
     // Who may raise limits may lock memory, so that right goes too.
     let wrapper = "10 prlimit --memlock=65536 setpriv --bounding-set=-ipc_lock,-sys_resource";
     command.args(wrapper.split_whitespace()).arg(natgate_binary()?).arg("run");
@@ -115,7 +115,7 @@ pub(crate) fn stuck_worker(rig: &mut Rig, _: &Load) -> Result<()> {
 
 pub(crate) fn no_huge_pages(rig: &mut Rig, _: &Load) -> Result<()> {
     rig.natgate()?.kill9()?;
-    rig.gateway_sh("echo never > /sys/kernel/mm/transparent_hugepage/enabled")?;
+    rig.gw.sh("echo never > /sys/kernel/mm/transparent_hugepage/enabled")?;
     rig.start_translator()?;
     let said = rig.natgate()?.output();
     ensure!(
@@ -128,21 +128,21 @@ pub(crate) fn no_huge_pages(rig: &mut Rig, _: &Load) -> Result<()> {
 /// natgate counts time from its start, so that the time of day is no matter.
 pub(crate) fn other_times(rig: &mut Rig, _: &Load) -> Result<()> {
     for step in ["+ 86400", "- 172800", "+ 86400"] {
-        rig.gateway_sh(&format!("date -s @$(($(date +%s) {step}))"))?;
+        rig.gw.sh(&format!("date -s @$(($(date +%s) {step}))"))?;
         std::thread::sleep(Duration::from_millis(300));
     }
     Ok(())
 }
 
 pub(crate) fn paused(rig: &mut Rig, _: &Load) -> Result<()> {
-    let guest = rig.guest.as_ref().context("no guest")?;
+    let guest = rig.gw.guest().context("no guest")?;
     guest.monitor("stop")?;
     std::thread::sleep(THREE_SECONDS);
     guest.monitor("cont").map(drop)
 }
 
 pub(crate) fn crashed(rig: &mut Rig, _: &Load) -> Result<()> {
-    let guest = rig.guest.as_ref().context("no guest")?;
+    let guest = rig.gw.guest().context("no guest")?;
     guest.reboot_by("echo c > /proc/sysrq-trigger")?;
     rig.configure_guest()?;
     rig.start_translator()?;

@@ -129,7 +129,7 @@ impl Fault {
 
     fn happens(&self, rig: &mut Rig, place: Place) -> Result<()> {
         // What a machine that emulates another takes longer for is not natgate's.
-        let slower = rig.slower();
+        let slower = rig.gw.slower();
         let load = Load::begin(rig, IDLE, self.patience)?;
         let begun = Instant::now();
         (self.inflict)(rig, &load)?;

@@ -25,10 +25,10 @@ const STUCK: Duration = Duration::from_secs(3);
 pub(crate) fn held_to_account(rig: &Rig) -> Result<()> {
     let netfilter = "/proc/sys/net/bridge/bridge-nf-call-iptables";
     let off = format!("[ ! -e {netfilter} ] || echo 0 > {netfilter}");
-    output(rig.gw.command("sh").args(["-c", &off]))?;
+    output(rig.gw.namespace.command("sh").args(["-c", &off]))?;
     let mac = rig.r.mac("down")?.map(|byte| format!("{byte:02x}")).join(":");
     let neighbour = format!("203.0.113.1 lladdr {mac} dev ext nud permanent");
-    rig.gateway_sh(&format!("/usr/local/bin/ip neigh replace {neighbour}")).map(drop)
+    rig.gw.sh(&format!("/usr/local/bin/ip neigh replace {neighbour}")).map(drop)
 }
 
 /// How many datagrams each pod sends beside the load, until it is told to stop.

@@ -6,6 +6,8 @@
 mod bulk;
 #[path = "../capture.rs"]
 mod capture;
+#[path = "../cluster.rs"]
+mod cluster;
 #[path = "../coexistence.rs"]
 mod coexistence;
 #[path = "../crash.rs"]
@@ -32,6 +34,8 @@ mod lifecycle;
 mod links;
 #[path = "../many.rs"]
 mod many;
+#[path = "../metrics.rs"]
+mod metrics;
 #[path = "../odd_packets.rs"]
 mod odd_packets;
 #[path = "../ping.rs"]
@@ -54,6 +58,8 @@ mod route_change;
 mod route_metrics;
 #[path = "../routing.rs"]
 mod routing;
+#[path = "../several.rs"]
+mod several;
 #[path = "../tags.rs"]
 mod tags;
 #[path = "../tcp_script.rs"]
@@ -64,6 +70,10 @@ mod top;
 mod traffic;
 #[path = "../tuning/main.rs"]
 mod tuning;
+#[path = "../tunnel_path.rs"]
+mod tunnel_path;
+#[path = "../twin/main.rs"]
+mod twin;
 #[path = "../udp.rs"]
 mod udp;
 #[path = "../view.rs"]

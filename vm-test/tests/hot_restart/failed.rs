@@ -20,11 +20,11 @@ fn fails_once(rig: &mut Rig) -> Result<()> {
     let status = wait::until("its end", Duration::from_secs(30), || gateway.ended())?;
     ensure!(status.code() == Some(1), "{status} {}", gateway.log());
     ensure!(gateway.log().contains("cannot serve metrics"), "{}", gateway.log());
-    ensure!(rig.gateway_has(&state_file(rig))?, "the sessions are gone");
+    ensure!(rig.gw.has(&state_file(rig))?, "the sessions are gone");
     start(rig, &objects("second", ""), 1)?;
     let said = restored(rig)?;
     ensure!(said.contains("live on"), "{said}");
-    ensure!(!rig.gateway_has(&state_file(rig))?, "it could be used twice");
+    ensure!(!rig.gw.has(&state_file(rig))?, "it could be used twice");
     before.all_go_on()
 }
 

@@ -243,7 +243,7 @@ fn survive(rig: &mut Rig, settings: &str, connections: usize, workers: &[u16]) -
         ensure!(was.len() == connections + 41, "{} sessions", was.len());
         let took = restart(rig, &objects("second", settings), workers)?;
         println!("restart with {workers} workers: {took:?}; {}", restored(rig)?);
-        ensure!(!rig.gateway_has(&state_file(rig))?, "the state is left to be loaded twice");
+        ensure!(!rig.gw.has(&state_file(rig))?, "the state is left to be loaded twice");
         let said = restored(rig)?;
         let all = was.len();
         ensure!(said == format!("{all} of {all} sessions of the natgate before live on"), "{said}");
@@ -322,9 +322,9 @@ fn refuse(rig: &mut Rig, change: impl FnOnce(&mut Vec<u8>), said: &str) -> Resul
     let mut stream = rig.pods[0].run(|| connect((S1[0], PORT)))??;
     echo(&mut stream, b"before")?;
     rig.natgate()?.terminate()?;
-    let mut bytes = rig.gateway_read_bytes(&state_file(rig))?;
+    let mut bytes = rig.gw.read_bytes(&state_file(rig))?;
     change(&mut bytes);
-    rig.gateway_write(&state_file(rig), &bytes)?;
+    rig.gw.write(&state_file(rig), &bytes)?;
     start(rig, &objects("second", ""), 1)?;
     let line = restored(rig)?;
     ensure!(line.contains("refused") && line.contains(said), "{line}");
@@ -363,11 +363,11 @@ fn killed(rig: &mut Rig) -> Result<()> {
     let count = seen(rig)?.len();
     let sign = rig.directory().join("state/running");
     vm_test::wait::until("a sign of life", Duration::from_secs(30), || {
-        let text = rig.gateway_read(&sign)?;
+        let text = rig.gw.read(&sign)?;
         Ok(text.contains(&format!("\"sessions\":{count},")).then_some(()))
     })?;
     rig.natgate()?.kill9()?;
-    ensure!(!rig.gateway_has(&state_file(rig))?, "a state is left");
+    ensure!(!rig.gw.has(&state_file(rig))?, "a state is left");
     start(rig, &objects("second", ""), 1)?;
     a_crash_is_told(rig, count)?;
     ensure!(seen(rig)?.is_empty(), "sessions of a state that was loaded before");

@@ -85,7 +85,8 @@ fn start(rig: &mut Rig, clock: &Clock) -> Result<()> {
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
     ];
     let arguments = rig.natgate_arguments()?;
-    let mut natgate = Gateway::launch_in(&environment, &rig.gw, rig.directory(), &arguments)?;
+    let mut natgate =
+        Gateway::launch_in(&environment, &rig.gw.namespace, rig.directory(), &arguments)?;
     natgate.await_ready(LIMIT)?;
     rig.natgate = Some(natgate);
     Ok(())

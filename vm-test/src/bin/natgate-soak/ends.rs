@@ -34,7 +34,7 @@ pub(crate) fn kill(events: &mut Events, rig: &mut Rig) -> Result<()> {
 /// Somebody replaces natgate's program by force: natgate ends. Another one starts when that program is gone.
 pub(crate) fn foreign_program(events: &mut Events, rig: &mut Rig) -> Result<()> {
     let object = rig.foreign_program()?;
-    rig.gateway_sh(&format!("ip -force link set dev ext xdpdrv obj {object} sec xdp"))?;
+    rig.gw.sh(&format!("ip -force link set dev ext xdpdrv obj {object} sec xdp"))?;
     let ended = wait::until("natgate to end", NOTICED, || rig.natgate()?.ended())?;
     let log = rig.natgate()?.log();
     ensure!(ended.code() == Some(1) && log.contains("XDP hook busy (ext)"), "{ended}: {log}");

@@ -259,7 +259,7 @@ impl Events {
     /// Nobody takes natgate's program away by mistake: not `natgate detach`, not another program without force.
     #[allow(clippy::unused_self, reason = "as its kin")]
     fn hands_off(&mut self, rig: &mut Rig) -> Result<()> {
-        let mut detach = rig.gw.command(vm_test::binary::natgate_binary()?);
+        let mut detach = rig.gw.namespace.command(vm_test::binary::natgate_binary()?);
         let said = output(detach.args(["detach", "ext"])).err().context("it was detached")?;
         ensure!(format!("{said:#}").contains("error:"), "{said:#}");
         let object = rig.foreign_program()?;

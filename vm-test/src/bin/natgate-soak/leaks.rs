@@ -35,7 +35,7 @@ impl Leaks {
 
     /// Ends it. There was no leak but the one that is made now, which shows that leaks are seen; how many packets that is.
     pub(crate) fn end(mut self, rig: &Rig) -> Result<usize> {
-        let wire = Wire::open(&rig.gw, "ext", rig.r.mac("down")?)?;
+        let wire = Wire::open(&rig.gw.namespace, "ext", rig.r.mac("down")?)?;
         let (from, to) = (SocketAddrV4::new(PODS[0], 9), SocketAddrV4::new(S1[0], 9));
         wire.send(&craft::udp(from, to, b"a leak"))?;
         let trace = wait::until("the leak that was made", Duration::from_secs(10), || {
