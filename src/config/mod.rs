@@ -58,7 +58,7 @@ use problem::{Origin, Place, Problems};
 use tree::{Node, Value};
 
 /// The pool of the addresses of all `StaticNat`s. No object can have this name.
-const STATIC_POOL: &str = "(static)";
+pub(crate) const STATIC_POOL: &str = "(static)";
 
 /// A pool, validated; its index in [`Config::pools`] is its [`PoolId`].
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -19,7 +19,7 @@ use crate::config::{Config, Gateway, Tunnels};
 use crate::mirror::{Link, MirrorError, MirrorState, interfaces_by_name};
 
 use super::pods;
-use super::state::{State, with_leaving};
+use super::state::{State, with_left};
 
 /// What is on the pods' side only.
 pub(crate) const INTERNAL: Roles = Roles { internal: true, external: false };
@@ -276,7 +276,7 @@ impl World {
         state: &MirrorState,
         steering: &mut Steering,
     ) {
-        let policy = left.and_then(|left| with_leaving(left, &self.policy, owners(state)));
+        let policy = left.and_then(|left| with_left(left, &self.policy, owners(state)));
         let Some(policy) = policy else { return };
         let wider = self.with_policy(policy);
         if let Err(error) = steering.apply(&wider.steering_tables(state)) {

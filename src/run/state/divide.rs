@@ -230,6 +230,7 @@ mod tests {
     use dataplane::rule::RuleSet;
     use dataplane::snapshot::Answers;
 
+    use super::super::fixed::FixedRecords;
     use super::*;
 
     const NOW: Timestamp = Timestamp::from_millis(1_000);
@@ -273,6 +274,7 @@ mod tests {
             seeds: [1, 2, 3, 4],
             pools: vec![PoolShape::of(&snapshot.policy.pools[0])],
             rules: Vec::new(),
+            fixed: FixedRecords::default(),
             block_rests: Vec::new(),
             workers: vec![Records::default(), Records { subscribers, ..Records::default() }],
         }

@@ -12,10 +12,12 @@ use nix::libc;
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
+use super::fixed::FixedRecords;
+
 /// What the file begins with.
 const MAGIC: [u8; 16] = *b"natgate state\0\r\n";
 /// Raised by every change of what is written: a natgate reads no format but its own.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// Magic, format, checksum and length of what follows.
 const HEADER: usize = 32;
 /// Longest time between the stop and the next start. Later, peers have given up and ports were promised to others.
@@ -71,6 +73,8 @@ pub(crate) struct State {
     pub(crate) pools: Vec<PoolShape>,
     /// Names of the rules by number.
     pub(crate) rules: Vec<String>,
+    /// Mappings that configuration has made, now or before.
+    pub(crate) fixed: FixedRecords,
     /// Blocks at rest.
     pub(crate) block_rests: Vec<BlockRest>,
     /// What each worker knew.

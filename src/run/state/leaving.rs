@@ -11,13 +11,25 @@ use tracing::{info, warn};
 
 use super::divide::Numbers;
 use super::file::State;
+use super::fixed::with_former;
+use crate::config::STATIC_POOL;
 
 /// Addresses that a pool can tell apart.
 const MOST: usize = u16::MAX as usize;
 
+/// `policy` with all that sessions of the gateway before are left on, if there is any that it does not have.
+pub(in crate::run) fn with_left(
+    state: &State,
+    policy: &Policy,
+    owner: impl Fn(Ipv4Addr) -> Option<String>,
+) -> Option<Policy> {
+    let wider = with_leaving(state, policy, &owner);
+    with_former(state, wider.as_ref().unwrap_or(policy), owner).or(wider)
+}
+
 /// `policy` with those addresses behind the others of their pools, if there are any. Pools with `removal: cut` take none;
 /// nor are those taken of which `owner` knows an owner.
-pub(in crate::run) fn with_leaving(
+fn with_leaving(
     state: &State,
     policy: &Policy,
     owner: impl Fn(Ipv4Addr) -> Option<String>,
@@ -52,10 +64,11 @@ pub(in crate::run) fn with_leaving(
 fn left_over(state: &State, policy: &Policy) -> BTreeMap<Ipv4Addr, PoolId> {
     let numbers = Numbers::new(state, policy);
     let mut found = BTreeMap::new();
+    // Nobody else may have those for a while: see `with_former`.
+    let fixed = state.pools.iter().find(|pool| pool.name == STATIC_POOL).map(|pool| pool.id);
     for session in state.workers.iter().flat_map(|worker| &worker.sessions) {
         let address = session.public.addr;
-        // What a configuration gave away it has taken back.
-        if session.origin == Origin::Fixed
+        if session.origin == Origin::Fixed && Some(session.pool) == fixed
             || session.overlay != 0
             || policy.addresses.contains_key(&address)
         {
@@ -98,6 +111,7 @@ mod tests {
 
     use super::super::divide::{Heirs, Lost, line};
     use super::super::file::PoolShape;
+    use super::super::fixed::FixedRecords;
     use super::*;
 
     const NOW: Timestamp = Timestamp::from_millis(1_000);
@@ -165,6 +179,7 @@ mod tests {
             seeds: SEEDS,
             pools: vec![PoolShape::of(&policy(Removal::Drain, &[STAYS, GOES]).pools[0])],
             rules: vec!["r".into()],
+            fixed: FixedRecords::default(),
             block_rests: Vec::new(),
             workers: vec![records],
         }

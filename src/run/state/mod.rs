@@ -3,10 +3,11 @@
 //! At an orderly stop everything that the workers know of sessions goes to a file on tmpfs ([`file`]); the next start
 //! reads it, removes it, and gives each worker its share ([`divide`]). The clock goes on where it was, so that timers do
 //! too. What can't be read whole is not used at all. Addresses that were on their way out of their pool go on leaving
-//! ([`leaving`]).
+//! ([`leaving`]), and so do mappings that were taken out of the objects ([`fixed`]).
 
 mod divide;
 mod file;
+mod fixed;
 mod leaving;
 
 use std::path::Path;
@@ -19,9 +20,10 @@ use tracing::{info, warn};
 
 pub(super) use divide::{Heirs, line};
 pub(super) use file::{State, boot};
-pub(super) use leaving::with_leaving;
+pub(super) use leaving::with_left;
 
 use file::{BlockRest, PoolShape};
+use fixed::FixedRecords;
 
 /// The state of a gateway whose workers have stopped with these `nats`, under `policy`.
 pub(super) fn collect(
@@ -51,6 +53,7 @@ pub(super) fn collect(
         seeds,
         pools: pools.map(|pool| PoolShape::of(pool)).collect(),
         rules: policy.rules.rules().iter().map(|rule| rule.name.clone()).collect(),
+        fixed: FixedRecords::of(&policy.forwards),
         block_rests,
         workers: nats.iter().map(|nat| nat.records(now)).collect(),
     })

@@ -337,7 +337,7 @@ fn refuse(rig: &mut Rig, change: impl FnOnce(&mut Vec<u8>), said: &str) -> Resul
 
 fn wrong_states(rig: &mut Rig) -> Result<()> {
     server::tcp_echo(&rig.s1, S1[0], PORT)?;
-    refuse(rig, |bytes| bytes[16] += 1, "format 3, and this natgate reads 2")?;
+    refuse(rig, |bytes| bytes[16] += 1, "format 4, and this natgate reads 3")?;
     refuse(rig, |bytes| bytes.truncate(bytes.len() / 2), "cut short")?;
     refuse(rig, |bytes| bytes.truncate(7), "not a state of natgate")?;
     refuse(rig, |bytes| *bytes = vec![0xa5; 100_000], "not a state of natgate")?;

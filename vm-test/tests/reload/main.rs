@@ -372,6 +372,14 @@ fn mappings(rig: &mut Rig) -> Result<()> {
         call(rig).is_err() && call_one(rig).is_err(),
         "a mapping that is gone lets somebody in"
     );
+    // So it is over a restart.
+    let arguments = rig.natgate_arguments()?;
+    ensure!(rig.natgate()?.terminate()?.success(), "it did not end in order");
+    rig.natgate = Some(rig.launch_ready(&arguments)?);
+    for other in others.iter_mut().chain([&mut first, &mut one]) {
+        echo(other, b"without its mapping, after a restart")?;
+    }
+    ensure!(call(rig).is_err(), "a mapping that is gone lets somebody in after a restart");
     // The forward leads to another pod: new callers reach it, the old one's connection ends.
     reload(rig, &objects(&all, "", &forward(PODS[0])))?;
     let mut second = call(rig)?;

@@ -9,6 +9,7 @@ use conntrack::{
     TcpRecord,
 };
 
+use super::super::fixed::{ForwardRecord, StaticRecord};
 use super::*;
 
 struct Directory(PathBuf);
@@ -76,6 +77,27 @@ fn session() -> SessionRecord {
     }
 }
 
+fn fixed() -> FixedRecords {
+    FixedRecords {
+        forwards: vec![ForwardRecord {
+            name: "f".to_owned(),
+            address: end(2).addr,
+            protocol: Protocol::Udp,
+            ports: (31, 32),
+            target: end(1).addr,
+            target_port: 33,
+            vni: Some(34),
+            pool: PoolId(5),
+        }],
+        statics: vec![StaticRecord {
+            name: "s".to_owned(),
+            address: end(8).addr,
+            target: end(1).addr,
+            vni: None,
+        }],
+    }
+}
+
 /// One of everything.
 fn state() -> State {
     let holding = HoldingRecord {
@@ -108,6 +130,7 @@ fn state() -> State {
         seeds: [1, 2, 3, u64::MAX],
         pools: vec![PoolShape { id: PoolId(5), name: "p".to_owned(), shape: "s".to_owned() }],
         rules: vec!["r".to_owned()],
+        fixed: fixed(),
         block_rests: vec![BlockRest {
             address: end(2).addr,
             first: 2048,
@@ -150,7 +173,7 @@ fn the_format_has_a_number_of_its_own() {
 }
 
 /// Format, length and checksum of the state above.
-const GOLDEN: (u32, usize, u32) = (2, 170, 3_589_547_587);
+const GOLDEN: (u32, usize, u32) = (3, 200, 296_900_655);
 
 #[test]
 fn what_is_cut_short_or_damaged_anywhere_is_refused_whole() {
@@ -182,7 +205,7 @@ fn what_is_of_another_version_boot_or_time_is_refused_by_name() {
     let mut newer = encode(&state()).unwrap();
     newer[16] += 1;
     let said = directory.refused(&newer);
-    assert!(said.contains("format 3, and this natgate reads 2"), "{said}");
+    assert!(said.contains("format 4, and this natgate reads 3"), "{said}");
     let elsewhere = State { boot: "another".to_owned(), ..state() };
     assert!(directory.refused(&encode(&elsewhere).unwrap()).contains("another boot"));
     let later = State { saved_at: Duration::from_secs(1 << 40), ..state() };
