@@ -419,6 +419,23 @@ impl Directory {
         })
     }
 
+    /// Has `block` held for `holder`, who had it before a restart. It may be closed by now: then it is when it is given
+    /// back. Whether it could be had.
+    pub(crate) fn inherit(&self, block: BlockNumber, holder: Holder, now: Timestamp) -> bool {
+        if self.claim_block(block, holder, now) {
+            return true;
+        }
+        let held = encode(BlockState::Held(holder)) | CLOSES;
+        let kept = self.word(block).is_some_and(|word| {
+            word.compare_exchange(CLOSED, held, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        });
+        if kept {
+            self.counts.open.fetch_add(1, Ordering::Relaxed);
+            self.counts.held.fetch_add(1, Ordering::Relaxed);
+        }
+        kept
+    }
+
     /// Gives `block` back. It rests for `rest` before another subscriber gets it, unless it was closed meanwhile. Does
     /// nothing unless `holder` holds it.
     pub fn release(&self, block: BlockNumber, holder: Holder, rest: Duration, now: Timestamp) {

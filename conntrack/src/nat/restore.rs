@@ -348,7 +348,7 @@ pub fn claim_blocks(
             let directory = address.blocks(address.class_of(first));
             let number = directory.block_of(first);
             if *directory.ports(number).start() == first {
-                directory.claim_block(number, holder, now);
+                directory.inherit(number, holder, now);
             }
         }
     }

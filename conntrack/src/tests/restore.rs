@@ -211,6 +211,38 @@ fn every_session_knows_when_it_began() {
     );
 }
 
+/// As after a reload that takes ports out of the pool.
+#[test]
+fn who_has_a_port_that_is_never_given_out_any_more_keeps_it_until_the_end() {
+    let (mut nat, pool) = nat_with(tiny_settings(), 1, 100);
+    let flow = key(Protocol::Udp, (pod(1), 600), remote(1, 443));
+    let public = send(&mut nat, &flow, secs(1)).unwrap();
+    let block = pool.addresses[0].directory.block_of(public.port);
+    let except = vec![pool.addresses[0].directory.ports(block)];
+    let settings = PoolSettings { except, ..tiny_settings() };
+    let without = Arc::new(Pool::new(PoolId(0), "p", settings, [public.addr]));
+    let records = nat.records(secs(2));
+    claim_blocks(&without, &records.subscribers[0], PoolId(0), 0, secs(2));
+    let mut next = Nat::new(0, 100, Secret::from_seed(1), secs(2));
+    next.adopt(&[Arc::clone(&without)]);
+    let done = next.restore(&records, secs(2));
+    assert_eq!((done.sessions, done.blocks, done.sessions_lost), (1, 1, 0));
+    assert_eq!(send(&mut next, &flow, secs(3)), Ok(public));
+    // Nobody gets another one of them, not even its pod.
+    for port in 1..=70 {
+        if let Ok(other) =
+            send(&mut next, &key(Protocol::Udp, (pod(1), port), remote(1, 443)), secs(3))
+        {
+            assert_ne!(without.addresses[0].directory.block_of(other.port), block, "{other}");
+        }
+    }
+    next.expire(secs(400), u32::MAX);
+    next.expire(secs(470), u32::MAX);
+    let directory = &without.addresses[0].directory;
+    assert_eq!((directory.held(), directory.blocks()), (0, 1));
+    assert_eq!(directory.state(block), BlockState::Closed);
+}
+
 /// Blocks of low ports and of others are counted apart, and may have one number.
 #[test]
 fn a_low_block_and_another_one_of_its_number_are_taken_over() {
