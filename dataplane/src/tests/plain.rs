@@ -308,10 +308,11 @@ proptest! {
     #[test]
     fn both_ways_do_the_same(
         steps in prop::collection::vec(step(), 1..40),
-        strict in any::<bool>(),
+        (strict, anybody) in any::<(bool, bool)>(),
         workers in 1..4u16,
     ) {
-        let mut settings = PoolSettings::default();
+        let mut settings =
+            if anybody { PoolSettings::rfc4787() } else { PoolSettings::high_density() };
         if strict {
             settings.ip_id = conntrack::IpId::Strict;
         }
