@@ -20,6 +20,12 @@ fail() {
 	exit 1
 }
 
+# wrong_argument ARGUMENT WHY; WHAT TO DO
+wrong_argument() {
+	printf '%serror:%s %s (argument): %s\n' "$red" "$plain" "$1" "${*:2}" >&2
+	exit 2
+}
+
 need_root() {
 	[[ $(id -u) == 0 ]] || fail "the user ($(id -un)): network namespaces and XDP need root; run it with sudo"
 }

@@ -9,9 +9,12 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sched::{CloneFlags, setns};
+use tempfile::TempDir;
 
 /// Every namespace of a rig is called `ngr<pid>-<number>-<role>`.
 const PREFIX: &str = "ngr";
+/// Every directory of one `vm-test-<pid>-<random>`.
+const DIRECTORY: &str = "vm-test-";
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -140,6 +143,7 @@ pub fn link(a: (&Namespace, &str), b: (&Namespace, &str), queues: u16) -> Result
 
 /// Removes namespaces, and ends the programs in them, that a rig of a dead process left behind.
 pub fn sweep() -> Result<()> {
+    sweep_directories()?;
     let listed = output(Command::new("ip").args(["netns", "list"]))?;
     for name in listed.lines().filter_map(|line| line.split_whitespace().next()) {
         let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
@@ -153,6 +157,25 @@ pub fn sweep() -> Result<()> {
             let _ = output(Command::new("kill").args(["-9", pid]));
         }
         let _ = output(Command::new("ip").args(["netns", "del", name]));
+    }
+    Ok(())
+}
+
+/// A new directory of this process, for a rig's files; removed when dropped.
+pub fn directory() -> Result<TempDir> {
+    let prefix = format!("{DIRECTORY}{}-", std::process::id());
+    Ok(tempfile::Builder::new().prefix(&prefix).tempdir()?)
+}
+
+fn sweep_directories() -> Result<()> {
+    for entry in std::fs::read_dir(std::env::temp_dir())?.filter_map(Result::ok) {
+        let name = entry.file_name();
+        let rest = name.to_str().and_then(|name| name.strip_prefix(DIRECTORY));
+        let owner = rest.and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            // Another sweeper may be at work.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
     Ok(())
 }

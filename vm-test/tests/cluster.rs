@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use vm_test::client::echo_datagram;
-use vm_test::namespace::link;
+use vm_test::namespace::{directory, link};
 use vm_test::oracle::packet::UDP;
 use vm_test::oracle::{Ipv4, Kind, Trace};
 use vm_test::{Capture, Commands, Gateway, Host, Namespace, server, wait};
@@ -73,7 +73,7 @@ fn peer(host: &impl Commands, name: &str, address: &str, mac: &str, remote: &str
 
 impl Cluster {
     fn start() -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix("vm-test-").tempdir()?;
+        let directory = directory()?;
         let mut gw = Host::new("gw")?;
         let [sw, r, n1, n2, n3] = ["sw", "r", "n1", "n2", "n3"].map(Namespace::new);
         let (sw, r, nodes) = (sw?, r?, [n1?, n2?, n3?]);

@@ -14,7 +14,7 @@ use vm_test::client::{echo_datagram, udp};
 use vm_test::namespace::link;
 use vm_test::oracle::{Kind, Trace};
 use vm_test::rig::{PODS, S1};
-use vm_test::{Capture, Gateway, Namespace, Options, Rig, server, wait};
+use vm_test::{Capture, Gateway, Host, Namespace, Options, Rig, server, wait};
 
 const PORT: u16 = 7;
 
@@ -131,22 +131,24 @@ struct OneArm {
     natgate: Gateway,
     capture: Capture,
     node: Namespace,
-    gw: Namespace,
+    gw: Host,
     r: Namespace,
     _bridge: Namespace,
     directory: tempfile::TempDir,
 }
 
 fn one_arm() -> Result<OneArm> {
-    let directory = tempfile::Builder::new().prefix("vm-test-").tempdir()?;
-    let [bridge, node, gw, r] = ["bridge", "node", "gw", "r"].map(Namespace::new);
-    let (bridge, node, gw, r) = (bridge?, node?, gw?, r?);
+    let directory = vm_test::namespace::directory()?;
+    let mut gw = Host::new("gw")?;
+    let [bridge, node, r] = ["bridge", "node", "r"].map(Namespace::new);
+    let (bridge, node, r) = (bridge?, node?, r?);
     bridge.ip("link add sw0 type bridge forward_delay 0 mcast_snooping 0\nlink set sw0 up")?;
-    for (host, interface) in [(&node, "eth0"), (&gw, "arm"), (&r, "eth0")] {
+    for (host, interface) in [(&node, "eth0"), (&gw.namespace, "arm"), (&r, "eth0")] {
         let port = host.name().rsplit('-').next().unwrap_or_default().to_owned();
         link((&bridge, &port), (host, interface), 1)?;
         bridge.ip(&format!("link set {port} master sw0"))?;
     }
+    gw.move_if_asked(&["arm"], directory.path())?;
     let pod = PODS[0];
     node.ip(&format!("addr add 10.0.0.2/24 dev eth0\naddr add {pod}/32 dev lo\nroute add default via 10.0.0.1 src {pod}"))?;
     gw.ip("addr add 10.0.0.1/24 dev arm\naddr add 203.0.113.2/24 dev arm\n\
@@ -157,7 +159,7 @@ fn one_arm() -> Result<OneArm> {
     let words = ["--internal", "arm", "--external", "arm", "--from", "10.244.0.0/16"];
     let mut arguments: Vec<String> = words.map(str::to_owned).to_vec();
     arguments.extend(["--pool".to_owned(), "203.0.113.10-203.0.113.13".to_owned()]);
-    let natgate = Gateway::start(&gw, directory.path(), &arguments)?;
+    let natgate = gw.start(directory.path(), &arguments)?;
     Ok(OneArm { natgate, capture, node, gw, r, _bridge: bridge, directory })
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use vm_test::client::{connect_from, echo, echo_datagram, pattern};
-use vm_test::namespace::link;
+use vm_test::namespace::{directory, link};
 use vm_test::{Commands, Gateway, Host, Namespace, server};
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
@@ -39,7 +39,7 @@ fn device(host: &impl Commands, under: &str, local: &str) -> Result<String> {
 
 impl Several {
     fn start() -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix("vm-test-").tempdir()?;
+        let directory = directory()?;
         let mut gw = Host::new("gw")?;
         let [r, n1, n2, n3] = ["r", "n1", "n2", "n3"].map(Namespace::new);
         let (r, nodes) = (r?, [n1?, n2?, n3?]);

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use vm_test::namespace::{link, output};
+use vm_test::namespace::{directory, link, output};
 use vm_test::{Commands, Gateway, Host, Namespace, Process, server, wait};
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
@@ -40,7 +40,7 @@ fn peer(host: &impl Commands, address: &str, mac: &str, remote: &str) -> Result<
 
 impl Narrow {
     fn start() -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix("vm-test-").tempdir()?;
+        let directory = directory()?;
         let mut gw = Host::new("gw")?;
         let [node, mid, r] = ["node", "mid", "r"].map(Namespace::new);
         let (node, mid, r) = (node?, mid?, r?);

@@ -116,11 +116,11 @@ fn pack(modules: &[PathBuf], natgate: &Path, directory: &Path) -> Result<Vec<u8>
     Ok(packed.stdout)
 }
 
-/// Where kernels, images and consoles of failed tests are kept.
+/// Where kernels, images and consoles of failed tests are kept: beside the directory of the tests' programs.
 pub(super) fn kept() -> Result<PathBuf> {
-    let binary = natgate_binary()?;
+    let beside = program("vm-test-guest")?;
     let place =
-        binary.parent().and_then(Path::parent).context("natgate lies nowhere")?.join("guest");
+        beside.parent().and_then(Path::parent).context("the tests lie nowhere")?.join("guest");
     fs::create_dir_all(&place)?;
     Ok(place)
 }

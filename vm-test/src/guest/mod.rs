@@ -83,6 +83,7 @@ impl Machine {
 pub struct Guest {
     serial: Mutex<UnixStream>,
     qemu: Process,
+    kernel: Kernel,
     directory: PathBuf,
 }
 
@@ -106,7 +107,7 @@ impl Guest {
         }
         let by = |accelerator, limit| {
             let qemu = command(accelerator, &image, machine, namespace, cards, directory);
-            Self::boot_by(qemu, limit, directory)
+            Self::boot_by(qemu, machine.kernel, limit, directory)
         };
         // Hardware's help is used where it works; emulation always does.
         if Path::new("/dev/kvm").exists()
@@ -117,7 +118,12 @@ impl Guest {
         by("tcg,thread=multi", BOOT)
     }
 
-    fn boot_by(command: Command, limit: Duration, directory: &Path) -> Result<Self> {
+    fn boot_by(
+        command: Command,
+        kernel: Kernel,
+        limit: Duration,
+        directory: &Path,
+    ) -> Result<Self> {
         let socket = directory.join("serial");
         // That of an attempt before answers nobody.
         let _ = std::fs::remove_file(&socket);
@@ -129,7 +135,7 @@ impl Guest {
             Ok(UnixStream::connect(&socket).ok())
         });
         let serial = Mutex::new(connected?);
-        let guest = Self { serial, qemu, directory: directory.to_owned() };
+        let guest = Self { serial, qemu, kernel, directory: directory.to_owned() };
         guest.listen("@@ready@@\n", limit)?;
         Ok(guest)
     }
@@ -203,7 +209,8 @@ impl Guest {
 
     /// What its kernel has printed.
     pub fn console(&self) -> String {
-        std::fs::read_to_string(self.directory.join("console")).unwrap_or_default()
+        let said = std::fs::read_to_string(self.directory.join("console")).unwrap_or_default();
+        if said.trim().is_empty() { "(the kernel has printed nothing)\n".to_owned() } else { said }
     }
 
     /// Whether QEMU has ended.
@@ -249,10 +256,12 @@ impl Drop for Guest {
             return;
         }
         let thread = std::thread::current();
-        let name = thread.name().unwrap_or("test").replace("::", "-");
+        let test = thread.name().unwrap_or("test").replace("::", "-");
+        let name = format!("{}-{test}", self.kernel.name());
+        let said = format!("{}\n--- QEMU\n{}", self.console(), self.qemu.stderr());
         let kept = image::kept().and_then(|place| {
             let file = place.join("consoles").join(name);
-            Ok(relay::replace(&file, self.console().as_bytes()).map(|()| file)?)
+            Ok(relay::replace(&file, said.as_bytes()).map(|()| file)?)
         });
         match kept {
             Ok(file) => eprintln!("the guest's console: {}", file.display()),
@@ -271,7 +280,9 @@ fn command(
     directory: &Path,
 ) -> Command {
     let (queues, processors) = (machine.queues, machine.queues.min(PROCESSORS));
-    let mut command = namespace.command("timeout");
+    // Whoever ends the test ends all of it.
+    let mut command = namespace.command("setpriv");
+    command.args(["--pdeathsig", "KILL", "timeout"]);
     command.args(["--signal", "KILL", &machine.life.as_secs().to_string()]);
     command.args(["setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64"]);
     command.args(["-accel", accelerator, "-cpu", "max", "-m", "1024"]);

@@ -24,7 +24,7 @@ use anyhow::{Result, anyhow, ensure};
 use tempfile::TempDir;
 
 use crate::client::{PATIENCE, echo_datagram};
-use crate::namespace::sweep;
+use crate::namespace::{directory, sweep};
 use crate::oracle::{Faults, Oracles, Scope, Summary, Trace, leaks};
 use crate::{Capture, Gateway, Host, Namespace, kernel_nat, server};
 
@@ -93,7 +93,7 @@ impl Rig {
             x: Namespace::new("x")?,
             other: if options.other { Some(Namespace::new("other")?) } else { None },
             gateway_macs: [[0; 6]; 2],
-            directory: tempfile::Builder::new().prefix("vm-test-").tempdir()?,
+            directory: directory()?,
             options,
         };
         rig.wire_inside()?;
@@ -269,7 +269,15 @@ fn expect_hand_offs(rig: &Rig) -> Result<()> {
     let Some(natgate) = &rig.natgate else { return Ok(()) };
     let workers = natgate.json(&["workers"])?.len();
     anyhow::ensure!(workers == usize::from(rig.options.workers), "{workers} workers run");
-    let handed = natgate.workers_total("handed_over")?;
+    // A suite of few flows may have had each of them arrive at its home, by chance: others follow.
+    let mut handed = natgate.workers_total("handed_over")?;
+    for port in (20_000..20_040).step_by(PODS.len()) {
+        if handed > 0 {
+            break;
+        }
+        rig.seen_by_server(port)?;
+        handed = natgate.workers_total("handed_over")?;
+    }
     anyhow::ensure!(handed > 0, "no packet was handed over");
     let lost = natgate.dropped("hand-off-full")?;
     anyhow::ensure!(lost * 100 <= handed, "{lost} of {handed} packets were lost between workers");

@@ -196,6 +196,7 @@ impl Rig {
     /// Gives the cards of a guest that has just booted their names and addresses, and the guest its routes.
     pub fn configure_guest(&self) -> Result<()> {
         let cards = self.cards();
+        self.gw.sh(&format!("mkdir -p {}", self.directory.path().display()))?;
         self.gw.name_cards(self.machine().context("no guest")?, &cards)?;
         for (side, _) in &cards {
             self.gw.sh(&self.card_lines(side))?;

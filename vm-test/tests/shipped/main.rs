@@ -9,6 +9,7 @@
 mod generated;
 mod kubernetes;
 mod manager;
+mod tools;
 mod unit;
 
 use std::path::{Path, PathBuf};

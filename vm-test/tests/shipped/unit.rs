@@ -268,13 +268,13 @@ fn threads(bench: &Bench, more: &[&str]) -> Result<BTreeMap<String, String>> {
     command.args(more);
     let mut natgate = Process::start(command, "natgate", bench.directory.path())?;
     natgate.await_stderr("ready pid=", Duration::from_secs(30))?;
+    // With their fences its workers do their work.
+    bench.peer.exec("ping -n -c 2 -i 0.2 -W 5 203.0.113.5")?;
     let mut threads = BTreeMap::new();
     for task in fs::read_dir(format!("/proc/{}/task", natgate.id()))? {
         let status = fs::read_to_string(task?.path().join("status"))?;
         threads.insert(fact(&status, "Name")?, status);
     }
-    // With its fences it still does its work, to the end.
-    bench.peer.exec("ping -n -c 2 -i 0.2 -W 5 203.0.113.5")?;
     ensure!(natgate.end(Signal::SIGTERM, Duration::from_secs(10))?.success());
     Ok(threads)
 }

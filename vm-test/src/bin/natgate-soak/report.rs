@@ -54,7 +54,7 @@ impl Report {
         if minutes > self.shown {
             self.shown = minutes;
             let events: u64 = self.events.values().map(|(_, count)| count).sum();
-            println!("{minutes} of {} minutes, {events} events", all.as_secs() / 60);
+            println!("{minutes} of {}, {events} events", self::minutes(all.as_secs() / 60));
         }
     }
 
@@ -71,7 +71,10 @@ impl Report {
 
     /// Prints everything.
     pub(crate) fn print(&self, memory: &Memory) {
-        println!("\n{:<26} {:>8} {HEAD} {:>10} {:>7}", "traffic", "count", "unanswered", "broken");
+        println!(
+            "\nunanswered, broken: while nothing is forwarded, and by kill -9 or another program; both are allowed"
+        );
+        println!("{:<26} {:>8} {HEAD} {:>10} {:>7}", "traffic", "count", "unanswered", "broken");
         for Total { kind, times, unanswered, broken } in &self.totals {
             println!("{kind:<26} {:>8} {} {unanswered:>10} {broken:>7}", times.len(), line(times));
         }
@@ -83,7 +86,7 @@ impl Report {
         for (name, (event, count)) in &self.events {
             println!("{name:<26} {count:>8} {}", line(&event.lasted));
         }
-        println!("\n{:<26} {:>8} {OWN_HEAD}", "latency within natgate, <", "packets");
+        println!("\n{:<26} {:>8} {OWN_HEAD}", "latency in natgate, under", "packets");
         for (life, workers) in &self.latency {
             for worker in workers {
                 println!("{:<26} {worker}", format!("{life}, worker {}", worker.name));
@@ -91,6 +94,11 @@ impl Report {
         }
         println!("\nmemory in the first life: {memory}");
     }
+}
+
+/// In words.
+pub(crate) fn minutes(count: u64) -> String {
+    format!("{count} minute{}", if count == 1 { "" } else { "s" })
 }
 
 const HEAD: &str = "       p50        p90        p99      p99.9        max";
