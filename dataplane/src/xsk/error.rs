@@ -83,7 +83,8 @@ pub enum XskError {
     },
     /// Zero-copy was demanded and the driver can't.
     #[error(
-        "no zero-copy ({interface} queue {queue}): the driver refused it ({source}); use `--mode auto` or `--mode copy`"
+        "no zero-copy ({interface} queue {queue}): the driver refused it ({source}); use `--mode auto` or `--mode copy`, \
+         or, if the driver has no native XDP, `--mode generic`"
     )]
     NoZeroCopy {
         /// The interface.
@@ -188,5 +189,21 @@ impl XskError {
             return Self::MissingCapability { what, place, capability };
         }
         Self::Kernel { what, place, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A driver that refuses zero-copy may have no native XDP at all: every mode that may work is named.
+    #[test]
+    fn without_zero_copy_every_other_mode_is_named() {
+        let source = io::Error::from_raw_os_error(95);
+        let told =
+            XskError::NoZeroCopy { interface: "int".to_owned(), queue: 0, source }.to_string();
+        for mode in ["auto", "copy", "generic"] {
+            assert!(told.contains(&format!("`--mode {mode}`")), "{told}");
+        }
     }
 }
