@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span};
+use serde::de::IgnoredAny;
 
 use super::problem::{Origin, Place, Problems};
 use super::tree::{Entry, Node, Value};
@@ -22,7 +23,11 @@ pub(super) fn read(file: &Arc<str>, text: &str, problems: &mut Problems) -> Vec<
             Err(scan) => Err((*scan.marker(), scan.info().to_owned(), "correct this line")),
         };
         if let Err((marker, why, remedy)) = outcome {
-            problems.error(&Place::of(origin(file, marker)), "unreadable YAML", why, remedy);
+            if file.ends_with(".json") {
+                refuse_json(file, text, (marker, why, remedy), problems);
+            } else {
+                problems.error(&Place::of(origin(file, marker)), "unreadable YAML", why, remedy);
+            }
             return builder.documents;
         }
     }
@@ -36,6 +41,25 @@ pub(super) fn read(file: &Arc<str>, text: &str, problems: &mut Problems) -> Vec<
         );
     }
     builder.documents
+}
+
+/// Says of a JSON file what a reader of JSON says, since YAML's words and places mean nothing to whoever wrote it;
+/// `refusal` is what is wrong where it is JSON nevertheless.
+fn refuse_json(file: &Arc<str>, text: &str, refusal: Refusal, problems: &mut Problems) {
+    // The end of what is there, rather than of a line that follows it and is empty.
+    let (origin, why, remedy) = match serde_json::from_str::<IgnoredAny>(text.trim_end()) {
+        Ok(_) => (origin(file, refusal.0), refusal.1, refusal.2),
+        Err(error) => {
+            let (line, column) = (error.line() as u32, error.column() as u32);
+            let told = error.to_string();
+            let why =
+                told.rsplit_once(" at line ").map_or(told.as_str(), |(why, _)| why).to_owned();
+            let remedy =
+                if error.is_eof() { "write the rest of the file" } else { "correct this line" };
+            (Origin::File { file: Arc::clone(file), line, column }, why, remedy)
+        }
+    };
+    problems.error(&Place::of(origin), "unreadable JSON", why, remedy);
 }
 
 fn origin(file: &Arc<str>, marker: Marker) -> Origin {
@@ -135,4 +159,37 @@ fn refuse_tag(tagged: bool, span: Span) -> Result<(), Refusal> {
         return Err((span.start, "tags are not supported".to_owned(), "remove the tag"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_json_is_told_in_its_own_words_and_at_a_line_that_there_is() {
+        let told = |file: &str, text: &str| {
+            let mut problems = Problems::default();
+            read(&Arc::from(file), text, &mut problems);
+            let told: Vec<String> =
+                problems.finish().unwrap_err().0.iter().map(ToString::to_string).collect();
+            told.join("\n")
+        };
+        for (text, expected) in [
+            (
+                "{\"kind\": \n",
+                "unreadable JSON (e.json:1:8): EOF while parsing a value; write the rest of the file",
+            ),
+            (
+                "{\"kind\": \"Gateway\",\n \"spec\": ]}",
+                "unreadable JSON (e.json:2:10): expected value; correct this line",
+            ),
+        ] {
+            assert_eq!(told("e.json", text), expected);
+            assert!(told("e.yaml", text).starts_with("unreadable YAML (e.yaml:"));
+        }
+        let deep = format!("{}{}", "[".repeat(100), "]".repeat(100));
+        assert!(
+            told("e.json", &deep).contains("unreadable JSON (e.json:1:65): groups and lists lie")
+        );
+    }
 }
