@@ -196,7 +196,7 @@ impl<'a> Field<'a> {
     pub(super) fn group(&self, schema: &Schema, problems: &mut Problems) -> Option<Group<'a>> {
         problems.asked(&self.path, || Ask::Group(schema.known));
         let fields = self.entries(problems)?;
-        let mut known = Vec::with_capacity(fields.len());
+        let (mut known, mut meant) = (Vec::with_capacity(fields.len()), Vec::new());
         for (key, field, key_place) in fields {
             if schema.known.contains(&key) {
                 known.push((key, field));
@@ -204,10 +204,10 @@ impl<'a> Field<'a> {
                 let why = format!("{} {key:?} is not in this version of natgate", schema.of);
                 problems.error(&key_place, "unsupported field", why, "remove the field");
             } else {
-                refuse_unknown(key, schema, &key_place, problems);
+                meant.extend(refuse_unknown(key, schema, &key_place, problems));
             }
         }
-        Some(Group { place: self.place(), of: schema.of, fields: known })
+        Some(Group { place: self.place(), of: schema.of, fields: known, meant })
     }
 
     /// The field `name` of this map, if it is one and has it.
@@ -256,6 +256,8 @@ pub(super) struct Group<'a> {
     pub(super) place: Place,
     of: &'static str,
     fields: Vec<(&'a str, Field<'a>)>,
+    /// Fields that unknown ones were taken for: mistakes that are told already.
+    meant: Vec<&'static str>,
 }
 
 impl<'a> Group<'a> {
@@ -264,7 +266,7 @@ impl<'a> Group<'a> {
         self.fields.iter().find(|(key, _)| *key == name).map(|(_, field)| field)
     }
 
-    /// The field `name`; its absence is a mistake that `remedy` mends.
+    /// The field `name`; its absence is a mistake that `remedy` mends, unless it is a mere typing mistake.
     pub(super) fn required(
         &self,
         name: &str,
@@ -273,7 +275,7 @@ impl<'a> Group<'a> {
     ) -> Option<&Field<'a>> {
         problems.asked(&self.place.field, || Ask::Needs(name.to_owned()));
         let field = self.get(name);
-        if field.is_none() {
+        if field.is_none() && !self.meant.contains(&name) {
             let path = join(&self.place.field, name);
             let place = Place { origin: self.place.origin.clone(), field: path };
             let why = format!("{} needs {name:?}", self.of);
@@ -303,13 +305,21 @@ fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
-fn refuse_unknown(key: &str, schema: &Schema, place: &Place, problems: &mut Problems) {
+/// Refuses a field, and gives the one that may be meant.
+fn refuse_unknown(
+    key: &str,
+    schema: &Schema,
+    place: &Place,
+    problems: &mut Problems,
+) -> Option<&'static str> {
     let why = format!("{} has no field {key:?}", schema.of);
-    let remedy = nearest(key, schema.known).map_or_else(
+    let meant = nearest(key, schema.known);
+    let remedy = meant.map_or_else(
         || format!("remove it; the fields are {}", schema.known.join(", ")),
         |name| format!("did you mean {name:?}?"),
     );
     problems.error(place, "unknown field", why, remedy);
+    meant
 }
 
 /// The candidate that differs from `word` by few typing mistakes.

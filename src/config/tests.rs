@@ -432,3 +432,18 @@ fn a_pool_that_nothing_uses_is_warned_about() {
     assert!(matches!(&warnings(&both)[..], [one] if one.contains("no rule uses pool \"q\"")));
     assert_eq!(warnings(&(both + forward)), Vec::<String>::new());
 }
+
+#[test]
+fn one_typing_mistake_is_one_error() {
+    let errors = |text: &str| -> Vec<String> {
+        load(text).unwrap_err().0.iter().map(ToString::to_string).collect()
+    };
+    let told = errors(&with_pool("").replace("addresses:", "addreses:"));
+    assert!(
+        matches!(&told[..], [one] if one.ends_with("did you mean \"addresses\"?")),
+        "{told:#?}"
+    );
+    // One that is nothing like it leaves the field missing.
+    let told = errors(&with_pool("").replace("addresses:", "quux:")).join("\n");
+    assert!(told.contains("unknown field") && told.contains("missing field"), "{told}");
+}
