@@ -59,10 +59,9 @@ fn told(error: &clap::Error, first: Option<&str>) -> Vec<String> {
     let command = first.and_then(|name| all.find_subcommand(name));
     let name =
         command.map_or_else(|| "natgate".to_owned(), |it| format!("natgate {}", it.get_name()));
-    let example = command.and_then(example).map_or_else(
-        || format!("'{name} --help' tells more"),
-        |example| format!("for example: {example}"),
-    );
+    let example = command.map(examples).unwrap_or_default().into_iter().next();
+    let example = example
+        .map_or_else(|| format!("'{name} --help' tells more"), |it| format!("for example: {it}"));
     let text = |kind| texts(error.get(kind)).into_iter().next().unwrap_or_default();
     let argument = bare(&text(ContextKind::InvalidArg));
     let value = text(ContextKind::InvalidValue);
@@ -73,12 +72,12 @@ fn told(error: &clap::Error, first: Option<&str>) -> Vec<String> {
             } else {
                 ("unexpected argument", "argument")
             };
-            let remedy = nearest(error, ContextKind::SuggestedArg, &name);
+            let remedy = nearest(error, &argument, ContextKind::SuggestedArg, &name);
             format!("{what} ({argument}): '{name}' takes no such {kind}; {remedy}")
         }
         ErrorKind::InvalidSubcommand => {
             let typed = text(ContextKind::InvalidSubcommand);
-            let remedy = nearest(error, ContextKind::SuggestedSubcommand, "natgate");
+            let remedy = nearest(error, &typed, ContextKind::SuggestedSubcommand, "natgate");
             format!("unknown command ({typed}): natgate has no such command; {remedy}")
         }
         ErrorKind::InvalidValue if value.is_empty() => {
@@ -97,7 +96,7 @@ fn told(error: &clap::Error, first: Option<&str>) -> Vec<String> {
             let why = error.source().map(ToString::to_string).unwrap_or_default();
             format!("bad value {value:?} ({argument}): {why}")
         }
-        ErrorKind::MissingRequiredArgument => return missing(error, &name, &example),
+        ErrorKind::MissingRequiredArgument => return missing(error, command, &name, &example),
         ErrorKind::TooFewValues | ErrorKind::WrongNumberOfValues => {
             format!("missing value ({argument}): it needs more of them; {example}")
         }
@@ -113,22 +112,41 @@ fn told(error: &clap::Error, first: Option<&str>) -> Vec<String> {
     vec![line]
 }
 
-/// What may be meant, or where all is listed.
-fn nearest(error: &clap::Error, kind: ContextKind, name: &str) -> String {
-    match texts(error.get(kind)).as_slice() {
+/// What may be meant by what was `typed`, or where all is listed.
+fn nearest(error: &clap::Error, typed: &str, kind: ContextKind, name: &str) -> String {
+    let mut near = texts(error.get(kind));
+    near.retain(|it| is_like(typed, &bare(it)));
+    match near.as_slice() {
         [] => format!("'{name} --help' lists what there is"),
         near => format!("did you mean {}?", either(near)),
     }
 }
 
-/// What is not there and must be, a line each.
-fn missing(error: &clap::Error, name: &str, example: &str) -> Vec<String> {
+/// Whether `word` is what was typed but for few typing mistakes, or begins so: a wrong guess helps less than none.
+fn is_like(typed: &str, word: &str) -> bool {
+    let (typed, word) = (typed.trim_start_matches('-'), word.trim_start_matches('-'));
+    let limit = (typed.chars().count() / 3).clamp(1, 3);
+    word.starts_with(typed) || strsim::damerau_levenshtein(typed, word) <= limit
+}
+
+/// What is not there and must be, a line each, with an example that has it if there is one.
+fn missing(
+    error: &clap::Error,
+    command: Option<&Command>,
+    name: &str,
+    example: &str,
+) -> Vec<String> {
+    let examples = command.map(examples).unwrap_or_default();
     let line = |argument: String| {
         let (what, argument) = if argument.starts_with('-') {
             ("flag", bare(&argument))
         } else {
             ("argument", bare(&argument))
         };
+        let having = examples.iter().find(|it| it.split(' ').any(|word| word == argument));
+        // What comes after the command is another one.
+        let having = having.and_then(|it| it.split(" && ").next());
+        let example = having.map_or_else(|| example.to_owned(), |it| format!("for example: {it}"));
         format!("missing {what} ({argument}): '{name}' needs it; {example}")
     };
     texts(error.get(ContextKind::InvalidArg)).into_iter().map(line).collect()
@@ -167,15 +185,19 @@ fn bare(argument: &str) -> String {
     within('<', '>').or_else(|| within('[', ']')).unwrap_or(name).to_owned()
 }
 
-/// The first example in the help of a command.
-fn example(command: &Command) -> Option<String> {
-    let help = command.get_after_long_help()?.to_string();
+/// The examples in the help of a command.
+fn examples(command: &Command) -> Vec<String> {
+    let help = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
     let mut lines = help.lines().skip_while(|line| !line.starts_with("Example")).skip(1);
-    let mut example = lines.next()?.trim().to_owned();
-    while let Some(begun) = example.strip_suffix('\\') {
-        example = format!("{}{}", begun, lines.next()?.trim());
+    let mut examples = Vec::new();
+    while let Some(line) = lines.next().filter(|line| line.starts_with(' ')) {
+        let mut example = line.trim().to_owned();
+        while let Some(begun) = example.strip_suffix('\\') {
+            example = format!("{}{}", begun, lines.next().unwrap_or_default().trim());
+        }
+        examples.push(example);
     }
-    Some(example)
+    examples
 }
 
 /// `a`, `a or b`, `a, b or c`.

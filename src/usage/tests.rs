@@ -35,6 +35,14 @@ const MISTAKES: &[(&str, &str)] = &[
         "unknown flag (--wokers): 'natgate check' takes no such flag; did you mean --workers?",
     ),
     (
+        "capture --packets 5",
+        "unknown flag (--packets): 'natgate capture' takes no such flag; 'natgate capture --help' lists what there is",
+    ),
+    (
+        "sessions --proto udp",
+        "unknown flag (--proto): 'natgate sessions' takes no such flag; did you mean --protocol?",
+    ),
+    (
         "undrain now",
         "unexpected argument (now): 'natgate undrain' takes no such argument; 'natgate undrain --help' lists what there is",
     ),
@@ -96,7 +104,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "drain --timeout 5",
-        "missing flag (--wait): 'natgate drain' needs it; for example: natgate drain",
+        "missing flag (--wait): 'natgate drain' needs it; for example: natgate drain --wait --timeout 600",
     ),
     (
         "capture",
