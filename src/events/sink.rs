@@ -20,7 +20,7 @@ const SLICE: usize = 1024;
 /// How often a sink looks at itself, and how long it waits after a failure.
 const TEND: Duration = Duration::from_secs(1);
 /// A sink that fails is given so long when natgate ends.
-const LAST_PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const LAST_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What became of a sink's entries.
 #[derive(Debug, Default)]
@@ -61,6 +61,11 @@ pub(super) trait Sink: Send + 'static {
 
     /// Takes a batch, and more of the journal if it likes. If it fails, it has taken nothing, and says why and what to do.
     fn take(&mut self, batch: Batch, journal: &Journal) -> Result<Taken, String>;
+
+    /// How long, when natgate ends, it is worth trying what fails.
+    fn patience(&self) -> Duration {
+        LAST_PATIENCE
+    }
 
     /// Looks at itself, when nothing happens for a second.
     fn tend(&mut self) -> Result<(), String> {
@@ -166,7 +171,7 @@ fn run(mut sink: impl Sink, journal: &Journal, counts: &SinkCounts) {
                 }
                 if journal.is_closed() {
                     let since = *closing.get_or_insert_with(Instant::now);
-                    if since.elapsed() > LAST_PATIENCE {
+                    if since.elapsed() >= sink.patience() {
                         let lost = journal.newest() + 1 - next;
                         counts.lost.fetch_add(lost, Ordering::Relaxed);
                         warn!(entries = lost, "{}: given up; these are lost", sink.name());

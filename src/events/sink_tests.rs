@@ -308,7 +308,7 @@ fn who_knows_every_holder_of_every_sampled_moment() {
         for place in everything.iter().step_by(5) {
             let answer = then(&directory, question(place), *at, u64::MAX).unwrap();
             let told: Vec<_> = answer.holders.iter().map(|it| it.subscriber.clone()).collect();
-            if answer.notes.iter().any(|note| note.contains("begin later")) {
+            if answer.notes.iter().any(|note| note.contains("begin later than the time that")) {
                 continue;
             }
             let expected: Vec<_> = table.get(place).map(|it| it.0.clone()).into_iter().collect();
@@ -397,13 +397,16 @@ fn records_survive_the_end_of_a_process_and_a_torn_one_is_left_out() {
     let mut second = Attribution::new(&directory, 1 << 20, day);
     let batch = other.journal.read(1, 10);
     let refused = second.take(batch.clone(), &other.journal).unwrap_err();
-    assert!(refused.contains("another natgate writes there"), "{refused}");
+    let expected = "cannot be written: another natgate writes there; give each its own stateDir";
+    assert_eq!(refused, expected);
+    assert_eq!(second.patience(), Duration::ZERO, "the end does not wait for it");
     drop(sink);
     let segment = directory.join("0000000001.log");
     let mut bytes = std::fs::read(&segment).unwrap();
     bytes.extend([8; 17]);
     std::fs::write(&segment, &bytes).unwrap();
     second.take(batch, &other.journal).unwrap();
+    assert!(second.patience() > Duration::ZERO);
     let at = Rig::unix_ms(now) + 50;
     let held = held(&rig.pool);
     assert!(held.len() > 5);

@@ -311,7 +311,7 @@ pub(crate) fn then(directory: &Path, question: Question, at: u64, now: u64) -> i
     answer.holders = all.map(Open::holding).collect();
     answer.holders.sort_by(|a, b| a.from.cmp(&b.from));
     if reading.oldest.is_none_or(|oldest| at < oldest) {
-        answer.notes.push("the records begin later".to_owned());
+        answer.notes.push("the records begin later than the time that was asked about".to_owned());
     }
     for (from, to) in reading.gaps.iter().filter(|(from, to)| (*from..=*to).contains(&at)) {
         let (from, to) = (rfc3339(*from), rfc3339(*to));

@@ -12,7 +12,7 @@ use super::record::{Kind, LEN, Record};
 use super::{segment_name, segments};
 use crate::events::clock::unix_ms;
 use crate::events::journal::{Batch, Journal};
-use crate::events::sink::{Sink, Taken, up_to_state};
+use crate::events::sink::{LAST_PATIENCE, Sink, Taken, up_to_state};
 
 /// Segments that retention is counted in.
 const SEGMENTS: u64 = 8;
@@ -28,6 +28,8 @@ pub(crate) struct Attribution {
     open: Option<Segment>,
     /// Held as long as the process lives: one log has one writer.
     lock: Option<File>,
+    /// Another natgate holds the lock.
+    taken: bool,
     /// The last record of what is written, and of what was when that failed.
     last: u64,
     broken_since: Option<u64>,
@@ -63,6 +65,7 @@ impl Attribution {
             keep,
             open: None,
             lock: None,
+            taken: false,
             last: 0,
             broken_since: None,
             introduced: false,
@@ -79,9 +82,8 @@ impl Attribution {
         let path = self.directory.join("lock");
         let lock = OpenOptions::new().append(true).create(true).open(path)?;
         if lock.try_lock().is_err() {
-            return Err(io::Error::other(
-                "another natgate writes there; give each its own stateDir",
-            ));
+            self.taken = true;
+            return Err(io::Error::other("another natgate writes there"));
         }
         let found = segments(&self.directory)?;
         self.next_number = found.last().map_or(1, |(number, _)| number + 1);
@@ -92,6 +94,7 @@ impl Attribution {
             }
         }
         self.lock = Some(lock);
+        self.taken = false;
         Ok(())
     }
 
@@ -194,9 +197,12 @@ impl Attribution {
     fn fail(&mut self, error: &io::Error) -> String {
         self.open = None;
         self.broken_since.get_or_insert(self.last);
-        format!(
-            "cannot be written: {error}; see that there is room and that natgate may write there"
-        )
+        let remedy = if self.taken {
+            "give each its own stateDir"
+        } else {
+            "see that there is room and that natgate may write there"
+        };
+        format!("cannot be written: {error}; {remedy}")
     }
 }
 
@@ -235,6 +241,11 @@ fn last_record(path: &Path) -> io::Result<Option<u64>> {
 impl Sink for Attribution {
     fn name(&self) -> String {
         format!("attribution records in {}", self.directory.display())
+    }
+
+    /// Another natgate does not go away while this one waits.
+    fn patience(&self) -> Duration {
+        if self.taken { Duration::ZERO } else { LAST_PATIENCE }
     }
 
     fn take(&mut self, batch: Batch, journal: &Journal) -> Result<Taken, String> {
