@@ -79,11 +79,18 @@ impl Crash {
     pub(crate) fn line(&self) -> String {
         let Self { seen_ms, sessions, newest, who } = self;
         match seen_ms {
-            Some(at) => format!(
-                "{who}; its last sign of life was at {}; lost: the {sessions} sessions that it had then, and records of \
-                 what happened after that (entry {newest} of its journal)",
-                rfc3339(*at)
-            ),
+            Some(at) => {
+                let had = match sessions {
+                    0 => String::new(),
+                    1 => "the session that it had then, and ".to_owned(),
+                    many => format!("the {many} sessions that it had then, and "),
+                };
+                format!(
+                    "{who}; its last sign of life was at {}; lost: {had}records of what happened after that (entry \
+                     {newest} of its journal)",
+                    rfc3339(*at)
+                )
+            }
             None => format!("{who}; what it had is not known, and lost"),
         }
     }
@@ -408,5 +415,21 @@ pub(crate) const fn limit_of(kind: EventKind) -> Option<Limit> {
     match kind {
         EventKind::QuotaSoft(limit) | EventKind::QuotaExhausted(limit) => Some(limit),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_crash_lost_is_counted_in_words() {
+        let line = |sessions| {
+            let who = "it ended".to_owned();
+            Crash { seen_ms: Some(0), sessions, newest: 5, who }.line()
+        };
+        assert!(line(0).contains("; lost: records of what happened"), "{}", line(0));
+        assert!(line(1).contains("; lost: the session that it had then, and"), "{}", line(1));
+        assert!(line(2).contains("; lost: the 2 sessions that it had then, and"), "{}", line(2));
     }
 }

@@ -166,8 +166,11 @@ pub(super) fn sentence(row: &Row) -> String {
         }
         "crashed" => {
             let seen = row.last_seen.as_deref().unwrap_or("an unknown time");
-            let sessions = number(row.count);
-            format!("the natgate before, last seen at {seen}, with {sessions} sessions")
+            let sessions = match number(row.count) {
+                1 => "1 session".to_owned(),
+                count => format!("{count} sessions"),
+            };
+            format!("the natgate before, last seen at {seen}, with {sessions}")
         }
         "clock-set" => format!("it was {}", word(&row.before)),
         _ => {

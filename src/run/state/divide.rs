@@ -218,7 +218,12 @@ pub(crate) fn line(lost: &Lost, sessions: u64, restored: &Restored) -> String {
     }
     let lost =
         if parts.is_empty() { String::new() } else { format!("; lost: {}", parts.join(", ")) };
-    format!("{} of {sessions} sessions of the natgate before live on{lost}", restored.sessions)
+    let (noun, verb) = match (sessions, restored.sessions) {
+        (1, 1) => ("session", "lives"),
+        (1, _) => ("session", "live"),
+        _ => ("sessions", "live"),
+    };
+    format!("{} of {sessions} {noun} of the natgate before {verb} on{lost}", restored.sessions)
 }
 
 #[cfg(test)]
