@@ -404,11 +404,11 @@ impl GatewaySpec {
             ("onDeny", self.on_deny.to_owned()),
             ("onUnmapped", self.on_unmapped.to_owned()),
             ("icmpErrors", format!("{rate}/s, {per_subscriber}/s to one subscriber, by {by}")),
-            ("grace", format!("{} s", self.grace)),
+            ("grace", format!("{}\u{a0}s", self.grace)),
             ("mssClamp", self.mss_clamp.to_string().trim_matches('"').to_owned()),
             ("slowPathBudget", self.slow_path_budget.to_string()),
             ("latencySample", self.latency_sample.to_string()),
-            ("drain", format!("grace of {} s", self.drain.grace)),
+            ("drain", format!("grace of {}\u{a0}s", self.drain.grace)),
             ("events", self.events_line.clone()),
         ]
     }

@@ -164,11 +164,11 @@ impl Spec {
             || "off".to_owned(),
             |scatter| {
                 let log = if scatter.log { ", recorded" } else { "" };
-                format!("DNS over {}, rest {} s{log}", scatter.ports, scatter.seconds)
+                format!("DNS over {}, rest {}\u{a0}s{log}", scatter.ports, scatter.seconds)
             },
         );
         let pooling = format!(
-            "{}, linger {} s, {}",
+            "{}, linger {}\u{a0}s, {}",
             self.pooling.kind,
             self.pooling.linger,
             if self.spill { "spills" } else { "no spill" }
@@ -186,7 +186,9 @@ impl Spec {
             ("quota", self.quota.words()),
             (
                 "holdDown",
-                format!("port {seconds} s, block {block_seconds} s, at most {max_ports} ports"),
+                format!(
+                    "port {seconds}\u{a0}s, block {block_seconds}\u{a0}s, at most {max_ports} ports"
+                ),
             ),
             (
                 "inbound",
@@ -292,27 +294,29 @@ impl Timers {
     fn udp_words(&self) -> String {
         let word = |(port, time): (&u16, &ByPort)| {
             let answered =
-                time.answered.map_or_else(String::new, |s| format!(" ({s} s once answered)"));
-            format!(", to port {port} {} s{answered}", time.idle)
+                time.answered.map_or_else(String::new, |s| format!(" ({s}\u{a0}s once answered)"));
+            format!(", to port\u{a0}{port}\u{a0}{}\u{a0}s{answered}", time.idle)
         };
-        format!("udp {} s{}", self.udp, self.udp_by_port.iter().map(word).collect::<String>())
+        format!("udp {}\u{a0}s{}", self.udp, self.udp_by_port.iter().map(word).collect::<String>())
     }
 
     fn tcp_words(&self) -> String {
         format!(
-            "tcpEstablished {} s, tcpOpening {} s, tcpIncomingSyn {} s",
+            "tcpEstablished {}\u{a0}s, tcpOpening {}\u{a0}s, tcpIncomingSyn {}\u{a0}s",
             self.tcp_established, self.tcp_opening, self.tcp_incoming_syn
         )
     }
 
     fn tcp_end_words(&self) -> String {
         let Self { tcp_closing, tcp_time_wait, tcp_reset, .. } = self;
-        format!("tcpClosing {tcp_closing} s, tcpTimeWait {tcp_time_wait} s, tcpReset {tcp_reset} s")
+        format!(
+            "tcpClosing {tcp_closing}\u{a0}s, tcpTimeWait {tcp_time_wait}\u{a0}s, tcpReset {tcp_reset}\u{a0}s"
+        )
     }
 
     fn other_words(&self) -> String {
         let Self { icmp_query, other, fragment, .. } = self;
-        format!("icmpQuery {icmp_query} s, other {other} s, fragment {fragment} s")
+        format!("icmpQuery {icmp_query}\u{a0}s, other {other}\u{a0}s, fragment {fragment}\u{a0}s")
     }
 }
 

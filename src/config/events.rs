@@ -65,11 +65,12 @@ impl Events {
             (true, true) => "port blocks and sessions, with peers",
         };
         let file = self.file.as_ref().map(|file| {
-            format!("; in {}, {} bytes, {} kept", file.path.display(), file.max_bytes, file.keep)
+            let most = binary(file.max_bytes);
+            format!("; in {}, {most}, {} kept", file.path.display(), file.keep)
         });
         let past = match self.attribution {
             Some(AttributionSettings { max_bytes, keep_days }) => {
-                format!("; for `who` {keep_days} days, {max_bytes} bytes")
+                format!("; for `who` {keep_days} days, {}", binary(max_bytes))
             }
             None => "; nothing for `who` of the past".to_owned(),
         };
@@ -79,6 +80,17 @@ impl Events {
         });
         format!("{recorded}{}{}{past}", file.unwrap_or_default(), ipfix.unwrap_or_default())
     }
+}
+
+/// Bytes in the largest unit that they are a whole number of; the space does not break.
+fn binary(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let whole =
+        units.iter().find(|(bits, _)| bytes >= 1 << bits && bytes.is_multiple_of(1 << bits));
+    whole.map_or_else(
+        || format!("{bytes}\u{a0}bytes"),
+        |(bits, unit)| format!("{}\u{a0}{unit}", bytes >> bits),
+    )
 }
 
 const EVENTS: Schema = Schema {
@@ -227,4 +239,21 @@ fn collector_spec(to: &IpfixCollector) -> serde_json::Value {
         "key": to.certificate.as_ref().map(|(_, key)| key),
         "observationDomain": to.domain,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_told_in_the_largest_unit_that_it_is_a_whole_number_of() {
+        for (bytes, expected) in [
+            (64 << 20, "64\u{a0}MiB"),
+            (2 << 30, "2\u{a0}GiB"),
+            (3 << 9, "1536\u{a0}bytes"),
+            (1 << 10, "1\u{a0}KiB"),
+        ] {
+            assert_eq!(binary(bytes), expected);
+        }
+    }
 }

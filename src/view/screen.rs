@@ -39,7 +39,8 @@ pub(crate) fn terminal_width() -> usize {
     Screen::of_stdout().width
 }
 
-/// Appends `text` as lines of at most `width` columns, broken at spaces; all but the first begin at column `indent`.
+/// Appends `text` as lines of at most `width` columns, broken at spaces; all but the first begin at column `indent`. Spaces
+/// that don't break (U+00A0: between a number and its unit) become plain ones.
 pub(crate) fn wrap(out: &mut String, text: &str, indent: usize, width: usize) {
     let mut column = 0;
     for (number, word) in text.split(' ').enumerate() {
@@ -52,7 +53,7 @@ pub(crate) fn wrap(out: &mut String, text: &str, indent: usize, width: usize) {
             out.push(' ');
             column += 1;
         }
-        out.push_str(word);
+        out.push_str(&word.replace('\u{a0}', " "));
         column += len;
     }
     out.push('\n');
@@ -70,5 +71,8 @@ mod tests {
         let mut text = String::new();
         wrap(&mut text, "aaaaaaaaaaaaaaaaaaaaaaaaa b", 2, 10);
         assert_eq!(text, "aaaaaaaaaaaaaaaaaaaaaaaaa\n  b\n");
+        let mut text = String::new();
+        wrap(&mut text, "to port 123 10\u{a0}s", 2, 15);
+        assert_eq!(text, "to port 123\n  10 s\n");
     }
 }
