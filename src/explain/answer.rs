@@ -185,11 +185,13 @@ fn verdict(outcome: &Outcome) -> &'static str {
 fn why(outcome: &Outcome, turns: bool) -> String {
     let turned = if turns { ", and turned back to the pods" } else { "" };
     match outcome {
-        Outcome::Session(_) => format!("it belongs to a session: translated{turned}"),
+        Outcome::Session(_) => format!("it belongs to a session, and is translated{turned}"),
         Outcome::Opens(_) | Outcome::Reaches(_) => {
-            format!("a session is opened: translated{turned}")
+            format!("a session is opened, and it is translated{turned}")
         }
-        Outcome::Exempt => "its rule exempts it: forwarded untranslated, without state".to_owned(),
+        Outcome::Exempt => {
+            "its rule exempts it, and it is forwarded untranslated, without state".to_owned()
+        }
         Outcome::Answered => "natgate answers pings to its addresses itself".to_owned(),
         Outcome::Refused(reason) => refused(*reason),
     }
@@ -317,5 +319,18 @@ fn hop(roads: &Roads, step: &Step) -> Hop {
         address: step.address.to_string(),
         mac: step.mac.map(|mac| mac.to_string()),
         state: state.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The verdict before them ends with one.
+    #[test]
+    fn reasons_of_what_passes_have_no_colon() {
+        for outcome in [Outcome::Exempt, Outcome::Answered] {
+            assert!(!why(&outcome, false).contains(':'), "{}", why(&outcome, false));
+        }
     }
 }

@@ -126,7 +126,7 @@ mod tests {
             arrival: "int".into(),
             verdict: verdict.into(),
             reason: None,
-            why: "a session is opened: translated".into(),
+            why: "a session is opened, and it is translated".into(),
             legs: vec![leg],
         }
     }
