@@ -220,7 +220,7 @@ pub(crate) struct CaptureArgs {
     /// Packets at most [default: 10000]
     #[arg(long, value_name = "N", value_parser = values::whole)]
     pub(crate) count: Option<u64>,
-    /// Seconds at most [default: 60]
+    /// Seconds at most, 540 or fewer [default: 60]
     #[arg(long, value_name = "S", value_parser = values::whole)]
     pub(crate) seconds: Option<u64>,
     /// Bytes of each packet at most [default: 256]

@@ -61,7 +61,27 @@ async fn ask(
     let problem = serde_json::from_slice::<Problem>(&body.to_bytes());
     let said = problem.map_or_else(|_| status.to_string(), |problem| problem.error);
     let invalid = [StatusCode::UNPROCESSABLE_ENTITY, StatusCode::BAD_REQUEST].contains(&status);
-    Err(if invalid { ViewError::Invalid(said) } else { ViewError::Refused(said) })
+    Err(if invalid { ViewError::Invalid(typed(&said)) } else { ViewError::Refused(said) })
+}
+
+/// What the interface says of a field of its query, by the flag or argument that it was typed as.
+fn typed(said: &str) -> String {
+    let place = || {
+        let after = match said.strip_prefix("bad value ") {
+            Some(rest) => said.len() - rest.len() + rest.find("\" (")? + 3,
+            None => said.strip_prefix("missing value (").map(|rest| said.len() - rest.len())?,
+        };
+        let field = said[after..].split_once("): ")?.0;
+        let is_field = !field.is_empty() && field.bytes().all(|byte| byte.is_ascii_lowercase());
+        is_field.then_some((after, field))
+    };
+    match place() {
+        Some((at, "endpoint")) => {
+            format!("{}ENDPOINT{}", &said[..at], &said[at + "endpoint".len()..])
+        }
+        Some((at, _)) => format!("{}--{}", &said[..at], &said[at..]),
+        None => said.to_owned(),
+    }
 }
 
 /// Sends one request and reads the whole answer.
@@ -88,4 +108,29 @@ fn unreachable(socket: &Path, error: &std::io::Error) -> ViewError {
         _ => error.to_string(),
     };
     ViewError::Unreachable { path: socket.to_owned(), why }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_values_are_named_as_they_were_typed() {
+        for (said, expected) in [
+            ("bad value \"x\" (to): why; do", "bad value \"x\" (--to): why; do"),
+            ("bad value \"-1x\" (at): why; do", "bad value \"-1x\" (--at): why; do"),
+            ("bad value \"(x)\" (endpoint): why; do", "bad value \"(x)\" (ENDPOINT): why; do"),
+            ("missing value (to): why; do", "missing value (--to): why; do"),
+        ] {
+            assert_eq!(typed(said), expected);
+        }
+        // Places that nobody typed a flag for.
+        for said in [
+            "bad value 5 (spec.timers.udp): why; do",
+            "unknown key (pools): why; do",
+            "value out of range (natgate.yaml:3:4: spec.workers): why; do",
+        ] {
+            assert_eq!(typed(said), said);
+        }
+    }
 }

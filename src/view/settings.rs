@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::io::{self, IsTerminal};
 use std::path::Path;
 
 use hyper::Method;
 use hyper::body::Bytes;
 use serde::de::DeserializeOwned;
 
-use super::{ViewError, client, tables};
+use super::{ViewError, client, tables, terminal_width};
 use crate::api::model::{SettingChange, SettingRow};
 use crate::say;
 
@@ -49,7 +50,9 @@ pub(crate) async fn show(socket: &Path, key: Option<&str>, json: bool) -> Result
         let text = serde_json::to_string(&rows).map_err(|error| unreadable(socket, &error))?;
         say(&format!("{text}\n"));
     } else {
-        say(&format!("{}\n", tables::settings(&rows, super::screen::Screen::of_stdout().width)));
+        // Programs read lines: without a terminal each setting has one.
+        let width = if io::stdout().is_terminal() { terminal_width() } else { usize::MAX };
+        say(&format!("{}\n", tables::settings(&rows, width)));
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
 
 use super::columns::shorten;
 use super::human::{ago, bytes, count, counted, millis, nanos};
@@ -14,7 +14,7 @@ use crate::api::model::{
 };
 
 /// A table with a header line, without blanks at the ends of lines; columns whose title begins with `>` are aligned to the
-/// right.
+/// right, and the values of those whose title begins with `!` are never broken, however narrow it is.
 pub(crate) fn table(
     width: usize,
     titles: &[&str],
@@ -22,7 +22,9 @@ pub(crate) fn table(
 ) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width as u16);
+    table
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_width(u16::try_from(width).unwrap_or(u16::MAX));
     let align = |index: usize| {
         let right = titles.get(index).is_some_and(|title| title.starts_with('>'));
         if right { CellAlignment::Right } else { CellAlignment::Left }
@@ -31,13 +33,17 @@ pub(crate) fn table(
         let cells = row.into_iter().enumerate();
         cells.map(|(index, text)| Cell::new(text).set_alignment(align(index))).collect()
     };
-    let header = titles.iter().map(|title| title.trim_start_matches('>').to_owned()).collect();
+    let header =
+        titles.iter().map(|title| title.trim_start_matches(['>', '!']).to_owned()).collect();
     table.set_header(cells(header));
     for row in rows {
         table.add_row(cells(row));
     }
-    for column in table.column_iter_mut() {
+    for (column, title) in table.column_iter_mut().zip(titles) {
         column.set_padding((0, 1));
+        if title.starts_with('!') {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
     }
     let text = table.to_string();
     let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
@@ -123,25 +129,22 @@ pub(super) fn drain(drain: &Drain, width: usize) -> String {
     }
     let row = |pool: &Remainder| {
         vec![
-            pool.pool.clone(),
+            shorten(&pool.pool, 20),
             count(pool.sessions),
             count(pool.established),
             millis(pool.oldest_s * 1000),
             millis(pool.longest_idle_ms),
             millis(pool.last_expires_in_ms),
-            pool.busiest.clone(),
         ]
     };
-    let titles = [
-        "POOL",
-        ">SESSIONS",
-        ">ESTABLISHED",
-        ">OLDEST",
-        ">LONGEST IDLE",
-        ">LAST EXPIRES IN",
-        "BUSIEST",
-    ];
-    text + &table(width, &titles, drain.pools.iter().map(row)) + "\n"
+    let titles =
+        ["POOL", ">SESSIONS", ">ESTABLISHED", ">OLDEST", ">LONGEST IDLE", ">LAST EXPIRES IN"];
+    text += &table(width, &titles, drain.pools.iter().map(row));
+    text.push('\n');
+    for pool in &drain.pools {
+        wrap(&mut text, &format!("busiest ({}): {}", pool.pool, pool.busiest), 2, width);
+    }
+    text
 }
 
 pub(super) fn settings(rows: &[SettingRow], width: usize) -> String {
@@ -150,7 +153,7 @@ pub(super) fn settings(rows: &[SettingRow], width: usize) -> String {
         let cells = [&row.key, &row.value, &row.written].map(String::clone);
         cells.into_iter().chain([set.unwrap_or_default()]).collect()
     };
-    table(width, &["SETTING", ">NOW", ">WRITTEN", "SET"], rows.iter().map(row))
+    table(width, &["!SETTING", ">NOW", ">WRITTEN", "SET"], rows.iter().map(row))
 }
 
 pub(super) fn pools(rows: &[PoolRow], width: usize) -> String {

@@ -1,6 +1,7 @@
 //! What the commands print, from a natgate that is threads and counters.
 
 use super::*;
+use crate::api::model::{Remainder, SettingRow};
 use crate::api::tests::Fake;
 
 /// What a command prints, without a terminal.
@@ -90,6 +91,59 @@ fn what_leaves_a_pool_and_what_is_lost_is_named() {
         let first = text.lines().next().unwrap();
         assert_eq!(alarm(&What::Status, first), Some(RED));
     });
+}
+
+#[test]
+fn keys_of_settings_are_never_broken() {
+    let row = |key: &str, value: &str| SettingRow {
+        key: key.to_owned(),
+        value: value.to_owned(),
+        written: value.to_owned(),
+        set: false,
+        by: None,
+        at: None,
+    };
+    let long = "53: 10 s, once answered 2 s, 123: 10 s, 3478: 300 s, once answered 300 s";
+    let rows = [
+        row("pools.default.timers.tcpEstablished", "7440"),
+        row("pools.default.timers.udpByPort", long),
+    ];
+    let narrow = tables::settings(&rows, 80);
+    for row in &rows {
+        assert!(narrow.contains(&row.key), "{narrow}");
+    }
+    assert!(narrow.lines().all(|line| line.chars().count() <= 80), "{narrow}");
+    let lines = tables::settings(&rows, usize::MAX);
+    assert_eq!(lines.lines().count(), 1 + rows.len(), "{lines}");
+    assert!(lines.contains(long), "{lines}");
+}
+
+#[test]
+fn endpoints_of_what_remains_are_never_broken() {
+    let busiest = "tcp 10.244.100.100:40000 > 198.51.100.5:443";
+    let pool = Remainder {
+        pool: "a-pool-with-a-name-that-is-rather-long".to_owned(),
+        sessions: 12_345,
+        established: 12_345,
+        oldest_s: 400_000,
+        most_packets: 5,
+        longest_idle_ms: 360_000_000,
+        last_expires_in_ms: 360_000_000,
+        busiest: busiest.to_owned(),
+    };
+    let drain = crate::api::model::Drain {
+        drained_since: None,
+        stopping_in_s: None,
+        sessions: 12_345,
+        refused: 0,
+        pools: vec![pool],
+    };
+    let text = tables::drain(&drain, 80);
+    for endpoint in ["10.244.100.100:40000", "198.51.100.5:443", "tcp "] {
+        assert!(text.contains(endpoint), "{text}");
+    }
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    assert_eq!(text.lines().filter(|line| line.contains("12.3 k")).count(), 2, "{text}");
 }
 
 #[test]
@@ -205,7 +259,7 @@ fn errors_say_what_to_do() {
     fake.run(async || {
         let bad = Filter { address: Some("a b&c".into()), ..Filter::default() };
         let error = shown(&fake, What::Sessions(bad), false).await.unwrap_err();
-        assert_eq!(error.to_string(), "bad value \"a b&c\" (address): it is no IPv4 address; give one");
+        assert_eq!(error.to_string(), "bad value \"a b&c\" (--address): it is no IPv4 address; give one");
         let nowhere = Path::new("/nonexistent/natgate.sock");
         let error = show_to(&mut Vec::new(), Screen::PLAIN, nowhere, &What::Status, false).await.unwrap_err();
         assert_eq!(
