@@ -324,9 +324,13 @@ fn refuse_unknown(
 
 /// The candidate that differs from `word` by few typing mistakes.
 pub(super) fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
-    let distance =
-        |name: &str| strsim::damerau_levenshtein(&word.to_lowercase(), &name.to_lowercase());
-    let limit = (word.chars().count() / 3).clamp(1, 3);
-    let best = candidates.iter().map(|name| (distance(name), *name)).min()?;
-    (best.0 <= limit).then_some(best.1)
+    let near = candidates.iter().filter_map(|name| Some((typing_mistakes(word, name)?, *name)));
+    near.min().map(|(_, name)| name)
+}
+
+/// By how many typing mistakes `word` differs from `name`, if they are few enough for a guess: a wrong one helps less than
+/// none.
+pub(crate) fn typing_mistakes(word: &str, name: &str) -> Option<usize> {
+    let count = strsim::damerau_levenshtein(&word.to_lowercase(), &name.to_lowercase());
+    (count <= (word.chars().count() / 3).clamp(1, 3)).then_some(count)
 }

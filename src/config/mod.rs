@@ -44,6 +44,7 @@ use crate::cli::GatewayArgs;
 pub(crate) use address::AddressRange;
 pub(crate) use changes::{failure, needs_restart, what_changes};
 pub(crate) use events::Events;
+pub(crate) use field::typing_mistakes;
 pub(crate) use gateway::{Gateway, LogFormat, Mode, OnExit, ReceiveSteering, Tunnels};
 pub(crate) use host::host_addresses;
 pub(crate) use json_schema::json_schema;

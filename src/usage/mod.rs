@@ -11,6 +11,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, CommandFactory, FromArgMatches};
 
 use crate::cli::Cli;
+use crate::config::typing_mistakes;
 use crate::view::terminal_width;
 
 /// Something that was typed is wrong, whatever happens: exit status 2. A line for each mistake.
@@ -122,11 +123,10 @@ fn nearest(error: &clap::Error, typed: &str, kind: ContextKind, name: &str) -> S
     }
 }
 
-/// Whether `word` is what was typed but for few typing mistakes, or begins so: a wrong guess helps less than none.
+/// Whether `word` is what was typed but for few typing mistakes, or begins so.
 fn is_like(typed: &str, word: &str) -> bool {
     let (typed, word) = (typed.trim_start_matches('-'), word.trim_start_matches('-'));
-    let limit = (typed.chars().count() / 3).clamp(1, 3);
-    word.starts_with(typed) || strsim::damerau_levenshtein(typed, word) <= limit
+    word.starts_with(typed) || typing_mistakes(typed, word).is_some()
 }
 
 /// What is not there and must be, a line each, with an example that has it if there is one.

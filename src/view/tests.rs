@@ -172,6 +172,20 @@ fn events_are_short_and_ports_that_are_one_are_one() {
     assert!(long.lines().skip(1).all(|line| line.starts_with("        ")), "{long}");
 }
 
+#[test]
+fn sessions_that_a_crash_lost_are_counted_in_words() {
+    for (count, expected) in [(0, "with 0 sessions"), (1, "with 1 session"), (2, "with 2 sessions")]
+    {
+        let row = crate::events::Row {
+            kind: "crashed".into(),
+            count: Some(count),
+            ..crate::events::Row::default()
+        };
+        let told = events::sentence(&row);
+        assert!(told.ends_with(expected), "{told}");
+    }
+}
+
 fn every_table() -> Vec<What> {
     vec![
         What::Status,

@@ -73,3 +73,19 @@ fn one_that_says_nothing_is_given_up_and_leaves_nothing() {
     hung.unwrap();
     gone(directory.path()).unwrap();
 }
+
+/// As if the test was killed: nobody drops the guest.
+#[test]
+fn one_whose_thread_is_gone_ends_with_it() {
+    let (namespace, directory) = (namespace().unwrap(), tempfile::tempdir().unwrap());
+    let alive = std::thread::scope(|scope| {
+        let body = || {
+            let guest = boot(Duration::from_secs(300), &namespace, directory.path())?;
+            std::mem::forget(guest);
+            programs(directory.path())
+        };
+        scope.spawn(body).join().unwrap()
+    });
+    assert!(alive.unwrap() > 0, "QEMU is not found");
+    gone(directory.path()).unwrap();
+}

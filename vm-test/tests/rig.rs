@@ -29,6 +29,8 @@ fn a_dead_processes_rig_is_swept() {
     gone.wait().unwrap();
     let name = format!("ngr{}-0-gw", gone.id());
     output(Command::new("ip").args(["netns", "add", &name])).unwrap();
+    let files = std::env::temp_dir().join(format!("vm-test-{}-x", gone.id()));
+    std::fs::create_dir(&files).unwrap();
     let directory = tempfile::tempdir().unwrap();
     let mut command = Command::new("ip");
     command.args(["netns", "exec", &name, "sleep", "600"]);
@@ -39,5 +41,6 @@ fn a_dead_processes_rig_is_swept() {
     vm_test::wait::until("the program to enter", limit, entered).unwrap();
     sweep().unwrap();
     assert!(!namespaces().contains(&name));
+    assert!(!files.exists(), "{} is left", files.display());
     vm_test::wait::until("its end", limit, || left.ended()).unwrap();
 }

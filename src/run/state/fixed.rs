@@ -231,6 +231,7 @@ mod tests {
 
     use super::super::divide::{Heirs, Lost};
     use super::super::file::PoolShape;
+    use super::super::sample;
     use super::super::with_left;
     use super::*;
 
@@ -276,22 +277,12 @@ mod tests {
     /// Of a pod that was called by a forward, one that nobody calls, and a call to a pod's own address.
     fn state() -> State {
         let before = policy(vec![forward(8080, POD), forward(8081, POD)], Some(POD));
-        let session = |public: Endpoint, port, pool| SessionRecord {
-            protocol: Protocol::Udp,
-            internal: Endpoint::new(POD, port),
-            public,
-            remote: Endpoint::new(Ipv4Addr::new(192, 0, 2, 1), 443),
-            overlay: 0,
+        let session = |public, port, pool| SessionRecord {
             pool: PoolId(pool),
             rule: u16::MAX,
             origin: Origin::Fixed,
             opened_by: Realm::External,
-            addressed: true,
-            state: conntrack::State::Open,
-            idle_ms: [10, 10],
-            age_s: 7,
-            counts: [(1, 60), (1, 60)],
-            tcp: None,
+            ..sample::session(port, public)
         };
         let subscriber = SubscriberRecord {
             addr: POD,

@@ -101,8 +101,8 @@ mod tests {
     use std::time::Duration;
 
     use conntrack::{
-        Endpoint, HoldingRecord, Nat, PoolSettings, Protocol, Realm, Records, Restored, Secret,
-        SessionRecord, SubscriberRecord, Timestamp,
+        Endpoint, HoldingRecord, Nat, PoolSettings, Records, Restored, Secret, SubscriberRecord,
+        Timestamp,
     };
     use dataplane::forward::Forwards;
     use dataplane::home::Homes;
@@ -112,6 +112,7 @@ mod tests {
     use super::super::divide::{Heirs, Lost, line};
     use super::super::file::PoolShape;
     use super::super::fixed::FixedRecords;
+    use super::super::sample;
     use super::*;
 
     const NOW: Timestamp = Timestamp::from_millis(1_000);
@@ -138,23 +139,7 @@ mod tests {
     /// One pod with a block and a session on each address.
     fn state() -> State {
         let pod = Ipv4Addr::new(10, 244, 1, 1);
-        let session = |(port, public): (u16, Ipv4Addr)| SessionRecord {
-            protocol: Protocol::Udp,
-            internal: Endpoint::new(pod, port),
-            public: Endpoint::new(public, 2_048 + port),
-            remote: Endpoint::new(Ipv4Addr::new(192, 0, 2, 1), 443),
-            overlay: 0,
-            pool: PoolId(0),
-            rule: 0,
-            origin: Origin::Port,
-            opened_by: Realm::Internal,
-            addressed: true,
-            state: conntrack::State::Open,
-            idle_ms: [10, 10],
-            age_s: 7,
-            counts: [(1, 60), (1, 60)],
-            tcp: None,
-        };
+        let session = |(port, public)| sample::session(port, Endpoint::new(public, 2_048 + port));
         let holding = HoldingRecord {
             pool: PoolId(0),
             anchor: Some(GOES),

@@ -9,6 +9,8 @@ mod divide;
 mod file;
 mod fixed;
 mod leaving;
+#[cfg(test)]
+mod sample;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
