@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn sessions_on_an_address_that_drains_live_on_and_nobody_new_comes() {
         let now = policy(Removal::Drain, &[STAYS]);
-        let wider = with_leaving(&state(), &now, |_| None).unwrap();
+        let wider = with_left(&state(), &now, |_| None).unwrap();
         let pool = &wider.pools[0];
         let leaving: Vec<_> = pool.with_standing(Standing::Leaving).map(|it| it.addr).collect();
         assert_eq!(leaving, [GOES]);
@@ -194,17 +194,15 @@ mod tests {
         let (lost, restored, _) = inherited(wider);
         assert_eq!((lost, restored.sessions, restored.blocks), (Lost::default(), 2, 2));
         // Once it is in the objects again, there is nothing to keep.
-        assert!(
-            with_leaving(&state(), &policy(Removal::Drain, &[STAYS, GOES]), |_| None).is_none()
-        );
+        assert!(with_left(&state(), &policy(Removal::Drain, &[STAYS, GOES]), |_| None).is_none());
     }
 
     #[test]
     fn an_address_that_is_cut_or_somebody_elses_is_named_as_the_reason() {
         let cut = policy(Removal::Cut, &[STAYS]);
-        assert!(with_leaving(&state(), &cut, |_| None).is_none());
+        assert!(with_left(&state(), &cut, |_| None).is_none());
         let taken = policy(Removal::Drain, &[STAYS]);
-        assert!(with_leaving(&state(), &taken, |_| Some("the host's".into())).is_none());
+        assert!(with_left(&state(), &taken, |_| Some("the host's".into())).is_none());
         for policy in [cut, taken] {
             let (lost, restored, _) = inherited(policy);
             assert_eq!(lost, Lost { address: 1, ..Lost::default() });
@@ -223,7 +221,7 @@ mod tests {
             Arc::new(Pool::new(PoolId(id), name, settings.clone(), [address]))
         });
         let policy = policy(Removal::Drain, &[STAYS]).with_pools(pools.collect());
-        assert!(with_leaving(&state(), &policy, |_| None).is_none());
+        assert!(with_left(&state(), &policy, |_| None).is_none());
         let (lost, restored, _) = inherited(policy);
         assert_eq!((lost.address, restored.sessions, restored.sessions_lost), (1, 1, 0));
     }
